@@ -1,0 +1,1 @@
+"""The live server of an online learning platform."""

@@ -1,0 +1,215 @@
+"""The composition root: the only module that knows all parts, and makes and closes each in order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import ModuleType
+
+import asyncpg
+from aiohttp import ClientSession, ClientTimeout, web
+
+from actors.runtime import Runtime
+from handlers import auth, courses, progress, sessions, videos
+from server.clock import Clock
+from server.config import Config
+from server.data.db import Database, PostgresAway, queries
+from server.data.migrate import migrate
+from server.data.streams import Streams
+from server.http import health, openapi, pages
+from server.http.auth import Passwords, Tokens, Versions
+from server.http.edge import Edge
+from server.http.keys import (
+    CLOCK,
+    CONFIG,
+    DATABASE,
+    DRAINING,
+    EDGE,
+    HTTP,
+    OBJECTS,
+    PASSWORDS,
+    REDIS,
+    SOCKETS,
+    TOKENS,
+    VERSIONS,
+    VIDEO_HOST,
+)
+from server.http.middleware import edge_middleware, set_headers
+from server.http.routing import add_routes
+from server.http.socket import Sockets
+from server.logs import get_logger
+from server.services.objects import Objects, ObjectsAway, objects_configured
+from server.services.video_host import VideoHost
+
+# One module per domain, each with its `routes`.
+HANDLERS: tuple[ModuleType, ...] = (auth, courses, progress, videos, sessions)
+
+log = get_logger()
+
+
+class StartError(Exception):
+    """A part without which this process cannot start; the text is meant for the operator."""
+
+
+def create_app(config: Config, *, clock: Clock | None = None) -> web.Application:
+    """The application, ready to be set up by a runner. Raises ValueError for secrets that are too short."""
+    app = web.Application(middlewares=[edge_middleware], client_max_size=config.server.body_bytes)
+    app[CONFIG] = config
+    app[CLOCK] = clock = clock or Clock()
+    app[EDGE] = Edge(config)
+    app[DRAINING] = asyncio.Event()
+    settings = config.auth
+    app[TOKENS] = Tokens(settings.secret, settings.previous_secrets, settings.access_ttl_s, clock, settings.leeway_s)
+    app[VERSIONS] = Versions(settings.version_cache_s, clock)
+    groups = [*(module.routes for module in HANDLERS), openapi.routes, health.routes, pages.routes]
+    openapi.prepare_documents(app, add_routes(app, groups))
+    app.on_response_prepare.append(set_headers)
+    app.cleanup_ctx.extend([passwords, database, redis, first_admin, http_client, video_host, objects])
+    app.cleanup_ctx.extend([sockets, live_core])
+    app.on_shutdown.append(drain_core)
+    return app
+
+
+async def passwords(app: web.Application) -> AsyncIterator[None]:
+    """The threads that hash passwords."""
+    app[PASSWORDS] = Passwords(app[CONFIG].auth.bcrypt_cost)
+    yield
+    app[PASSWORDS].close()
+
+
+async def database(app: web.Application) -> AsyncIterator[None]:
+    """Postgres, migrated. A database that is still starting is waited for, `server.start_timeout_s` at most."""
+    config = app[CONFIG]
+
+    async def start() -> Database:
+        for name in await migrate(config.postgres.dsn):
+            log.info("migrated", file=name)
+        return await Database.open(
+            config.postgres.dsn, pool_size=config.postgres.pool_size, timeout_s=config.postgres.timeout_s
+        )
+
+    app[DATABASE] = await _insist("Postgres", start, config.server.start_timeout_s)
+    yield
+    await app[DATABASE].close()
+
+
+async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s: float) -> Database:
+    """Try until the part answers. Raises StartError when it refuses or has not answered after `timeout_s` seconds.
+
+    Only getting an answer is limited: a migration takes as long as it takes.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    pause_s = 0.1
+    while True:
+        try:
+            return await start()
+        except (OSError, TimeoutError, PostgresAway, asyncpg.CannotConnectNowError) as error:
+            reason = str(error) or type(error).__name__
+            if loop.time() + pause_s >= deadline:
+                raise StartError(f"{part} did not answer within {timeout_s:g} s: {reason}") from error
+            log.warning("waiting", part=part, error=reason)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StartError(f"{part} refused us: {error}") from error
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 1.0)
+
+
+async def redis(app: web.Application) -> AsyncIterator[None]:
+    """Redis. It need not answer at the start: what does not need it works without."""
+    from redis.asyncio import Redis  # noqa: PLC0415
+    from redis.asyncio.retry import Retry  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+
+    settings = app[CONFIG].redis
+    # The library's own retries would write an entry twice. Without `protocol` the answers have one documented shape.
+    try:
+        client = Redis.from_url(
+            settings.url,
+            socket_timeout=settings.timeout_s,
+            socket_connect_timeout=settings.timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise StartError(f"redis.url: {error}") from error
+    app[REDIS] = client
+    yield
+    await client.aclose()
+
+
+async def first_admin(app: web.Application) -> AsyncIterator[None]:
+    """The account of `auth.first_admin_email`, made when nobody has that address; never changed afterwards."""
+    settings = app[CONFIG].auth
+    email = settings.first_admin_email.strip()
+    principals = queries("principals")
+    if email and settings.first_admin_password and not await principals.has_user_with_email(app[DATABASE], email=email):
+        name = email.partition("@")[0][:60]
+        hashed = await app[PASSWORDS].hash(settings.first_admin_password)
+        for candidate in (name, *(f"{name}-{n}" for n in range(2, 100))):
+            row = await principals.insert_first_admin(
+                app[DATABASE], username=candidate, email=email, password_hash=hashed
+            )
+            # Another process may have made it at the same moment.
+            if row or await principals.has_user_with_email(app[DATABASE], email=email):
+                break
+        log.info("first_admin_made", username=candidate)
+    yield
+
+
+async def http_client(app: web.Application) -> AsyncIterator[None]:
+    """Connections to outside services; each call sets its own shorter time-out."""
+    async with ClientSession(timeout=ClientTimeout(total=30, connect=5)) as session:
+        app[HTTP] = session
+        yield
+
+
+async def video_host(app: web.Application) -> AsyncIterator[None]:
+    """The video host's client; nothing is asked of it at the start."""
+    try:
+        app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK])
+    except ValueError as error:
+        raise StartError(f"cloudflare.signing_key_pem: {error}") from error
+    yield
+
+
+async def objects(app: web.Application) -> AsyncIterator[None]:
+    """The object store and its bucket. Without it the server runs; what needs it answers 503."""
+    settings = app[CONFIG].s3
+    if not objects_configured(settings):
+        app[OBJECTS] = None
+        yield
+        return
+    app[OBJECTS] = store = await Objects.open(settings)
+    try:
+        await store.ensure_bucket()
+    except ObjectsAway as error:
+        log.warning("bucket_not_made", bucket=settings.bucket, error=str(error))
+    yield
+    await store.close()
+
+
+async def sockets(app: web.Application) -> AsyncIterator[None]:
+    """Every socket of the process, and the ticker that looks after them."""
+    app[SOCKETS] = Sockets(app[CONFIG], app[CLOCK])
+    ticker = asyncio.create_task(app[SOCKETS].run(), name="sockets")
+    yield
+    ticker.cancel()
+
+
+async def live_core(app: web.Application) -> AsyncIterator[None]:
+    """The actors. They need Postgres to say that this process lives; Redis may come later."""
+    config = app[CONFIG]
+    core = Runtime(
+        app[DATABASE],
+        Streams(app[REDIS]),
+        config.sessions,
+        app[CLOCK],
+        complete_share=config.progress.complete_share,
+    )
+    app[sessions.CORE] = core
+    await core.start()
+    yield
+    await core.stop()
+
+
+async def drain_core(app: web.Application) -> None:
+    """Before anything is closed: save every session and send its player elsewhere."""
+    await app[sessions.CORE].drain(app[CONFIG].sessions.drain_close_s * 0.8)

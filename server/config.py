@@ -1,0 +1,302 @@
+"""Settings: `config.toml`, then the environment over it; an unknown key in either is an error that names it.
+
+A key `[section] key` is overridden by `LECTERN_<SECTION>__<KEY>`, deeper ones by one more `__` each
+(`LECTERN_LIMITS__WRITE__RATE=0`). Text is taken as it is; numbers, booleans, lists and tables are JSON.
+`LECTERN_CONFIG` names another file. Durations are seconds (`_s`), milliseconds (`_ms`) or days (`_days`).
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
+
+CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.toml"
+SECRET_BYTES = 32
+_PREFIX = "LECTERN_"
+
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class ConfigError(Exception):
+    """A setting is unknown, malformed or missing; the text names it and is meant for the operator."""
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are refused, values never change after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Server(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    public_url: str = ""
+    allowed_origins: list[str] = []
+    trusted_proxies: list[IPvAnyNetwork] = []
+    metrics_token: str = ""
+    max_sockets: Count = 20_000
+    backlog: Count = 1024
+    body_bytes: Count = 1_048_576
+    body_timeout_s: Seconds = 30.0
+    handler_timeout_s: Seconds = 2.8
+    ready_timeout_s: Seconds = 1.0
+    start_timeout_s: Seconds = 15.0
+
+
+class Log(Section):
+    format: Literal["json", "console"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+
+
+class Postgres(Section):
+    dsn: str = ""
+    pool_size: Annotated[int, Field(ge=1, le=20)] = 20
+    timeout_s: Seconds = 2.5
+
+
+class Redis(Section):
+    url: str = ""
+    timeout_s: Seconds = 2.0
+
+
+class Auth(Section):
+    secret: str = ""
+    previous_secrets: list[str] = []
+    access_ttl_s: Seconds = 900.0
+    refresh_ttl_s: Seconds = 2_592_000.0
+    refresh_grace_s: Annotated[float, Field(ge=0)] = 10.0
+    leeway_s: Annotated[float, Field(ge=0)] = 30.0
+    version_cache_s: Annotated[float, Field(ge=0, le=5)] = 4.0
+    mail_token_ttl_s: Seconds = 1800.0
+    bcrypt_cost: Annotated[int, Field(ge=4, le=16)] = 12
+    first_admin_email: str = ""
+    first_admin_password: str = ""
+
+
+class Cloudflare(Section):
+    api_base: str = "https://api.cloudflare.com/client/v4"
+    account_id: str = ""
+    api_token: str = ""
+    webhook_secret: str = ""
+    webhook_tolerance_s: Seconds = 300.0
+    signing_key_id: str = ""
+    signing_key_pem: str = ""
+    customer_domain: str = ""
+    playback_ttl_s: Seconds = 3600.0
+    upload_ttl_s: Seconds = 3600.0
+    timeout_s: Seconds = 10.0
+    poll_s: Seconds = 5.0
+
+
+class Stripe(Section):
+    api_base: str = "https://api.stripe.com"
+    secret_key: str = ""
+    webhook_secret: str = ""
+    webhook_tolerance_s: Seconds = 300.0
+    timeout_s: Seconds = 10.0
+
+
+class S3(Section):
+    endpoint_url: str = ""
+    bucket: str = "lectern"
+    access_key: str = ""
+    secret_key: str = ""
+    region: str = "us-east-1"
+    timeout_s: Seconds = 5.0
+
+
+class OpenAI(Section):
+    base_url: str = "https://api.openai.com/v1"
+    api_key: str = ""
+    model: str = "gpt-5-mini"
+    embedding_model: str = "text-embedding-3-small"
+    timeout_s: Seconds = 60.0
+
+
+class Smtp(Section):
+    host: str = ""
+    port: Annotated[int, Field(ge=1, le=65535)] = 587
+    from_: Annotated[str, Field(alias="from")] = ""
+    timeout_s: Seconds = 10.0
+
+
+class Sessions(Section):
+    checkpoint_s: Seconds = 1.0
+    suspend_after_s: Seconds = 60.0
+    end_after_s: Seconds = 3600.0
+    reaper_s: Seconds = 5.0
+    grace_s: Annotated[float, Field(ge=0)] = 30.0
+    sweep_s: Seconds = 5.0
+    process_alive_s: Seconds = 5.0
+    heartbeat_s: Seconds = 20.0
+    slow_reader_s: Seconds = 5.0
+    ack_s: Seconds = 5.0
+    decision_ttl_ms: Count = 10_000
+    interval_ms: Count = 1000
+    max_live_per_user: Count = 3
+    live_window_s: Seconds = 60.0
+    token_ttl_s: Seconds = 43_200.0
+    unsaved_max: Count = 2000
+    unacked_max: Count = 256
+    frame_bytes: Count = 16_384
+    replay_burst: Annotated[int, Field(ge=0)] = 512
+    rest_idle_s: Seconds = 10.0
+    stream_ttl_s: Seconds = 86_400.0
+    drain_s: Seconds = 20.0
+    drain_close_s: Seconds = 1.5
+
+
+class Progress(Section):
+    complete_share: Share = 0.9
+
+
+class Limit(Section):
+    """`rate` events per `per_s` seconds, `burst` at once; rate 0 = no limit."""
+
+    rate: Annotated[float, Field(ge=0)]
+    per_s: Seconds = 1.0
+    burst: Annotated[int, Field(ge=0)] = 0
+
+
+class Limits(Section):
+    login_account: Limit = Limit(rate=10, per_s=900, burst=10)
+    login_address: Limit = Limit(rate=40, per_s=900, burst=40)
+    auth: Limit = Limit(rate=60, per_s=60, burst=60)
+    read: Limit = Limit(rate=50, per_s=1, burst=200)
+    write: Limit = Limit(rate=10, per_s=1, burst=60)
+    chat: Limit = Limit(rate=20, per_s=60, burst=20)
+    telemetry: Limit = Limit(rate=10, per_s=1, burst=40)
+
+
+class Jobs(Section):
+    poll_s: Seconds = 1.0
+    reconcile_s: Seconds = 60.0
+
+
+class Breaker(Section):
+    failures: Count = 5
+    open_s: Seconds = 10.0
+
+
+class Payments(Section):
+    currencies: list[str] = ["usd", "eur", "gbp", "jpy"]
+    refund_days: Annotated[int, Field(ge=0)] = 14
+    refund_watched_share: Share = 0.3
+    past_due_days: Annotated[int, Field(ge=0)] = 7
+
+
+class Plan(Section):
+    plan_name: str
+    monthly: str
+    yearly: str
+    currency: str
+    courses: Literal["all"] | list[str] = "all"
+
+
+class Config(Section):
+    """All settings of one process."""
+
+    server: Server = Server()
+    log: Log = Log()
+    postgres: Postgres = Postgres()
+    redis: Redis = Redis()
+    auth: Auth = Auth()
+    cloudflare: Cloudflare = Cloudflare()
+    stripe: Stripe = Stripe()
+    s3: S3 = S3()
+    openai: OpenAI = OpenAI()
+    smtp: Smtp = Smtp()
+    sessions: Sessions = Sessions()
+    progress: Progress = Progress()
+    limits: Limits = Limits()
+    jobs: Jobs = Jobs()
+    breaker: Breaker = Breaker()
+    payments: Payments = Payments()
+    plans: list[Plan] = []
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the file and the environment. Raises ConfigError that names every key at fault."""
+    file = path or Path(environ.get("LECTERN_CONFIG") or CONFIG_FILE)
+    try:
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+    tree = _merged(Config().model_dump(mode="json", by_alias=True), given)
+    for name, text in sorted(environ.items()):
+        if name.startswith(_PREFIX) and name != "LECTERN_CONFIG":
+            _overlay(tree, name, text)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        raise ConfigError("; ".join(faults)) from None
+
+
+def check_startable(config: Config) -> None:
+    """Raise ConfigError when something is not set without which a server cannot start.
+
+    A secret must be as long as HS256's digest, or it is the weakest part of the signature.
+    """
+    for name, value in (("postgres.dsn", config.postgres.dsn), ("redis.url", config.redis.url)):
+        if not value:
+            raise ConfigError(f"{name} is not set (LECTERN_{name.upper().replace('.', '__')})")
+    if not config.auth.secret:
+        raise ConfigError(f"auth.secret is not set (LECTERN_AUTH__SECRET, at least {SECRET_BYTES} bytes)")
+    for secret in (config.auth.secret, *config.auth.previous_secrets):
+        if len(secret.encode()) < SECRET_BYTES:
+            raise ConfigError(f"auth.secret and auth.previous_secrets must have at least {SECRET_BYTES} bytes")
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables are merged key by key, anything else replaces: half a table leaves the other half at its defaults."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
+    """Put one environment variable into the tree of tables that the file gave."""
+    *tables, key = name.removeprefix(_PREFIX).lower().split("__")
+    model: Any = Config
+    for table in tables:
+        model = _annotation(model, table)
+        tree = tree.setdefault(table, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"unknown setting {name} in the environment")
+    annotation = _annotation(model, key)
+    if annotation is None:
+        raise ConfigError(f"unknown setting {name} in the environment")
+    value = text if annotation is str else _parse(name, text, annotation)
+    tree[key] = _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+
+
+def _annotation(model: Any, key: str) -> Any:
+    """The type of a model's member by its name in the file; None where there is no such member."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
+    for field, info in model.model_fields.items():
+        if key == (info.alias or field):
+            return info.annotation
+    return None
+
+
+def _parse(name: str, text: str, annotation: Any) -> Any:
+    """JSON where it is JSON; bare words (`info`) stay text and are judged by the model."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if get_origin(annotation) in (list, dict) or (isinstance(annotation, type) and issubclass(annotation, Section)):
+            raise ConfigError(f"{name} is not JSON") from None
+        if not any(isinstance(arg, str) for arg in get_args(annotation)) and not text:
+            raise ConfigError(f"{name} is empty") from None
+        return text

@@ -1,0 +1,141 @@
+"""Forward-only migrations: `sql/migrations/NNNN_name.sql`, in order, each in a transaction, never changed later.
+
+Several processes may start at once: an advisory lock lets one of them work while the others wait.
+"""
+
+import asyncio
+import hashlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+from server.config import ConfigError, load_config
+
+MIGRATIONS_DIR = Path(__file__).resolve().parents[2] / "sql" / "migrations"
+
+_LOCK = 7_423_001  # any number that only migrations use
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS schema_migrations (
+        number integer PRIMARY KEY,
+        name text NOT NULL,
+        checksum text NOT NULL,
+        applied_at timestamptz NOT NULL DEFAULT now()
+    )
+"""
+
+
+class MigrationError(Exception):
+    """The files and the database disagree, or a migration failed; the text is meant for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file; `checksum` is its SHA-256 in hex."""
+
+    number: int
+    name: str
+    sql: str
+    checksum: str
+
+
+def read_migrations(directory: Path = MIGRATIONS_DIR) -> list[Migration]:
+    """The files in order. Raises MigrationError on a name that does not fit or a number given twice."""
+    found: dict[int, Migration] = {}
+    for path in sorted(directory.glob("*.sql")):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise MigrationError(f"{path.name}: a migration is called NNNN_name.sql")
+        number, text = int(match[1]), path.read_text(encoding="utf-8")
+        if number in found:
+            raise MigrationError(f"{path.name} and {found[number].name} have the same number")
+        found[number] = Migration(number, path.name, text, hashlib.sha256(text.encode()).hexdigest())
+    return list(found.values())
+
+
+async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s: float = 60.0) -> list[str]:
+    """Apply what is missing and name it. Raises MigrationError, or OSError and asyncpg's errors when unreachable.
+
+    Args:
+        lock_timeout_s: how long to wait for another process that migrates.
+    """
+    migrations = read_migrations(directory)
+    connection = await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "lectern-migrate"})
+    try:
+        await _lock(connection, lock_timeout_s)
+        return await _apply_missing(connection, migrations)
+    finally:
+        connection.terminate()  # which also lets go of the lock
+
+
+async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+    except TimeoutError:
+        raise MigrationError(f"another process has been migrating for {timeout_s:g} s") from None
+
+
+async def _apply_missing(connection: "asyncpg.Connection[asyncpg.Record]", migrations: list[Migration]) -> list[str]:
+    await connection.execute(_TABLE)
+    rows = await connection.fetch("SELECT number, name, checksum FROM schema_migrations ORDER BY number")
+    applied = {row["number"]: row for row in rows}
+    _compare(applied, migrations)
+    names = []
+    for migration in migrations:
+        if migration.number not in applied:
+            await _apply(connection, migration)
+            names.append(migration.name)
+    return names
+
+
+def _compare(applied: dict[int, asyncpg.Record], migrations: list[Migration]) -> None:
+    """What was applied must still be there, unchanged, and nothing may be slipped in before it."""
+    by_number = {migration.number: migration for migration in migrations}
+    for number, row in applied.items():
+        migration = by_number.get(number)
+        if migration is None:
+            raise MigrationError(f"{row['name']} was applied to this database, but its file is gone")
+        if migration.checksum != row["checksum"]:
+            raise MigrationError(f"{migration.name} was changed after it had been applied")
+    newest = max(applied, default=0)
+    for migration in migrations:
+        if migration.number < newest and migration.number not in applied:
+            raise MigrationError(f"{migration.name} comes before what has been applied already")
+
+
+async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(migration.sql)
+            await connection.execute(
+                "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+            )
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{migration.name}: {error}") from error
+
+
+def main() -> int:
+    """`python -m server.data.migrate`: exit code 0 when all is applied, 1 when not, 2 for a bad setting."""
+    try:
+        dsn = load_config().postgres.dsn
+    except ConfigError as error:
+        print(f"lectern: {error}", file=sys.stderr)
+        return 2
+    try:
+        names = asyncio.run(migrate(dsn))
+    except (MigrationError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        print(f"lectern: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(names) or "Nothing to apply.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

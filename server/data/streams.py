@@ -1,0 +1,233 @@
+"""The sessions' telemetry streams: everything that speaks Redis streams.
+
+One stream per session. The id of an entry is the player's own frame number, `<seq>-0`, so that Redis itself refuses
+duplicates and late frames and no clock is in the data path. A frame without a number gets the next sub-number of the
+highest seq. An entry that the session's owner wrote carries `prev`, the highest seq that was applied before it: on
+replay a `prev` above the cursor tells that Redis lost what lay between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+from zlib import crc32
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+SLOTS = 64
+TTL_S = 24 * 3600
+DEAD_LETTERS = "dead:telemetry"
+MAX_DEAD_LETTERS = 10_000
+NUDGES = "nudge"
+# How long one wait for a nudge takes; nothing depends on it.
+LISTEN_S = 30.0
+
+_TOO_SMALL = "equal or smaller"
+
+
+class Entry(NamedTuple):
+    """One entry of a stream: its id, the owner's `prev` (None where another wrote it), the frame as JSON."""
+
+    seq: int
+    sub: int
+    prev: int | None
+    frame: bytes
+
+
+class Write(NamedTuple):
+    """Frames of one session, in order, that its owner wants in its stream; `prev` was applied before the first."""
+
+    key: str
+    prev: int
+    frames: Sequence[tuple[int, bytes]]
+
+
+class Written(NamedTuple):
+    """What became of a `Write`: how many entries are new, or why Redis refused it (`error`; then some may be in)."""
+
+    added: int
+    error: str | None
+
+
+class Appended(NamedTuple):
+    """What became of frames appended beside the owner."""
+
+    accepted: int
+    duplicates: int
+
+
+class StreamFull(Exception):
+    """The session has too many frames that Postgres does not know yet."""
+
+
+# Frames in order; the first error but "too small" stops, so that a frame that failed is never overtaken.
+# ARGV: ttl_s, then prev, seq, frame for each.
+_WRITE = """
+local added = 0
+for i = 2, #ARGV, 3 do
+  local answer = redis.pcall('XADD', KEYS[1], ARGV[i + 1] .. '-0', 'prev', ARGV[i], 'frame', ARGV[i + 2])
+  if type(answer) == 'table' and answer.err then
+    if not string.find(answer.err, 'equal or smaller', 1, true) then return answer end
+  else
+    added = added + 1
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return added
+"""
+
+# Frames from beside the owner, counted or not. What has no number gets the next sub-number of the greater of the
+# stream's top and the row's cursor. ARGV: ttl_s, most entries, cursor's seq, cursor's sub, then seq or '', frame.
+_APPEND = """
+local top_seq, top_sub = tonumber(ARGV[3]), tonumber(ARGV[4])
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+if not info.err then
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then
+      local seq, sub = string.match(info[i + 1], '(%d+)-(%d+)')
+      seq, sub = tonumber(seq), tonumber(sub)
+      if seq > top_seq or (seq == top_seq and sub > top_sub) then top_seq, top_sub = seq, sub end
+    elseif info[i] == 'length' and tonumber(info[i + 1]) >= tonumber(ARGV[2]) then
+      return -1
+    end
+  end
+end
+local accepted = 0
+for i = 5, #ARGV, 2 do
+  local seq, sub
+  if ARGV[i] == '' then seq, sub = top_seq, top_sub + 1 else seq, sub = tonumber(ARGV[i]), 0 end
+  if seq > top_seq or (seq == top_seq and sub > top_sub) then
+    redis.call('XADD', KEYS[1], string.format('%.0f-%.0f', seq, sub), 'frame', ARGV[i + 1])
+    top_seq, top_sub = seq, sub
+    accepted = accepted + 1
+  end
+end
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return accepted
+"""
+
+
+def stream_key(session_id: UUID) -> str:
+    """The key of a session's stream; the part in braces is what Redis Cluster hashes."""
+    return f"tel:{{{crc32(session_id.bytes) % SLOTS}}}:{session_id}"
+
+
+class Streams:
+    """The streams behind one Redis client. Every call raises `redis.RedisError` when Redis is away; no call is
+    repeated by itself, since an unknown outcome is the caller's to settle."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def write_and_read(
+        self, writes: Sequence[Write], cursors: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
+    ) -> tuple[list[Written], dict[str, list[Entry]]]:
+        """One round trip: write all frames, then read each stream of `cursors` from after its cursor.
+
+        The time to live of the streams in `renew` starts anew. At most `count` entries per stream come back; a stream
+        without any is missing from the answer.
+        """
+        pipe = self._redis.pipeline(transaction=False)
+        for write in writes:
+            _queue_write(pipe, write)
+        for key in renew:
+            pipe.expire(key, TTL_S)
+        pipe.xread({key: f"{seq}-{sub}" for key, (seq, sub) in cursors.items()}, count=count)
+        *answers, read = await pipe.execute(raise_on_error=False)
+        if isinstance(read, Exception):
+            raise read
+        streams = read.items() if isinstance(read, dict) else read
+        return [_written(a) for a in answers[: len(writes)]], {
+            _text(key): [_entry(*e) for e in entries] for key, entries in streams
+        }
+
+    async def append(
+        self, key: str, cursor: tuple[int, int], frames: Sequence[tuple[int | None, bytes]], most: int
+    ) -> Appended:
+        """Append frames from beside the session's owner; those at or below the top are duplicates.
+
+        Raises:
+            StreamFull: the stream holds `most` entries or more.
+        """
+        arguments: list[int | bytes | str] = [TTL_S, most, *cursor]
+        for seq, frame in frames:
+            arguments += ["" if seq is None else seq, frame]
+        accepted = int(await self._redis.eval(_APPEND, 1, key, *arguments))
+        if accepted < 0:
+            raise StreamFull(key)
+        return Appended(accepted, len(frames) - accepted)
+
+    async def read_after(self, key: str, cursor: tuple[int, int], count: int) -> list[Entry]:
+        """Up to `count` entries after the cursor, oldest first."""
+        seq, sub = cursor
+        entries: Any = await self._redis.xrange(key, min=f"({seq}-{sub}", max="+", count=count)
+        return [_entry(*e) for e in entries]
+
+    async def trim(self, cursors: Mapping[str, tuple[int, int]]) -> None:
+        """Drop from each stream what lies at or below its cursor."""
+        pipe = self._redis.pipeline(transaction=False)
+        for key, (seq, sub) in cursors.items():
+            pipe.xtrim(key, minid=f"{seq}-{sub + 1}", approximate=False)
+            pipe.expire(key, TTL_S)
+        await pipe.execute(raise_on_error=False)
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Drop whole streams."""
+        for key in keys:
+            await self._redis.delete(key)
+
+    async def bury(self, key: str, entry: Entry, error: str) -> None:
+        """Keep an entry that could not be applied, for an operator to look at."""
+        fields = {"stream": key, "id": f"{entry.seq}-{entry.sub}", "frame": entry.frame, "error": error[:500]}
+        await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
+
+    async def nudge(self, kind: str, session_id: UUID) -> None:
+        """Tell every process that something concerns this session; best effort, the sweep stands behind it."""
+        await self._redis.publish(NUDGES, f"{kind} {session_id}")
+
+    async def nudges(self) -> AsyncIterator[str]:
+        """What other processes and this one tell by `nudge`, until cancelled. Raises RedisError."""
+        async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+            await subscription.subscribe(NUDGES)
+            while True:
+                message = await subscription.get_message(timeout=LISTEN_S)
+                # redis-py swallows a cancellation that comes while it connects.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError
+                if message is not None:
+                    yield _text(message["data"])
+
+
+def _queue_write(pipe: Any, write: Write) -> None:
+    if len(write.frames) == 1:
+        # The usual case, and the cheapest.
+        seq, frame = write.frames[0]
+        pipe.xadd(write.key, {"prev": write.prev, "frame": frame}, id=f"{seq}-0")
+        return
+    arguments: list[int | bytes] = [TTL_S]
+    prev = write.prev
+    for seq, frame in write.frames:
+        arguments += [prev, seq, frame]
+        prev = seq
+    pipe.eval(_WRITE, 1, write.key, *arguments)
+
+
+def _written(answer: Any) -> Written:
+    if isinstance(answer, ResponseError) and _TOO_SMALL in str(answer):
+        return Written(0, None)
+    if isinstance(answer, Exception):
+        return Written(0, str(answer))
+    return Written(answer if isinstance(answer, int) else 1, None)
+
+
+def _entry(entry_id: bytes | str, fields: Mapping[bytes | str, bytes]) -> Entry:
+    seq, _, sub = _text(entry_id).partition("-")
+    prev = fields.get(b"prev")
+    return Entry(int(seq), int(sub), None if prev is None else int(prev), fields[b"frame"])
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,1 @@
+"""Pure rules that two floors need: no asyncio, no drivers, no clock."""

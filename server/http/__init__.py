@@ -1,0 +1,1 @@
+"""All that knows aiohttp: routing, problems, authentication, sockets."""

@@ -1,0 +1,50 @@
+"""Members of answers that more than one part of the API gives."""
+
+from datetime import datetime
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from server.domain.videos import Status
+
+
+class Playback(BaseModel):
+    """Signed addresses of a video, good until `expires_at`."""
+
+    hls: str
+    dash: str
+    expires_at: datetime
+
+
+class Video(BaseModel):
+    """A video; `cloudflare_uid` for the owner, `playback` where it is ready and may be watched."""
+
+    id: UUID
+    lecture_id: UUID
+    title: str
+    description: str
+    status: Status
+    duration_seconds: float | None
+    thumbnail_url: str | None
+    visibility: str
+    upload_user_id: UUID
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    cloudflare_uid: str | None = None
+    playback: Playback | None = None
+
+
+class Progress(BaseModel):
+    """What a learner has watched of a lecture: seconds, ranges to the millisecond, `watched_duration` floored."""
+
+    user_id: UUID
+    lecture_id: UUID
+    watched_duration: int
+    watched_ranges: list[list[float]]
+    position: float
+    completed: bool
+    completed_at: datetime | None
+    last_watched_at: datetime
+    created_at: datetime
+    updated_at: datetime

@@ -1,0 +1,107 @@
+"""Settings of the HTTP edge, parsed once: whose word on the client's address counts, which pages may call, and what the
+classroom page may load."""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from server.config import Config
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Edge:
+    """Answers about addresses and origins for `middleware`, sockets and pages."""
+
+    def __init__(self, config: Config) -> None:
+        self._trusted = tuple(config.server.trusted_proxies)
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in config.server.allowed_origins)
+        self._public = _origin_of(config.server.public_url)
+        self.page_policy = _page_policy(config)
+        self.secure = self._public.startswith("https://")
+
+    def client_address(self, request: web.Request) -> str:
+        """The client's IP address: the peer's, or what trusted proxies in front of us say in `X-Forwarded-For`.
+
+        The header is read from the right, because only what our own proxies appended can be believed.
+        """
+        peer = request.remote or ""
+        if not self._trusted or not self._is_trusted(peer):
+            return peer
+        address = peer
+        for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
+            candidate = hop.strip()
+            if _parse_address(candidate) is None:
+                break
+            address = candidate
+            if not self._is_trusted(candidate):
+                break
+        return address
+
+    def is_local(self, request: web.Request) -> bool:
+        """Whether the request was made on this host, and not through a proxy that runs on it."""
+        address = _parse_address(self.client_address(request))
+        forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
+        return address is not None and address.is_loopback and (not forwarded or bool(self._trusted))
+
+    def is_listed(self, origin: str) -> bool:
+        """Whether `server.allowed_origins` names this origin."""
+        return origin.lower() in self._origins or "*" in self._origins
+
+    def origin_allowed(self, request: web.Request) -> bool:
+        """Whether a page of the request's Origin may open a socket: none at all, ours, or a listed one."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return True
+        origin = origin.lower()
+        host = urlsplit(origin).netloc
+        same = host == request.headers.get("Host", "").lower()
+        return host != "" and (same or origin == self._public or self.is_listed(origin))
+
+    def _is_trusted(self, text: str) -> bool:
+        address = _parse_address(text)
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def _parse_address(text: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    # A dual-stack listener shows IPv4 peers as ::ffff:a.b.c.d.
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _origin_of(url: str) -> str:
+    """`scheme://host[:port]` of a URL or of a bare host (https); "" of nothing."""
+    if not url:
+        return ""
+    parts = urlsplit(url if "://" in url else f"https://{url}")
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _page_policy(config: Config) -> str:
+    """The Content-Security-Policy of our pages: ourselves, and the video host for media and direct uploads.
+
+    `blob:` is what Media Source Extensions and hls.js's worker are made of, `data:` its empty caption tracks.
+    """
+    video = _origin_of(config.cloudflare.customer_domain)
+    upload = _origin_of(config.cloudflare.api_base)
+    if upload == "https://api.cloudflare.com":
+        upload = "https://upload.cloudflarestream.com https://upload.videodelivery.net"
+    public = _origin_of(config.server.public_url)
+    sockets = "ws" + public.removeprefix("http") if public else ""
+    rules = {
+        "default-src": "'self'",
+        "media-src": f"'self' blob: data: {video}",
+        "connect-src": f"'self' blob: {sockets} {video} {upload}",
+        "img-src": f"'self' data: blob: {video}",
+        "worker-src": "'self' blob:",
+        "style-src": "'self' 'unsafe-inline'",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+        "frame-ancestors": "'none'",
+    }
+    return "; ".join(f"{name} {' '.join(value.split())}" for name, value in rules.items())

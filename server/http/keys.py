@@ -1,0 +1,36 @@
+"""What hangs on the application, by typed key. Each is made and closed by a `cleanup_ctx` in `server.app`."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import ClientSession, web
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from server.clock import Clock
+    from server.config import Config
+    from server.data.db import Database
+    from server.http.auth import Passwords, Tokens, Versions
+    from server.http.edge import Edge
+    from server.http.socket import Sockets
+    from server.services.objects import Objects
+    from server.services.video_host import VideoHost
+
+CONFIG: "web.AppKey[Config]" = web.AppKey("config")
+CLOCK: "web.AppKey[Clock]" = web.AppKey("clock")
+DATABASE: "web.AppKey[Database]" = web.AppKey("database")
+REDIS: "web.AppKey[Redis]" = web.AppKey("redis")
+TOKENS: "web.AppKey[Tokens]" = web.AppKey("tokens")
+PASSWORDS: "web.AppKey[Passwords]" = web.AppKey("passwords")
+VERSIONS: "web.AppKey[Versions]" = web.AppKey("versions")
+# For calls to outside services.
+HTTP: "web.AppKey[ClientSession]" = web.AppKey("http")
+VIDEO_HOST: "web.AppKey[VideoHost]" = web.AppKey("video_host")
+# None when no object store is configured.
+OBJECTS: "web.AppKey[Objects | None]" = web.AppKey("objects")
+# Set from the first moment of a shutdown: not ready any more.
+DRAINING: "web.AppKey[asyncio.Event]" = web.AppKey("draining")
+# Settings of the HTTP edge, parsed once: trusted proxies, allowed origins, the page's security policy.
+EDGE: "web.AppKey[Edge]" = web.AppKey("edge")
+SOCKETS: "web.AppKey[Sockets]" = web.AppKey("sockets")

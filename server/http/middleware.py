@@ -1,0 +1,163 @@
+"""What happens around every handler: request id, access log and metrics, security headers, CORS, problems.
+
+One function does it in this order: one aiohttp middleware for each would cost more than most handlers.
+"""
+
+import re
+import secrets
+import time
+from typing import Any
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from server import metrics
+from server.http.keys import CONFIG, EDGE
+from server.http.problems import OriginRefused, Problem, problem_of, problem_response
+from server.http.routing import Route, route_of
+from server.logs import get_logger, request_id, write_access
+
+REQUEST_ID = web.RequestKey("request_id", str)
+# Set when the answer's head has gone out: from then on no other answer can be sent.
+STARTED = web.RequestKey("started", bool)
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+_EXPOSED = (
+    "ETag, Idempotency-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
+    "X-Request-Id"
+)
+_ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Idempotency-Key, X-Request-Id, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"
+)
+# What probes ask every few seconds: counted, not logged.
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+
+log = get_logger()
+
+
+@web.middleware
+async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Around every request, also unknown ones: answers have an id, are counted and logged, and errors are problems."""
+    started = time.perf_counter()
+    identifier = _request_id(request)
+    request[REQUEST_ID] = identifier
+    request_id.set(identifier)
+    route = route_of(request)
+    status = 499  # the client went away
+    try:
+        response = await _answer(request, handler, route, identifier)
+        status = response.status
+        return response
+    finally:
+        _account(request, route, status, time.perf_counter() - started, identifier)
+
+
+async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal `on_response_prepare`: headers that every answer carries, sockets' and streams' too."""
+    request[STARTED] = True
+    headers = response.headers
+    headers.popall(hdrs.SERVER, None)  # whose version is nobody's business
+    headers["X-Request-Id"] = request.get(REQUEST_ID) or secrets.token_hex(16)
+    headers["X-Content-Type-Options"] = "nosniff"
+    if hdrs.CACHE_CONTROL not in headers:
+        headers[hdrs.CACHE_CONTROL] = "no-store"
+    edge = request.app[EDGE]
+    if edge.secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000"
+    if response.content_type == "text/html":
+        headers.setdefault("Content-Security-Policy", edge.page_policy)
+        headers["Referrer-Policy"] = "same-origin"
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None:
+        headers.add(hdrs.VARY, "Origin")
+        if edge.is_listed(origin):
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = _EXPOSED
+
+
+async def _answer(request: web.Request, handler: Handler, route: Route | None, identifier: str) -> web.StreamResponse:
+    try:
+        if request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers:
+            return _preflight(request)
+        return await handler(request)
+    except Exception as error:
+        if isinstance(error, web.HTTPException) and error.status < 400:
+            raise
+        problem = problem_of(error)
+        if problem is not error:
+            _log_cause(request, route, problem, error)
+        if request.get(STARTED):
+            raise  # half an answer is out: aiohttp closes the connection
+        return problem_response(problem, request.path, identifier)
+
+
+def _log_cause(request: web.Request, route: Route | None, problem: Problem, error: Exception) -> None:
+    """What the client is not told about a failure of ours or of a part behind us."""
+    if problem.status == 500:
+        metrics.HTTP_UNFORESEEN.labels(route.template if route else "none").inc()
+        log.exception("unforeseen_error", method=request.method, path=request.path)
+    elif problem.status > 500:
+        log.warning(problem.code, path=request.path, error=f"{type(error).__name__}: {error}")
+
+
+def _preflight(request: web.Request) -> web.Response:
+    """A browser asks whether a page of another origin may send a request."""
+    if not request.app[EDGE].is_listed(request.headers.get(hdrs.ORIGIN, "")):
+        raise OriginRefused
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
+            "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
+            "Access-Control-Max-Age": "7200",
+        },
+    )
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id")
+    return given if given is not None and _SANE_ID(given) else secrets.token_hex(16)
+
+
+class _Counters:
+    """The metrics' children by label values: looking them up costs more than counting."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, int], Any] = {}
+        self.durations: dict[tuple[str, str], Any] = {}
+
+
+_counters = _Counters()
+
+
+def _account(request: web.Request, route: Route | None, status: int, seconds: float, identifier: str) -> None:
+    """Count and log one answered request."""
+    # Unknown paths and methods are a client's to invent: they share one label.
+    method, template = (request.method, route.template) if route else ("other", "none")
+    requests = _counters.requests.get((method, template, status))
+    if requests is None:
+        requests = metrics.HTTP_REQUESTS.labels(method, template, str(status))
+        _counters.requests[method, template, status] = requests
+    requests.inc()
+    if not (route and route.socket):
+        durations = _counters.durations.get((method, template))
+        if durations is None:
+            durations = metrics.HTTP_DURATION.labels(method, template)
+            _counters.durations[method, template] = durations
+        durations.observe(seconds)
+    if template not in _QUIET and request.app[CONFIG].log.access:
+        write_access(_access_line(request, status, seconds, identifier))
+
+
+def _access_line(request: web.Request, status: int, seconds: float, identifier: str) -> dict[str, Any]:
+    """Never the query: it may hold a token."""
+    return {
+        "event": "request",
+        "method": request.method,
+        "path": request.path,
+        "status": status,
+        "ms": round(seconds * 1000, 2),
+        "client": request.app[EDGE].client_address(request),
+        "request_id": identifier,
+    }

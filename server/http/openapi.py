@@ -1,0 +1,340 @@
+"""OpenAPI 3.1 from the routes' declarations: nothing is written twice."""
+
+import html
+import inspect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter
+
+from server.http.problems import (
+    REGISTRY,
+    BodyTooLarge,
+    DatabaseUnavailable,
+    InternalError,
+    MalformedJson,
+    NotFound,
+    OriginRefused,
+    Overloaded,
+    Problem,
+    RequestTimedOut,
+    RoleRequired,
+    SubprotocolRequired,
+    TimedOut,
+    TokenInQuery,
+    Unauthorized,
+    UnsupportedMediaType,
+    UpgradeRequired,
+    ValidationFailed,
+)
+from server.http.routing import ANONYMOUS, PUBLIC, RANKED, SELF_SERVED, UUID_PATTERN, Call, Route, Routes
+
+REF = "#/components/schemas/{model}"
+DECLARED: "web.AppKey[Sequence[Route]]" = web.AppKey("declared_routes")
+_DOCUMENT: "web.AppKey[dict[str, bytes]]" = web.AppKey("documents")
+
+routes = Routes("documents")
+
+
+@routes.get("/openapi.json", role=ANONYMOUS)
+async def get_openapi(call: Call[None]) -> web.Response:
+    """This document."""
+    return web.Response(body=_made_once(call, "openapi"), content_type="application/json")
+
+
+@routes.get("/asyncapi.json", role=ANONYMOUS)
+async def get_asyncapi(call: Call[None]) -> web.Response:
+    """The sockets, as AsyncAPI 3."""
+    return web.Response(body=_made_once(call, "asyncapi"), content_type="application/json")
+
+
+@routes.get("/docs", role=ANONYMOUS, produces="text/html")
+async def get_docs(call: Call[None]) -> web.Response:
+    """The API on one page, to read."""
+    return web.Response(body=_made_once(call, "docs"), content_type="text/html", charset="utf-8")
+
+
+def prepare_documents(app: web.Application, declared: Sequence[Route]) -> None:
+    """Remember what to document; the documents are made when first asked for, since schemas take their time."""
+    app[DECLARED] = declared
+    app[_DOCUMENT] = {}
+
+
+def _made_once(call: Call[None], name: str) -> bytes:
+    made = call.app[_DOCUMENT]
+    if name not in made:
+        declared = call.app[DECLARED]
+        makers = {
+            "openapi": lambda: orjson.dumps(openapi(declared)),
+            "asyncapi": lambda: orjson.dumps(asyncapi(declared)),
+            "docs": lambda: docs_page(declared).encode(),
+        }
+        made[name] = makers[name]()
+    return made[name]
+
+
+def openapi(declared: Iterable[Route]) -> dict[str, Any]:
+    """The document, as a value."""
+    declared = [route for route in declared if not route.hidden]
+    schemas = _Schemas()
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    names: set[str] = set()
+    for route in declared:
+        operation = _operation(route, schemas)
+        if operation["operationId"] in names:  # one handler under two methods
+            operation["operationId"] += f"_{route.method.lower()}"
+        names.add(operation["operationId"])
+        paths[route.template][route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lectern",
+            "version": "1",
+            "description": "Errors are problem documents (RFC 9457); every answer carries `X-Request-Id`.",
+        },
+        "servers": [{"url": "/"}],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in declared)],
+        "paths": dict(paths),
+        "components": {
+            "schemas": {"Problem": _problem_schema(), **schemas.definitions},
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+    }
+
+
+class _Schemas:
+    """JSON Schemas of models, collected below `components`."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Any] = {}
+
+    def of(self, annotation: Any) -> dict[str, Any]:
+        """A schema that refers to the components it needs."""
+        schema = TypeAdapter(annotation).json_schema(ref_template=REF, mode="validation")
+        self.definitions.update(schema.pop("$defs", {}))
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and "$ref" not in schema:
+            name = re.sub(r"\W+", "_", annotation.__name__).strip("_")
+            self.definitions[name] = schema
+            return {"$ref": REF.format(model=name)}
+        return schema
+
+
+def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    summary, _, description = inspect.cleandoc(route.handler.__doc__ or route.summary).partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "tags": [route.tag],
+        "summary": route.summary or summary,
+        "x-role": route.role,
+        "security": _security(route),
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
+        "responses": _responses(route, schemas),
+    }
+    if description.strip():
+        operation["description"] = description.strip()
+    if route.rate:
+        operation["x-rate-class"] = route.rate
+    if route.socket:
+        operation["x-websocket"] = True
+    if route.body is not None or route.content:
+        operation["requestBody"] = _request_body(route, schemas)
+    return operation
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    """An empty alternative means that the token may be left out."""
+    if route.role == ANONYMOUS:
+        return []
+    return [{}, {"bearer": []}] if route.role in (PUBLIC, SELF_SERVED) else [{"bearer": []}]
+
+
+def _path_parameters(route: Route) -> list[dict[str, Any]]:
+    names = re.findall(r"\{(\w+)\}", route.template)
+    uuid = {"type": "string", "format": "uuid", "pattern": f"^{UUID_PATTERN}$"}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": uuid if name.endswith("_id") else {"type": "string"}}
+        for name in names
+    ]
+
+
+def _query_parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
+    if route.query is None:
+        return []
+    schema = TypeAdapter(route.query).json_schema(ref_template=REF)
+    schemas.definitions.update(schema.pop("$defs", {}))
+    required = schema.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": _without_null(member)}
+        for name, member in schema.get("properties", {}).items()
+    ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query string cannot say null: `anyOf: [X, null]` is X that may be left out."""
+    choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) != 1:
+        return schema
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    merged: dict[str, Any] = choices[0] | rest
+    return merged
+
+
+def _request_body(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    content: dict[str, Any] = {kind: {} for kind in route.content}
+    required = False
+    if route.body is not None:
+        content["application/json"] = {"schema": schemas.of(route.body)}
+        required = any(info.is_required() for info in route.body.model_fields.values())
+    return {"required": required, "content": content}
+
+
+def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    responses: dict[str, Any] = {}
+    if route.socket:
+        responses["101"] = {"description": "The socket is open."}
+    elif route.answer is None and route.status == 200 and route.produces == "application/json" and not _is_get(route):
+        responses["204"] = {"description": "Done."}
+    else:
+        responses[str(route.status)] = _success(route, schemas)
+    by_status: dict[int, list[type[Problem]]] = defaultdict(list)
+    for problem in problems_of(route):
+        by_status[problem.status].append(problem)
+    for status, problems in sorted(by_status.items()):
+        responses[str(status)] = _problem_response(problems)
+    return responses
+
+
+def _is_get(route: Route) -> bool:
+    return route.method == "GET"
+
+
+def _success(route: Route, schemas: _Schemas) -> dict[str, Any]:
+    schema = schemas.of(route.answer) if route.answer is not None else {}
+    response: dict[str, Any] = {"description": "Done.", "content": {route.produces: {"schema": schema}}}
+    if route.status == 204:
+        del response["content"]
+    if route.location:
+        response["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where the new row is."}}
+    return response
+
+
+def problems_of(route: Route) -> list[type[Problem]]:
+    """What a route can answer beside success: what it declares, and what follows from its role, path and body."""
+    problems: list[type[Problem]] = [*route.problems, InternalError]
+    if route.role in RANKED:
+        problems.append(Unauthorized)
+        if route.role != min(RANKED, key=lambda role: RANKED[role]):
+            problems.append(RoleRequired)
+    elif route.role == PUBLIC:
+        problems.append(Unauthorized)
+    if route.socket:
+        problems += [UpgradeRequired, TokenInQuery, SubprotocolRequired, Unauthorized, OriginRefused, Overloaded]
+    if route.path.startswith("/api/"):
+        problems += [DatabaseUnavailable, TimedOut]
+    if "{" in route.path and not any(problem.status == 404 for problem in problems):
+        problems.append(NotFound)
+    if route.body is not None:
+        problems += [MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut]
+    if route.query is not None:
+        problems.append(ValidationFailed)
+    return list(dict.fromkeys(problems))
+
+
+def _problem_response(problems: Sequence[type[Problem]]) -> dict[str, Any]:
+    codes = sorted({problem.code for problem in problems})
+    response: dict[str, Any] = {
+        "description": "; ".join(dict.fromkeys(problem.title for problem in problems)),
+        "content": {
+            "application/problem+json": {
+                "schema": {
+                    "allOf": [
+                        {"$ref": REF.format(model="Problem")},
+                        {"properties": {"code": {"enum": codes}}},
+                    ]
+                }
+            }
+        },
+    }
+    if any(problem.retry_after_s is not None for problem in problems):
+        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    if problems[0].status == 401:
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return response
+
+
+def _problem_schema() -> dict[str, Any]:
+    text = {"type": "string"}
+    error = {"type": "object", "required": ["pointer", "detail"], "properties": {"pointer": text, "detail": text}}
+    return {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
+        "properties": {
+            "type": {"type": "string", "format": "uri-reference"},
+            "title": text,
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text,
+            "instance": text,
+            "code": {"type": "string", "enum": sorted(REGISTRY)},
+            "request_id": text,
+            "retryable": {"type": "boolean"},
+            "errors": {"type": "array", "items": error},
+        },
+    }
+
+
+def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
+    """The sockets' document, as a value: one channel each, with the frames that their routes declare."""
+    schemas = _Schemas()
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    for route in declared:
+        if not route.socket:
+            continue
+        name = route.handler.__name__
+        frames = {
+            model.__name__: {"payload": schemas.of(model), "contentType": "application/json"}
+            for models in route.messages.values()
+            for model in models
+        }
+        channels[name] = {
+            "address": route.template,
+            "description": inspect.cleandoc(route.handler.__doc__ or route.summary),
+            "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
+            "messages": frames,
+        }
+        for action, models in route.messages.items():
+            operations[f"{name}_{action}"] = {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{name}"},
+                "messages": [{"$ref": f"#/channels/{name}/messages/{model.__name__}"} for model in models],
+            }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Lectern", "version": "1", "description": "Subprotocol `lectern.v1`; JSON text frames."},
+        "channels": channels,
+        "operations": operations,
+        "components": {"schemas": schemas.definitions},
+    }
+
+
+def docs_page(declared: Iterable[Route]) -> str:
+    """Every route with its role, answers and problems, as HTML."""
+    parts = ['<!doctype html><html lang="en"><meta charset="utf-8"><title>Lectern API</title><h1>Lectern API</h1>']
+    parts.append('<p>Machines read <a href="/openapi.json">OpenAPI</a> and <a href="/asyncapi.json">AsyncAPI</a>.</p>')
+    tag = None
+    for route in declared:
+        if route.tag != tag:
+            tag = route.tag
+            parts.append(f"<h2>{html.escape(tag)}</h2>")
+        text = html.escape(inspect.cleandoc(route.handler.__doc__ or route.summary))
+        links = ", ".join(
+            f'<a href="/problems/{problem.code}">{problem.status} {problem.code}</a>' for problem in problems_of(route)
+        )
+        method = "WS" if route.socket else route.method
+        parts.append(f"<h3><code>{method} {html.escape(route.template)}</code> ({route.role})</h3>")
+        parts.append(f"<p>{text}</p><p><small>{links}</small></p>")
+    return "".join(parts) + "</html>"

@@ -1,0 +1,421 @@
+"""A route is declared once; validation, authorisation, metrics and OpenAPI come from that one declaration.
+
+    routes = Routes("courses")
+
+    @routes.post("/api/courses", role=INSTRUCTOR, body=NewCourse, answer=Course, status=201,
+                 location="/api/courses/{id}", problems=(UsernameTaken,), rate="write")
+    async def create_course(call: Call[NewCourse]) -> Record:
+        \"\"\"The first line is the summary in the API's documents, the rest its description.\"\"\"
+
+What a handler may return: a Record, mapping or pydantic model (of which only the members that `answer` declares are
+sent; a declared member with a default may be missing), a list of those, None (204), `Reply(...)` to choose status and
+headers, or a finished `web.StreamResponse`.
+"""
+
+import asyncio
+import math
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from server.config import Config
+from server.data.db import Database
+from server.http.auth import RANKS, Principal, authenticate
+from server.http.keys import CONFIG, DATABASE
+from server.http.problems import (
+    MalformedJson,
+    NotFound,
+    Problem,
+    RequestTimedOut,
+    RoleRequired,
+    Unauthorized,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+from server.http.shapes import Shape, dump_json, shape_of
+
+# Who may call. STUDENT, INSTRUCTOR and ADMIN include those above them.
+STUDENT = "student"
+INSTRUCTOR = "instructor"
+ADMIN = "admin"
+# Anybody; a token is read when it is sent (`call.viewer`), and one that is not valid is 401.
+PUBLIC = "public"
+# Anybody, and `Authorization` is not even looked at: signing in must work with a stale token in the header.
+ANONYMOUS = "anonymous"
+# The handler itself finds out who calls: session tokens, signed webhooks, sockets.
+SELF_SERVED = "self-served"
+RANKED = RANKS
+ROLES = frozenset({*RANKED, PUBLIC, ANONYMOUS, SELF_SERVED})
+
+UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+
+B = TypeVar("B")
+Handler = Callable[["Call[Any]"], Awaitable[Any]]
+H = TypeVar("H", bound=Handler)
+
+
+class Body(BaseModel):
+    """A request body: unknown members are refused, JSON types are taken strictly, no NaN or Infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Query(BaseModel):
+    """A query string: values are read from text; parameters that are not declared are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer with a status or headers of its own; `body` is filtered by the route's `answer` like any other."""
+
+    body: Any = None
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Call(Generic[B]):
+    """One request, parsed and authorised."""
+
+    __slots__ = ("app", "body", "path", "query", "request", "viewer")
+
+    def __init__(self, request: web.Request) -> None:
+        self.request = request
+        self.app: web.Application = request.app
+        # The signed-in user, or None on a public route without a token.
+        self.viewer: Principal | None = None
+        # Path parameters: those named `*_id` are UUIDs, the others text.
+        self.path: Any = None
+        # The validated `query` model of the route, None when it declares none.
+        self.query: Any = None
+        self.body: B = cast(B, None)
+
+    @property
+    def user(self) -> Principal:
+        """The signed-in user. Raises Unauthorized where there is none, which only public routes can meet."""
+        if self.viewer is None:
+            raise Unauthorized
+        return self.viewer
+
+    @property
+    def viewer_id(self) -> UUID | None:
+        """The signed-in user's id or None, as access queries take it."""
+        return self.viewer.id if self.viewer else None
+
+    @property
+    def viewer_role(self) -> str | None:
+        """The signed-in user's role or None, as access queries take it."""
+        return self.viewer.role if self.viewer else None
+
+    @property
+    def config(self) -> Config:
+        """The settings."""
+        return self.app[CONFIG]
+
+    @property
+    def db(self) -> Database:
+        """Postgres."""
+        return self.app[DATABASE]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One declaration. `path` is as written: `/api/courses/{course_id}`."""
+
+    method: str
+    path: str
+    role: str
+    handler: Handler
+    tag: str
+    status: int = 200
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    answer: Any = None
+    location: str | None = None
+    problems: tuple[type[Problem], ...] = ()
+    rate: str | None = None
+    # Content types of a body that the handler reads by itself, when it is not (only) `body` as JSON.
+    content: tuple[str, ...] = ()
+    # What a finished response of the handler's own making contains.
+    produces: str = "application/json"
+    timeout_s: float | None = None
+    socket: bool = False
+    # For a socket: pydantic models of the frames, {"receive": [...], "send": [...]} as the server sees them.
+    messages: Mapping[str, Sequence[type[BaseModel]]] = field(default_factory=dict)
+    summary: str = ""
+    hidden: bool = False
+
+    @cached_property
+    def pattern(self) -> str:
+        """The path as aiohttp matches it: `*_id` matches UUIDs only."""
+        return re.sub(r"\{(\w+_id)\}", rf"{{\1:{UUID_PATTERN}}}", self.path)
+
+    @cached_property
+    def template(self) -> str:
+        """The path without patterns: the route's name in metrics and documents."""
+        return re.sub(r"\{(\w+):[^/]*\}", r"{\1}", self.path)
+
+
+class Routes:
+    """The routes of one part of the API; `tag` groups them in the documents."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self.routes: list[Route] = []
+
+    def route(self, method: str, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """Declare a route; see Route for what can be said. Raises TypeError for a role that does not exist."""
+        if role not in ROLES:
+            raise TypeError(f"{method} {path}: there is no role {role!r}")
+
+        def declare(handler: H) -> H:
+            self.routes.append(Route(method=method, path=path, role=role, handler=handler, tag=self.tag, **declared))
+            return handler
+
+        return declare
+
+    def get(self, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """GET, and with it HEAD."""
+        return self.route("GET", path, role=role, **declared)
+
+    def post(self, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """POST."""
+        return self.route("POST", path, role=role, **declared)
+
+    def put(self, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """PUT: takes a subset of the members; what is absent stays."""
+        return self.route("PUT", path, role=role, **declared)
+
+    def patch(self, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """PATCH."""
+        return self.route("PATCH", path, role=role, **declared)
+
+    def delete(self, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
+        """DELETE: 204 when the handler returns None."""
+        return self.route("DELETE", path, role=role, **declared)
+
+    def socket(self, path: str, *, role: str = SELF_SERVED, **declared: Any) -> Callable[[H], H]:
+        """A WebSocket. The handler gets a Call and returns the WebSocketResponse; no time-out is put around it."""
+        return self.route("GET", path, role=role, socket=True, **declared)
+
+
+def add_routes(app: web.Application, groups: Sequence[Routes]) -> list[Route]:
+    """Put the routes on the application and give them back in order."""
+    declared = [route for group in groups for route in group.routes]
+    for route in declared:
+        endpoint = Endpoint(route, app[CONFIG])
+        app.router.add_route(route.method, route.pattern, endpoint.handle)
+        if route.method == "GET" and not route.socket:
+            app.router.add_route("HEAD", route.pattern, endpoint.handle)
+    return declared
+
+
+def route_of(request: web.Request) -> Route | None:
+    """The declaration that a request met; None for paths and methods that there are not."""
+    endpoint = getattr(request.match_info.handler, "__self__", None)
+    return endpoint.route if isinstance(endpoint, Endpoint) else None
+
+
+class Endpoint:
+    """A route made ready to be called: everything that can be worked out beforehand is."""
+
+    def __init__(self, route: Route, config: Config) -> None:
+        self.route = route
+        self._id_names = tuple(name for name in re.findall(r"\{(\w+)[:}]", route.path) if name.endswith("_id"))
+        self._has_path = "{" in route.path
+        self._shape: Shape = shape_of(route.answer)
+        self._rank = RANKS.get(route.role, 0)
+        self._reads_token = route.role not in (ANONYMOUS, SELF_SERVED)
+        self._empty_body = b"{}" if route.body and not _required(route.body) else None
+        self._timeout_s = route.timeout_s or config.server.handler_timeout_s
+        self._body_timeout_s = config.server.body_timeout_s
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """aiohttp's handler: authorise, parse, call, answer. Raises problems and whatever the handler raises.
+
+        The handler's time does not run while the body is still arriving: that one is the client's.
+        """
+        call: Call[Any] = Call(request)
+        if self.route.socket:
+            await self._prepare(call, request)
+            return self._answer(await self.route.handler(call))
+        async with asyncio.timeout(self._timeout_s) as limit:
+            await self._prepare(call, request)
+            if self.route.body is not None:
+                now = asyncio.get_running_loop().time
+                limit.reschedule(None)
+                call.body = await self._parse_body(self.route.body, request)
+                limit.reschedule(now() + self._timeout_s)
+            return self._answer(await self.route.handler(call))
+
+    async def _prepare(self, call: Call[Any], request: web.Request) -> None:
+        """Everything of a call but its body."""
+        if self._reads_token:
+            call.viewer = await authenticate(request)
+            if self._rank:
+                self._authorise(call.viewer)
+        if self._has_path:
+            call.path = self._parse_path(request)
+        if self.route.query is not None:
+            call.query = parse_query(self.route.query, request)
+
+    def _authorise(self, viewer: Principal | None) -> None:
+        if viewer is None:
+            raise Unauthorized
+        if RANKS[viewer.role] < self._rank:
+            raise RoleRequired(f"This needs the role {self.route.role}.")
+
+    def _parse_path(self, request: web.Request) -> SimpleNamespace:
+        values: dict[str, Any] = dict(request.match_info)
+        for name, value in values.items():
+            if name in self._id_names:
+                values[name] = UUID(value)
+            elif "\0" in value or _has_surrogate(value):
+                raise NotFound
+        return SimpleNamespace(**values)
+
+    async def _parse_body(self, model: type[BaseModel], request: web.Request) -> BaseModel:
+        kind = request.headers.get("Content-Type")
+        if kind is not None and kind.partition(";")[0].strip().lower() != "application/json" and request.body_exists:
+            raise UnsupportedMediaType("The body must be application/json.", headers={"Accept": "application/json"})
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                raw = await request.read()
+        except TimeoutError:
+            raise RequestTimedOut from None
+        return parse_body(model, raw or self._empty_body or raw)
+
+    def _answer(self, result: Any) -> web.StreamResponse:
+        if isinstance(result, web.StreamResponse):
+            return result
+        status, headers = None, None
+        if isinstance(result, Reply):
+            status, headers, result = result.status, dict(result.headers), result.body
+        if result is None:
+            return web.Response(status=status or 204, headers=headers)
+        status = status or self.route.status
+        body = self._shape(result) if self._shape else result
+        if status == 201 and self.route.location is not None:
+            headers = headers or {}
+            headers.setdefault("Location", self.route.location.format_map(body))
+        return web.Response(body=dump_json(body), status=status, headers=headers, content_type="application/json")
+
+
+def _required(model: type[BaseModel]) -> bool:
+    return any(info.is_required() for info in model.model_fields.values())
+
+
+# -- bodies and queries ------------------------------------------------------------------------------------------------
+
+# Only a body in which one of these can be is walked for what Postgres cannot hold.
+_LONG_NUMBER = re.compile(rb"\d{19}")
+_INT_LIMIT = 1 << 63
+
+
+def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
+    """A validated body. Raises MalformedJson, or ValidationFailed with a pointer for each fault."""
+    check_json(raw)
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        raise ValidationFailed(errors=faults_of(error)) from None
+
+
+def check_json(raw: bytes) -> Any:
+    """The JSON value of `raw`. Raises MalformedJson where it is not JSON, ValidationFailed where it holds what can be
+    written in JSON but not be stored: NUL, lone surrogates, NaN and Infinity, integers of 64 bits and more."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        _refuse_unstorable(_parse_laxly(raw))
+        raise MalformedJson from None
+    if b"\\u0000" in raw or _LONG_NUMBER.search(raw):
+        # Not orjson's value: it makes floats of integers that are too long for it.
+        _refuse_unstorable(_parse_laxly(raw))
+    return value
+
+
+def _parse_laxly(raw: bytes) -> Any:
+    """What the standard library makes of it: it takes NaN and lone surrogates, so that they can be pointed at."""
+    import json  # noqa: PLC0415 - only a malformed body ever needs it
+
+    try:
+        return json.loads(raw.decode())
+    except (ValueError, RecursionError):
+        raise MalformedJson from None
+
+
+def _refuse_unstorable(value: Any) -> None:
+    errors = []
+    waiting: list[tuple[str, Any]] = [("", value)]
+    while waiting:
+        pointer, item = waiting.pop()
+        if isinstance(item, dict):
+            waiting.extend((f"{pointer}/{_escape(key)}", member) for key, member in item.items())
+            waiting.extend((pointer, key) for key in item if "\0" in key or _has_surrogate(key))
+        elif isinstance(item, list):
+            waiting.extend((f"{pointer}/{index}", member) for index, member in enumerate(item))
+        elif (fault := _unstorable(item)) is not None:
+            errors.append({"pointer": pointer, "detail": fault})
+    if errors:
+        raise ValidationFailed(errors=errors[:100])
+
+
+def _unstorable(item: Any) -> str | None:
+    if isinstance(item, str):
+        if "\0" in item:
+            return "The character U+0000 is not allowed."
+        if _has_surrogate(item):
+            return "A lone surrogate is not a character."
+    elif isinstance(item, float):
+        if not math.isfinite(item):
+            return "The number must be finite."
+    elif isinstance(item, int) and not -_INT_LIMIT <= item < _INT_LIMIT:
+        return "The integer is out of range."
+    return None
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
+    """A validated query string; the last of a repeated parameter counts. Raises ValidationFailed."""
+    values = {name: value for name, value in request.query.items() if name in _parameters(model)}
+    for name, value in values.items():
+        if "\0" in value or _has_surrogate(value):
+            raise ValidationFailed(errors=[{"pointer": f"/{name}", "detail": "The text holds what is no character."}])
+    try:
+        return model.model_validate_strings(values)
+    except ValidationError as error:
+        raise ValidationFailed(errors=faults_of(error)) from None
+
+
+def _parameters(model: type[BaseModel]) -> set[str]:
+    return {info.alias or name for name, info in model.model_fields.items()}
+
+
+def faults_of(error: ValidationError) -> list[dict[str, str]]:
+    """pydantic's errors as JSON pointers with a sentence each."""
+    return [
+        {"pointer": pointer_of(fault["loc"]), "detail": fault["msg"].removeprefix("Value error, ")}
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)[:100]
+    ]
+
+
+def pointer_of(location: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901): ("items", 0, "a/b") is "/items/0/a~1b"."""
+    return "".join(f"/{_escape(str(part))}" for part in location)
+
+
+def _escape(part: str) -> str:
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in part.replace("~", "~0").replace("/", "~1"))

@@ -1,0 +1,308 @@
+"""The server's end of WebSockets: openings, limits, heartbeats, slow readers, close codes.
+
+Nothing here waits for a player. What a session says is written to the transport at once; when the player does not
+read, an acknowledgement or a decision waits in a slot where a newer one replaces it, and a player that has not read for
+`sessions.slow_reader_s` is cut. One ticker looks after all sockets of the process.
+
+Close codes: 1000 after `bye`; 1002, 1003, 1007, 1009 as in RFC 6455; 1011 our bug; 1012 restart, come back after
+`retry_ms`; 1013 a part is down. 44xx, do not come back by yourself: 4400 bad frames, 4401 credentials, 4403 no longer
+entitled, 4404 no such or ended session, 4409 superseded. 45xx, come back with backoff: 4503 overloaded, 4508 too slow
+a reader, 4529 too many frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import orjson
+import structlog
+from aiohttp import WSMsgType, web
+
+from server import metrics
+from server.clock import Clock
+from server.config import Config, Limit
+from server.http.auth import bearer_token
+from server.http.keys import CONFIG, DRAINING, EDGE, SOCKETS
+from server.http.problems import (
+    MalformedRequest,
+    NotReady,
+    OriginRefused,
+    Overloaded,
+    SubprotocolRequired,
+    TokenInQuery,
+    Unauthorized,
+    UpgradeRequired,
+)
+
+log = structlog.get_logger()
+
+PROTOCOL = "lectern.v1"
+BEARER = "bearer."
+SEND_BUFFER = 64 * 1024
+# Bytes that wait in the process for one slow reader; above it acknowledgements and decisions wait in their slots.
+OUTBOX = 16 * 1024
+# How long a peer may take to answer our close.
+CLOSE_S = 1.0
+HALF_OPEN = 1.7
+# Codes that are not announced by a `bye`: what went wrong is the transport itself.
+UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
+
+_PING = b"\x89\x00"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A request that may become a socket, and the token it came with."""
+
+    request: web.Request
+    token: str
+
+
+def check_opening(request: web.Request) -> Opening:
+    """Everything about an opening that needs neither Postgres nor Redis.
+
+    Raises UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, OriginRefused, NotReady, Overloaded,
+    Unauthorized.
+    """
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise UpgradeRequired(headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+    if "token" in request.query or "access_token" in request.query:
+        raise TokenInQuery
+    offered = [p.strip() for p in ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")]
+    if PROTOCOL not in offered:
+        raise SubprotocolRequired
+    if not web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(request):
+        raise MalformedRequest("The opening of the WebSocket is not complete.")
+    if not request.app[EDGE].origin_allowed(request):
+        raise OriginRefused
+    if request.app[DRAINING].is_set():
+        raise NotReady
+    if len(request.app[SOCKETS]) >= request.app[CONFIG].server.max_sockets:
+        raise Overloaded
+    token = bearer_token(request) or next((p.removeprefix(BEARER) for p in offered if p.startswith(BEARER)), None)
+    if not token:
+        raise Unauthorized
+    return Opening(request, token)
+
+
+class Sockets:
+    """All sockets of the process, and the one ticker that looks after them."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._open: set[Socket] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def accept(self, request: web.Request, kind: str) -> Socket:
+        """Upgrade. `kind` names the sort of socket in metrics."""
+        response = web.WebSocketResponse(
+            protocols=(PROTOCOL,),
+            timeout=CLOSE_S,
+            autoping=False,
+            compress=False,  # 14 KB a connection, not 117
+            max_msg_size=self._config.sessions.frame_bytes + 1,  # aiohttp refuses from this size on
+        )
+        await response.prepare(request)
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        accepted = Socket(response, transport, self._config, self._clock, lambda s: self._forget(s, kind))
+        self._open.add(accepted)
+        metrics.SOCKETS.labels(kind).inc()
+        return accepted
+
+    def _forget(self, accepted: Socket, kind: str) -> None:
+        if accepted in self._open:
+            self._open.discard(accepted)
+            metrics.SOCKETS.labels(kind).dec()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        pause_s = min(1.0, self._config.sessions.heartbeat_s / 40, self._config.sessions.slow_reader_s / 5)
+        while True:
+            await asyncio.sleep(pause_s)
+            now = self._clock.monotonic()
+            for accepted in list(self._open):
+                accepted.tick(now)
+
+
+class Socket:
+    """One WebSocket. Iterate over `texts()`; send with `send`, `send_ack`, `send_decision`; `end` it with a code."""
+
+    __slots__ = (
+        "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_forget",
+        "_free", "_heard_at", "_limit", "_pinged_at", "_transport", "paused", "response",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        response: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        config: Config,
+        clock: Clock,
+        forget: Callable[[Socket], None],
+    ) -> None:
+        now = clock.monotonic()
+        self.response = response
+        # True while what was received is not read on: then a silent peer is no sign of a lost one.
+        self.paused = False
+        self._transport = transport
+        self._config = config.sessions
+        self._clock = clock
+        self._forget = forget
+        self._limit: Limit = config.limits.telemetry
+        self._free = config.sessions.replay_burst
+        self._allowance: float = self._limit.burst
+        self._allowed_at = self._heard_at = self._pinged_at = now
+        self._blocked_at: float | None = None
+        self._ack: bytes | None = None
+        self._decision: bytes | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def ending(self) -> bool:
+        """Whether the socket is closed or about to be."""
+        return self._ending is not None or self.response.closed
+
+    async def texts(self) -> AsyncIterator[str]:
+        """The text frames, until the socket ends; what is not text, or too much, ends it."""
+        try:
+            while not self.ending:
+                message = await self.response.receive()
+                self._heard_at = self._clock.monotonic()
+                if message.type is WSMsgType.TEXT:
+                    if not self._allow():
+                        return
+                    yield message.data
+                elif message.type is WSMsgType.PING:
+                    if not self._allow():
+                        return
+                    self._write(0x8A, message.data)
+                elif message.type is WSMsgType.BINARY:
+                    self.end(1003, "not_text")
+                elif message.type is not WSMsgType.PONG:
+                    return  # closed by either side, or a protocol error that aiohttp has closed with its code
+        finally:
+            self._forget(self)
+
+    async def closed(self) -> None:
+        """Wait until an `end` under way is through."""
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+
+    def resume(self) -> None:
+        """Reading goes on: the peer had no chance to be heard meanwhile."""
+        self.paused = False
+        self._heard_at = self._clock.monotonic()
+
+    # Sending ---------------------------------------------------------------------------------------------------------
+
+    def send(self, payload: bytes) -> None:
+        """Send one text frame; a peer that does not read is cut by the ticker."""
+        if not self.ending:
+            self._write(0x81, payload)
+
+    def send_ack(self, payload: bytes) -> None:
+        """Send, or replace an acknowledgement that still waits."""
+        self._ack = payload
+        self._flush()
+
+    def send_decision(self, payload: bytes) -> None:
+        """Send, or replace a decision that still waits."""
+        self._decision = payload
+        self._flush()
+
+    def end(self, code: int, reason: str, retry_ms: int | None = None) -> None:
+        """Say `bye` where the code is announced, close with it, and cut the connection when the peer does not answer
+        the close. The first call counts."""
+        if self._ending is None and not self.response.closed:
+            self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
+
+    async def _end(self, code: int, reason: str, retry_ms: int | None) -> None:
+        if code not in UNANNOUNCED:
+            self._write(0x81, orjson.dumps({"type": "bye", "code": code, "retry_ms": retry_ms}))
+        try:
+            async with asyncio.timeout(2 * CLOSE_S):
+                await self.response.close(code=code, message=reason.encode())
+        except (TimeoutError, ConnectionError):
+            self._transport.abort()
+        finally:
+            self._forget(self)
+
+    def _flush(self) -> None:
+        if self.ending or self._transport.get_write_buffer_size() > OUTBOX:
+            return
+        # The decision first: the acknowledgement renews its time to live.
+        decision, ack, self._decision, self._ack = self._decision, self._ack, None, None
+        if decision is not None:
+            self._write(0x81, decision)
+        if ack is not None:
+            self._write(0x81, ack)
+
+    def _write(self, head: int, payload: bytes) -> None:
+        """One whole unmasked frame. aiohttp's own `send_*` are coroutines that wait for a slow peer."""
+        if self._transport.is_closing():
+            return
+        size = len(payload)
+        if size < 126:
+            header = bytes((head, size))
+        elif size < 1 << 16:
+            header = bytes((head, 126)) + size.to_bytes(2, "big")
+        else:
+            header = bytes((head, 127)) + size.to_bytes(8, "big")
+        self._transport.write(header + payload)
+
+    # Limits and time -------------------------------------------------------------------------------------------------
+
+    def _allow(self) -> bool:
+        """Whether one more frame is within the rate; ends the socket when not."""
+        if self._free > 0:
+            self._free -= 1
+            return True
+        if self._limit.rate == 0:
+            return True
+        gained = (self._heard_at - self._allowed_at) * self._limit.rate / self._limit.per_s
+        self._allowance = min(self._limit.burst, self._allowance + gained) - 1
+        self._allowed_at = self._heard_at
+        if self._allowance < 0:
+            self.end(4529, "too_many_frames", round(1000 * self._limit.per_s))
+            return False
+        return True
+
+    def tick(self, now: float) -> None:
+        """Look after heartbeat and slow reading; `now` is monotonic seconds."""
+        if self._transport.is_closing():
+            self._forget(self)
+            return
+        self._check_reader(now)
+        if self.paused:
+            return
+        heartbeat_s = self._config.heartbeat_s
+        if now - self._heard_at > HALF_OPEN * heartbeat_s:
+            self._transport.abort()
+        elif now - max(self._heard_at, self._pinged_at) >= heartbeat_s:
+            self._pinged_at = now
+            if not self.ending:
+                self._transport.write(_PING)
+
+    def _check_reader(self, now: float) -> None:
+        if self._transport.get_write_buffer_size() == 0:
+            self._blocked_at = None
+            self._flush()
+        elif self._blocked_at is None:
+            self._blocked_at = now
+        elif now - self._blocked_at > self._config.slow_reader_s:
+            metrics.SLOW_READERS.inc()
+            with contextlib.suppress(OSError):
+                self._transport.write(b"\x88\x02" + (4508).to_bytes(2, "big"))
+            self._transport.abort()

@@ -1,0 +1,71 @@
+"""Logs: one JSON object a line on stderr, or text for people, each with the id of the request it belongs to."""
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+import orjson
+import structlog
+
+from server.config import Log
+
+# The id of the request being served; "" outside of one.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_SHARED = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def configure_logs(log: Log) -> None:
+    """Set up structlog and, through it, what libraries log."""
+    level = _LEVELS[log.level]
+    ending: list[Any]
+    if log.format == "json":
+        ending = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+    else:
+        ending = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                # The rich one shows local variables: passwords and tokens among them.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
+    structlog.configure(
+        processors=[_add_request_id, *_SHARED, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[_add_request_id, *_SHARED, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+
+
+def get_logger() -> Any:
+    """A logger: `log.info("event_name", key=value)`."""
+    return structlog.get_logger()
+
+
+def write_access(line: dict[str, Any]) -> None:
+    """One line of the access log, past structlog's chain: it is written at every request."""
+    sys.stderr.write(orjson.dumps(line, default=str).decode() + "\n")
+
+
+def _add_request_id(_logger: Any, _method: str, event: Any) -> Any:
+    if current := request_id.get():
+        event["request_id"] = current
+    return event
+
+
+def _dumps(event: Any, **_options: Any) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

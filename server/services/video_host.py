@@ -1,0 +1,355 @@
+"""Cloudflare Stream: uploads, status, captions and signed playback, over its HTTP API v4.
+
+The bytes of a video never pass through us. Playback addresses are signed here, without asking the host. Everything that
+does ask raises `ServiceError`s: ServiceNotConfigured, ServiceSlow, ServiceAway, ServiceRefused, ServiceHasNone.
+"""
+
+import asyncio
+import hmac
+import io
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urljoin
+
+import aiohttp
+import jwt
+import m3u8
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from server.clock import Clock
+from server.config import Cloudflare
+from server.domain.ladder import Rendition, make_ladder, segment_length
+from server.domain.videos import Status, status_of
+from server.services.outside import (
+    ServiceAway,
+    ServiceHasNone,
+    ServiceNotConfigured,
+    ServiceRefused,
+    ServiceSlow,
+)
+
+_UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_SIGNATURE = re.compile(r"time=([0-9]{1,12}),sig1=([0-9a-fA-F]{64})", re.ASCII)
+_MANIFEST_BYTES = 1_048_576
+_API_BYTES = 12 * 1_048_576
+_SIGNED_URLS_KEPT = 10_000
+# The host takes no expiry that is nearer than two minutes, by its own clock.
+_SHORTEST_UPLOAD_S = 130
+# The host's clock may be behind ours.
+_SKEW_S = 60
+
+
+class WebhookRefused(Exception):
+    """The webhook's signature is missing, wrong, or not of about now."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostedVideo:
+    """What the host knows of a video. `duration_s` is None until it has been measured; `error` is for the uploader."""
+
+    uid: str
+    status: Status
+    duration_s: float | None
+    thumbnail_url: str | None
+    error: str | None
+
+
+def read_video(result: Any) -> HostedVideo | None:
+    """The video in an answer or webhook of the host; None when there is none in it."""
+    if not isinstance(result, dict) or not isinstance(uid := result.get("uid"), str) or not _UID.fullmatch(uid):
+        return None
+    status = result.get("status")
+    status = status if isinstance(status, dict) else {}
+    ours = status_of(str(status.get("state", "")), result.get("readyToStream") is True)
+    duration = result.get("duration")
+    return HostedVideo(
+        uid=uid,
+        status=ours,
+        duration_s=float(duration)
+        if isinstance(duration, (int, float)) and 0 < duration <= 1_000_000  # -1 until it is measured
+        else None,
+        thumbnail_url=_text(result.get("thumbnail"), 2048),
+        error=(_text(status.get("errorReasonText"), 1000) or "The video could not be encoded.")
+        if ours == "error"
+        else None,
+    )
+
+
+class VideoHost:
+    """One Cloudflare account.
+
+    Args:
+        http: the process's client session.
+        settings: section `cloudflare`; `customer_domain` is a host (https) or a whole origin.
+        clock: for expiries and for the age of webhooks.
+
+    Raises ValueError when `signing_key_pem` is set but is no RSA private key.
+    """
+
+    def __init__(self, http: aiohttp.ClientSession, settings: Cloudflare, clock: Clock | None = None) -> None:
+        self._http = http
+        self._settings = settings
+        self._clock = clock or Clock()
+        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+        self._stream = f"{settings.api_base.rstrip('/')}/accounts/{settings.account_id}/stream"
+        domain = settings.customer_domain.rstrip("/")
+        self._origin = domain if "://" in domain or not domain else f"https://{domain}"
+        self._key = _load_key(settings.signing_key_pem)
+        # By (uid, moment): an RSA signature takes about a millisecond, and many ask for the same video at once.
+        self._signed: dict[tuple[str, int, int], dict[str, Any]] = {}
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the account's API can be asked."""
+        return bool(self._settings.api_token and self._settings.account_id)
+
+    @property
+    def can_sign(self) -> bool:
+        """Whether playback addresses can be given."""
+        return self._key is not None and bool(self._settings.signing_key_id and self._origin)
+
+    # -- uploads and status --------------------------------------------------------------------------------------------
+
+    async def create_upload(self, *, name: str, creator: str, max_duration_s: int) -> tuple[str, str, datetime]:
+        """A one-time address for one `multipart/form-data` POST of up to 200 MB: (uid, url, expires_at).
+
+        The video can be watched by signed address only; `creator` is shown in the host's own lists.
+        """
+        expires_at = self._clock.now() + timedelta(seconds=max(self._settings.upload_ttl_s, _SHORTEST_UPLOAD_S))
+        result = await self._ask(
+            "POST",
+            "/direct_upload",
+            json={
+                "maxDurationSeconds": max_duration_s,
+                "expiry": expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "creator": creator,
+                "requireSignedURLs": True,
+                "meta": {"name": name},
+            },
+        )
+        uid, url = (result.get("uid"), result.get("uploadURL")) if isinstance(result, dict) else (None, None)
+        if not isinstance(uid, str) or not _UID.fullmatch(uid) or not isinstance(url, str):
+            raise ServiceRefused("the video host gave no upload address")
+        return uid, url, expires_at.replace(microsecond=0)
+
+    async def get_video(self, uid: str, timeout_s: float | None = None) -> HostedVideo:
+        """What the host knows of a video now. Raises ServiceHasNone."""
+        async with _within(timeout_s):
+            video = read_video(await self._ask("GET", f"/{uid}"))
+        if video is None:
+            raise ServiceRefused("the video host's answer is not a video")
+        return video
+
+    async def delete_video(self, uid: str) -> None:
+        """Delete at the host; one that is not there any more is as good as deleted."""
+        try:
+            await self._ask("DELETE", f"/{uid}")
+        except ServiceHasNone:
+            return
+
+    # -- captions ------------------------------------------------------------------------------------------------------
+
+    async def put_captions(self, uid: str, lang: str, vtt: bytes) -> None:
+        """Store WebVTT as the captions of a language, in place of those before. Raises ServiceHasNone."""
+        form = aiohttp.FormData()
+        form.add_field("file", io.BytesIO(vtt), filename=f"{lang}.vtt", content_type="text/vtt")
+        await self._ask("PUT", f"/{uid}/captions/{lang}", data=form)
+
+    async def get_captions(self, uid: str, lang: str) -> bytes:
+        """The WebVTT of a language. Raises ServiceHasNone."""
+        async with self._call("GET", f"/{uid}/captions/{lang}/vtt") as answer:
+            return await _read(answer, _API_BYTES)
+
+    async def delete_captions(self, uid: str, lang: str) -> None:
+        """Delete the captions of a language. Raises ServiceHasNone."""
+        await self._ask("DELETE", f"/{uid}/captions/{lang}")
+
+    # -- playback ------------------------------------------------------------------------------------------------------
+
+    def sign_playback(self, uid: str, ttl_s: float | None = None) -> dict[str, Any] | None:
+        """`{"hls", "dash", "thumbnail", "expires_at"}` of a video, good for about `ttl_s` (`playback_ttl_s`).
+
+        None when no signing key or domain is configured. The same addresses are given for up to a minute, and so may
+        be that much nearer to their end.
+        """
+        if not self.can_sign:
+            return None
+        ttl = max(1, int(ttl_s or self._settings.playback_ttl_s))
+        step = max(1, min(60, ttl // 4))
+        start = int(self._clock.now().timestamp()) // step * step
+        signed = self._signed.get((uid, start, ttl))
+        if signed is None:
+            if len(self._signed) >= _SIGNED_URLS_KEPT:
+                self._signed.clear()
+            signed = self._signed[uid, start, ttl] = self._sign(uid, start, start + ttl)
+        return dict(signed)
+
+    def playback(self, uid: str, ttl_s: float | None = None) -> dict[str, Any] | None:
+        """`{"hls", "dash", "expires_at"}`, as `sign_playback`."""
+        signed = self.sign_playback(uid, ttl_s)
+        return signed and {name: signed[name] for name in ("hls", "dash", "expires_at")}
+
+    async def fetch_ladder(self, uid: str, timeout_s: float | None = None) -> tuple[list[dict[str, Any]], float]:
+        """What the HLS manifest of a ready video says: its rungs, `[{"rung", "br", "width", "height"}]` with `br` in
+        kbit/s and the lowest first, and the length of its segments in seconds.
+        """
+        signed = self.sign_playback(uid)
+        if signed is None:
+            raise ServiceNotConfigured("cloudflare.signing_key_pem, signing_key_id or customer_domain is empty")
+        url: str = signed["hls"]
+        async with _within(timeout_s):
+            master = _parse_manifest(await self._fetch(url))
+            ladder = make_ladder(_rendition(playlist.stream_info) for playlist in master.playlists)
+            if not ladder:
+                raise ServiceRefused("the manifest has no renditions")
+            media = _parse_manifest(await self._fetch(urljoin(url, master.playlists[0].uri)))
+        segment_s = segment_length(segment.duration or 0 for segment in media.segments)
+        if segment_s is None:
+            raise ServiceRefused("the manifest has no segments")
+        return ladder, segment_s
+
+    # -- webhooks ------------------------------------------------------------------------------------------------------
+
+    def verify_webhook(self, header: str | None, body: bytes) -> None:
+        """Check `Webhook-Signature: time=..,sig1=..`, the HMAC-SHA256 of `<time>.<body>`.
+
+        Raises WebhookRefused, also for one more than `webhook_tolerance_s` old or early, and ServiceNotConfigured.
+        """
+        secret = self._settings.webhook_secret
+        if not secret:
+            raise ServiceNotConfigured("cloudflare.webhook_secret is empty")
+        match = _SIGNATURE.fullmatch((header or "").replace(" ", ""))
+        if match is None:
+            raise WebhookRefused("no signature")
+        expected = hmac.digest(secret.encode(), match[1].encode() + b"." + body, "sha256").hex()
+        if not hmac.compare_digest(expected, match[2].lower()):
+            raise WebhookRefused("wrong signature")
+        if abs(self._clock.now().timestamp() - int(match[1])) > self._settings.webhook_tolerance_s:
+            raise WebhookRefused("stale signature")
+
+    # -- the wire ------------------------------------------------------------------------------------------------------
+
+    def _sign(self, uid: str, start: int, end: int) -> dict[str, Any]:
+        kid = self._settings.signing_key_id
+        claims = {"sub": uid, "kid": kid, "nbf": start - _SKEW_S, "exp": end}
+        assert self._key is not None, "asked only where can_sign"
+        token = jwt.encode(claims, self._key, algorithm="RS256", headers={"kid": kid})
+        return {
+            "hls": f"{self._origin}/{token}/manifest/video.m3u8",
+            "dash": f"{self._origin}/{token}/manifest/video.mpd",
+            "thumbnail": f"{self._origin}/{token}/thumbnails/thumbnail.jpg",
+            "expires_at": datetime.fromtimestamp(end, UTC),
+        }
+
+    async def _fetch(self, url: str) -> bytes:
+        """A manifest, by signed address."""
+        async with _speaking(), self._http.get(url, timeout=self._timeout) as answer:
+            _check_status(answer.status, b"")
+            return await _read(answer, _MANIFEST_BYTES)
+
+    async def _ask(self, method: str, path: str, **body: Any) -> Any:
+        """The `result` of an API call."""
+        async with self._call(method, path, **body) as answer:
+            text = await _read(answer, _API_BYTES)
+        if not text:
+            return None
+        try:
+            envelope = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise ServiceAway("the video host did not answer in JSON") from None
+        if not isinstance(envelope, dict) or envelope.get("success") is not True:
+            raise ServiceRefused(f"the video host refused: {text[:500]!r}")
+        return envelope.get("result")
+
+    @asynccontextmanager
+    async def _call(self, method: str, path: str, **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        if not self.is_configured:
+            raise ServiceNotConfigured("cloudflare.account_id or api_token is empty")
+        headers = {"Authorization": f"Bearer {self._settings.api_token}"}
+        async with (
+            _speaking(),
+            self._http.request(
+                method, self._stream + path, headers=headers, timeout=self._timeout, allow_redirects=False, **body
+            ) as answer,
+        ):
+            if answer.status >= 300:
+                _check_status(answer.status, await answer.content.read(500))
+            yield answer
+
+
+@asynccontextmanager
+async def _speaking() -> AsyncIterator[None]:
+    """The network's failures in a service's words."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise ServiceSlow("the video host did not answer in time") from error
+    except aiohttp.ClientError as error:
+        raise ServiceAway(f"the video host cannot be reached: {error}") from error
+
+
+@asynccontextmanager
+async def _within(timeout_s: float | None) -> AsyncIterator[None]:
+    """A shorter time-out than the settings' for all that is asked inside. Raises ServiceSlow."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise ServiceSlow("the video host did not answer in time") from error
+
+
+def _check_status(status: int, text: bytes) -> None:
+    if status == 404:
+        raise ServiceHasNone("the video host does not have it")
+    if status == 429 or status >= 500:
+        raise ServiceAway(f"the video host answered {status}: {text!r}")
+    if status >= 300:
+        raise ServiceRefused(f"the video host answered {status}: {text!r}")
+
+
+async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body, if it is not absurdly long."""
+    body = bytearray()
+    async for chunk in answer.content.iter_chunked(65_536):
+        body += chunk
+        if len(body) > limit:
+            raise ServiceRefused("the video host's answer is too long")
+    return bytes(body)
+
+
+def _load_key(pem: str) -> RSAPrivateKey | None:
+    """The signing key; in an environment variable its line ends may be written as backslash and n."""
+    if not pem:
+        return None
+    try:
+        key = load_pem_private_key(pem.replace("\\n", "\n").encode(), password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, RSAPrivateKey):
+        raise ValueError("cloudflare.signing_key_pem is not an RSA private key in PEM form")
+    return key
+
+
+def _parse_manifest(text: bytes) -> Any:
+    try:
+        return m3u8.loads(text.decode())
+    except ValueError as error:  # the library's ParseError, and text that is not UTF-8
+        raise ServiceRefused("the manifest cannot be read") from error
+
+
+def _rendition(info: Any) -> Rendition:
+    width, height = info.resolution or (0, 0)
+    return Rendition(bits_per_s=info.average_bandwidth or info.bandwidth or 0, width=width, height=height)
+
+
+def _text(value: Any, limit: int) -> str | None:
+    """Text that Postgres can keep (no NUL, no lone surrogate), cut to `limit` characters; None when there is none."""
+    if not isinstance(value, str) or not value:
+        return None
+    return value.replace("\0", "")[:limit].encode(errors="replace").decode()

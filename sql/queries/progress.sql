@@ -1,0 +1,96 @@
+-- name: get_lecture(lecture_id, viewer_id, viewer_role)^
+-- A preview may be watched, and so recorded, by everybody who is signed in.
+SELECT
+    l.id,
+    entitled(:viewer_id, :viewer_role, c.id) OR l.is_preview
+        OR coalesce(may_watch(:viewer_id, :viewer_role, lecture_video_id(l.id)), false) AS viewer_entitled
+FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
+WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+
+-- name: lock_progress(user_id, lecture_id)!
+-- So that a write without a position keeps the one that another device writes at the same time.
+SELECT 1 FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id FOR UPDATE;
+
+-- name: record_progress(user_id, lecture_id, ranges, position_ms, completed, share)^
+SELECT * FROM record_progress(
+    ARRAY[:user_id::uuid], ARRAY[:lecture_id::uuid], ARRAY[:ranges::int4multirange], ARRAY[:position_ms::integer],
+    ARRAY[:completed::boolean], :share);
+
+-- name: user_exists(user_id)$
+SELECT EXISTS (SELECT 1 FROM users WHERE id = :user_id);
+
+-- name: list_user_progress(user_id, before_at, before_id, page_size)
+SELECT * FROM progress
+WHERE user_id = :user_id
+  AND (:before_at::timestamptz IS NULL OR (last_watched_at, lecture_id) < (:before_at, :before_id::uuid))
+ORDER BY last_watched_at DESC, lecture_id DESC LIMIT :page_size;
+
+-- name: get_course(course_id, viewer_id, viewer_role)^
+SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
+FROM courses AS c
+WHERE c.id = :course_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+
+-- name: get_course_progress(user_id, course_id)^
+SELECT
+    :course_id::uuid AS course_id, totals.*, resume.lecture_id AS resume_lecture_id, resume.position_ms AS resume_ms
+FROM course_progress(:user_id, :course_id) AS totals
+LEFT JOIN resume_point(:user_id, :course_id) AS resume ON true;
+
+-- name: list_course_progress(user_id, course_id)
+SELECT p.* FROM progress AS p JOIN lectures AS l ON l.id = p.lecture_id
+WHERE p.user_id = :user_id AND l.course_id = :course_id
+ORDER BY l.sequence_order;
+
+-- name: list_learners(course_id, before_at, before_id, page_size)
+SELECT e.user_id, u.username, e.enrolled_at, totals.*
+FROM enrollments AS e
+JOIN users AS u ON u.id = e.user_id
+CROSS JOIN LATERAL course_progress(e.user_id, e.course_id) AS totals
+WHERE e.course_id = :course_id AND e.is_active
+  AND (:before_at::timestamptz IS NULL OR (e.enrolled_at, e.user_id) < (:before_at, :before_id::uuid))
+ORDER BY e.enrolled_at DESC, e.user_id DESC LIMIT :page_size;
+
+-- name: list_resume_points(user_id, user_role, before_at, before_id, page_size)
+-- One place per course that was begun and is not complete, and may still be watched.
+SELECT
+    c.id AS course_id, c.title AS course_title, c.thumbnail_url, l.id AS lecture_id, l.title AS lecture_title,
+    resume.position_ms, lecture_end_ms(l.id) AS end_ms, resume.last_watched_at,
+    (course_progress(:user_id, c.id)).percent AS percent
+FROM (
+    SELECT DISTINCT l.course_id FROM progress AS p JOIN lectures AS l ON l.id = p.lecture_id WHERE p.user_id = :user_id
+) AS begun
+JOIN courses AS c ON c.id = begun.course_id
+CROSS JOIN LATERAL resume_point(:user_id, c.id) AS resume
+JOIN lectures AS l ON l.id = resume.lecture_id
+WHERE (entitled(:user_id, :user_role, c.id) OR (l.is_preview AND c.status = 'published'))
+  AND (:before_at::timestamptz IS NULL OR (resume.last_watched_at, c.id) < (:before_at, :before_id::uuid))
+ORDER BY resume.last_watched_at DESC, c.id DESC LIMIT :page_size;
+
+-- name: upsert_enrollment(user_id, course_id, source)$
+-- The course's id when the enrolment is new or alive again; nothing when it was alive already.
+INSERT INTO enrollments AS kept (user_id, course_id, source) VALUES (:user_id, :course_id, :source)
+ON CONFLICT (user_id, course_id) DO UPDATE
+SET is_active = true, expires_at = NULL, source = EXCLUDED.source, enrolled_at = now()
+WHERE NOT kept.is_active OR kept.expires_at <= now()
+RETURNING kept.course_id;
+
+-- name: get_enrollment(user_id, course_id)^
+SELECT e.*, e.is_active AND (e.expires_at IS NULL OR e.expires_at > now()) AS is_alive
+FROM shown_enrollments AS e WHERE e.user_id = :user_id AND e.course_id = :course_id;
+
+-- name: list_user_enrollments(user_id, before_at, before_id, page_size)
+SELECT * FROM shown_enrollments
+WHERE user_id = :user_id AND is_active
+  AND (:before_at::timestamptz IS NULL OR (enrolled_at, course_id) < (:before_at, :before_id::uuid))
+ORDER BY enrolled_at DESC, course_id DESC LIMIT :page_size;
+
+-- name: list_course_enrollments(course_id, before_at, before_id, page_size)
+SELECT * FROM shown_enrollments
+WHERE course_id = :course_id AND is_active
+  AND (:before_at::timestamptz IS NULL OR (enrolled_at, user_id) < (:before_at, :before_id::uuid))
+ORDER BY enrolled_at DESC, user_id DESC LIMIT :page_size;
+
+-- name: end_enrollment(user_id, course_id)$
+-- The row stays, so that what was bought can be taken up again.
+UPDATE enrollments SET is_active = false WHERE user_id = :user_id AND course_id = :course_id AND is_active
+RETURNING course_id;

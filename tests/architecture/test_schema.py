@@ -1,0 +1,78 @@
+"""What the migrated database and the named queries promise each other."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from server.data.db import QUERIES_DIR, queries
+
+DOMAINS = sorted(path.stem for path in QUERIES_DIR.glob("*.sql"))
+NAMED = [(domain, name) for domain in DOMAINS for name in queries(domain).statements]
+
+# Foreign keys whose columns no index begins with, whatever the order of the columns.
+UNINDEXED = """
+    SELECT format('%s (%s)', c.conrelid::regclass, c.conname)
+    FROM pg_constraint AS c
+    WHERE c.contype = 'f' AND c.connamespace = 'public'::regnamespace AND NOT EXISTS (
+        SELECT 1 FROM pg_index AS i
+        WHERE i.indrelid = c.conrelid
+          AND (i.indkey::int2[])[0:cardinality(c.conkey) - 1] @> c.conkey
+          AND (i.indpred IS NULL OR c.conname = ANY ($1::text[]))
+    )
+"""
+# A partial index is enough where only rows that it holds are ever looked for by this key.
+PARTIAL_IS_ENOUGH = ["video_sessions_user_id_fkey"]
+
+UNSTAMPED = """
+    SELECT t.table_name || '.' || wanted
+    FROM information_schema.tables AS t, unnest(ARRAY['created_at', 'updated_at']) AS wanted
+    WHERE t.table_schema = 'public' AND t.table_type = 'BASE TABLE' AND t.table_name <> ALL ($1::text[])
+      AND NOT EXISTS (
+        SELECT 1 FROM information_schema.columns AS c
+        WHERE c.table_schema = 'public' AND c.table_name = t.table_name AND c.column_name = wanted
+          AND c.is_nullable = 'NO' AND c.data_type = 'timestamp with time zone')
+"""
+# Not rows that anybody is shown.
+BOOKKEEPING = ["schema_migrations", "processes"]
+
+
+@pytest.fixture
+async def connection(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+async def test_every_query_is_understood_by_the_migrated_database(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    assert NAMED
+    broken = {}
+    for domain, name in NAMED:
+        query = queries(domain).statements[name]
+        try:
+            statement = await connection.prepare(query.sql)
+        except asyncpg.PostgresError as error:
+            broken[f"{domain}.{name}"] = str(error)
+        else:
+            assert len(statement.get_parameters()) == len(query.parameters), (domain, name)
+    assert broken == {}
+
+
+async def test_every_foreign_key_has_an_index(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await connection.fetch(UNINDEXED, PARTIAL_IS_ENOUGH)
+    assert [row[0] for row in rows] == []
+
+
+async def test_every_row_says_when_it_was_made_and_changed(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await connection.fetch(UNSTAMPED, BOOKKEEPING)
+    assert [row[0] for row in rows] == []
+
+
+async def test_no_time_is_without_its_zone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await connection.fetch(
+        "SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND data_type IN ('timestamp without time zone', 'time without time zone')"
+    )
+    assert rows == []

@@ -1,0 +1,99 @@
+"""Fixtures that every test may use. The parts are real, started once a session on free places, and gone afterwards.
+
+`postgres_dsn`        a database of this test alone, migrated
+`empty_postgres_dsn`  one of this test alone without any table
+`redis_url`           the session's Valkey, emptied before the test
+`object_store`        the session's S3 store (`endpoint_url`, `access_key`, `secret_key`, bucket `lectern`)
+`own_postgres`, `own_valkey`  servers of this test alone (started), to be killed, paused or restarted
+`page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.postgres import Postgres
+from embedded.s3 import ObjectStore
+from embedded.valkey import Valkey
+from tests.support import services
+from tests.support.browser import browser, page
+
+__all__ = ["browser", "page"]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The session's Postgres 18. Tests that stop or kill one want `own_postgres`."""
+    with services.data_directory() as directory:
+        server = Postgres(directory, durable=False)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: Postgres) -> Postgres:
+    """The session's Postgres with the template that `postgres_dsn` copies."""
+    services.migrate_template(postgres)
+    return postgres
+
+
+@pytest.fixture
+def postgres_dsn(migrated_postgres: Postgres) -> Iterator[str]:
+    """The DSN of a migrated database of this test alone."""
+    with services.fresh_database(migrated_postgres, services.TEMPLATE) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def empty_postgres_dsn(postgres: Postgres) -> Iterator[str]:
+    """The DSN of a database of this test alone, without tables."""
+    with services.fresh_database(postgres, "template0") as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """The session's Valkey. Tests that stop or kill one want `own_valkey`."""
+    with services.data_directory() as directory:
+        server = Valkey(directory, durable=False)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> str:
+    """The URL of an empty Valkey."""
+    assert valkey.command("FLUSHALL") == b"+OK\r\n"
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """The session's S3 store with the bucket `lectern`."""
+    with services.data_directory() as directory:
+        store = ObjectStore(directory)
+        store.start()
+        yield store
+        store.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A Postgres of this test alone, to be killed, paused or restarted; its database `lectern` is empty."""
+    with services.data_directory() as directory:
+        server = Postgres(directory, durable=False)
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[Valkey]:
+    """A Valkey of this test alone, to be killed, paused or restarted."""
+    with services.data_directory() as directory:
+        server = Valkey(directory, durable=False)
+        server.start()
+        yield server
+        server.stop()

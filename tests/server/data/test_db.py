@@ -1,0 +1,198 @@
+"""The pool and the named queries, on a real Postgres."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+
+from embedded.postgres import Postgres
+from server.data import db
+from server.data.db import Database, PostgresAway, Queries, queries
+
+SQL = """
+-- name: list_numbers(count)
+SELECT n FROM generate_series(1, :count) AS n ORDER BY n;
+
+-- name: get_pair(a, b)^
+-- The parameters stand in another order than in the statement.
+SELECT :b::int AS b, :a::int AS a, :a::int + 1 AS c;
+
+-- name: get_nothing()^
+SELECT 1 WHERE false;
+
+-- name: get_count()$
+SELECT count(*) FROM things;
+
+-- name: insert_thing(id, data)<!
+INSERT INTO things (id, data) VALUES (:id, :data) ON CONFLICT DO NOTHING RETURNING id, data;
+
+-- name: update_things(data)!
+UPDATE things SET data = :data;
+
+-- name: insert_things(id, data)*!
+INSERT INTO things (id, data) VALUES (:id, :data);
+
+-- name: make_table#
+CREATE TABLE things (id int PRIMARY KEY, data jsonb);
+"""
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queries:
+    (tmp_path / "things.sql").write_text(SQL)
+    monkeypatch.setattr(db, "QUERIES_DIR", tmp_path)
+    return queries.__wrapped__("things")
+
+
+@pytest.fixture
+async def database(empty_postgres_dsn: str) -> AsyncIterator[Database]:
+    database = await Database.open(empty_postgres_dsn, pool_size=2, timeout_s=0.5)
+    yield database
+    await database.close()
+
+
+@contextmanager
+def paused(server: Postgres) -> Iterator[None]:
+    """Every process of a Postgres stopped, as on a machine that hangs."""
+    assert server.pid is not None
+    postmaster = psutil.Process(server.pid)
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            os.kill(process.pid, signal.SIGCONT)
+
+
+async def test_what_a_query_gives_depends_on_its_sign(database: Database, named: Queries) -> None:
+    async with database.connection() as connection:
+        await named.make_table(connection)
+        assert [row["n"] for row in await named.list_numbers(connection, count=3)] == [1, 2, 3]
+        assert dict(await named.get_pair(connection, a=1, b=5)) == {"a": 1, "b": 5, "c": 2}
+        assert await named.get_nothing(connection) is None
+        assert dict(await named.insert_thing(connection, id=1, data={"k": [1, None]})) == {
+            "id": 1,
+            "data": {"k": [1, None]},
+        }
+        assert await named.insert_thing(connection, id=1, data={}) is None
+        await named.insert_things(connection, rows=[{"id": 2, "data": "text"}, {"data": 3, "id": 3}])
+        assert await named.get_count(connection) == 3
+        assert await named.update_things(connection, data=None) == 3
+
+
+async def test_a_query_runs_on_the_pool_itself_too(database: Database, named: Queries) -> None:
+    await named.make_table(database)
+    assert len(await named.list_numbers(database, count=2)) == 2
+    assert (await named.insert_thing(database, id=1, data={}))["id"] == 1
+    await named.insert_things(database, rows=[{"id": 2, "data": {}}])
+    assert await named.get_count(database) == 2
+    assert await named.update_things(database, data=[]) == 2
+
+
+async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, named: Queries) -> None:
+    with pytest.raises(AttributeError, match=r"things\.sql has no query nothing"):
+        _ = named.nothing
+    with pytest.raises(TypeError, match="get_pair takes b, a"):
+        named.get_pair(database, a=1)
+    with pytest.raises(KeyError):
+        named.get_pair(database, a=1, c=2)
+
+
+async def test_a_transaction_is_kept_at_its_end_and_undone_when_it_raises(database: Database, named: Queries) -> None:
+    await named.make_table(database)
+    async with database.transaction() as tx:
+        await named.insert_thing(tx, id=1, data={})
+    with pytest.raises(RuntimeError, match="changed my mind"):
+        await _change_ones_mind(database, named)
+    assert await named.get_count(database) == 1
+    assert database.pool.get_size() == 1, "the connection was kept"
+
+
+async def test_a_full_pool_is_told_in_time(database: Database) -> None:
+    async with database.connection(), database.connection():
+        started = time.monotonic()
+        with pytest.raises(PostgresAway):
+            await database.fetchval("SELECT 1")
+        assert time.monotonic() - started < 1
+    assert await database.fetchval("SELECT 1") == 1
+
+
+async def test_a_statement_that_takes_too_long_is_cut_and_its_connection_thrown_away(database: Database) -> None:
+    for context in (database.connection, database.transaction):
+        started = time.monotonic()
+        with pytest.raises(PostgresAway):
+            async with context() as connection:
+                await connection.execute("SELECT pg_sleep(30)")
+        assert time.monotonic() - started < 1.5
+    assert await database.fetchval("SELECT 1") == 1
+
+
+async def test_a_cancelled_statement_does_not_keep_its_caller(database: Database) -> None:
+    for context in (database.connection, database.transaction):
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1), context() as connection:
+                await connection.execute("SELECT pg_sleep(30)")
+        assert time.monotonic() - started < 0.4
+
+
+async def test_nobody_there_is_told_at_once() -> None:
+    with pytest.raises(PostgresAway):
+        await Database.open("postgresql:///x?host=/nowhere", pool_size=1, timeout_s=0.5)
+
+
+@pytest.fixture
+async def own(own_postgres: Postgres) -> AsyncIterator[Database]:
+    database = await Database.open(own_postgres.dsn, pool_size=3, timeout_s=0.5)
+    yield database
+    await database.close()
+
+
+async def test_a_paused_server_is_told_in_time_and_forgotten_when_it_goes_on(
+    own: Database, own_postgres: Postgres
+) -> None:
+    await own.fetchval("SELECT 1")
+    with paused(own_postgres):
+        for attempt in (own.fetchval("SELECT 1"), _in_transaction(own), own.fetchval("SELECT 1")):
+            started = time.monotonic()
+            with pytest.raises(PostgresAway):
+                await attempt
+            assert time.monotonic() - started < 1.5
+    assert await own.fetchval("SELECT 1") == 1
+
+
+async def test_a_restart_costs_a_reader_and_a_transaction_nothing(own: Database, own_postgres: Postgres) -> None:
+    for attempt in (lambda: own.fetchval("SELECT 1"), lambda: _in_transaction(own)):
+        async with own.connection(), own.connection():
+            pass  # two connections that will be stale
+        await asyncio.to_thread(own_postgres.kill)
+        await asyncio.to_thread(own_postgres.start)
+        assert await attempt() == 1
+
+
+async def test_a_server_that_is_gone_is_told_in_time(own: Database, own_postgres: Postgres) -> None:
+    await asyncio.to_thread(own_postgres.stop)
+    for attempt in (own.fetchval("SELECT 1"), _in_transaction(own)):
+        with pytest.raises((PostgresAway, asyncpg.PostgresConnectionError)):
+            await attempt
+
+
+async def _in_transaction(database: Database) -> Any:
+    async with database.transaction() as tx:
+        return await tx.fetchval("SELECT 1")
+
+
+async def _change_ones_mind(database: Database, named: Queries) -> None:
+    async with database.transaction() as tx:
+        await named.insert_thing(tx, id=2, data={})
+        raise RuntimeError("changed my mind")

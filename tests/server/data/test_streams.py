@@ -1,0 +1,104 @@
+"""The streams on a real Valkey: Redis itself refuses duplicates and late frames."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from server.data.streams import Entry, StreamFull, Streams, Write, stream_key
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def streams(redis: Redis) -> Streams:
+    return Streams(redis)
+
+
+@pytest.fixture
+def key() -> str:
+    return stream_key(uuid4())
+
+
+async def test_what_is_written_is_read_back_in_the_same_round_trip(streams: Streams, key: str) -> None:
+    other = stream_key(uuid4())
+    written, read = await streams.write_and_read(
+        [Write(key, 0, [(1, b"a")]), Write(other, 0, [(1, b"x"), (3, b"y")])], {key: (0, 0), other: (0, 0)}, 10
+    )
+    assert [w.added for w in written] == [1, 2]
+    assert read == {
+        key: [Entry(1, 0, 0, b"a")],
+        other: [Entry(1, 0, 0, b"x"), Entry(3, 0, 1, b"y")],
+    }
+
+
+async def test_a_frame_written_again_is_no_error_and_no_second_entry(streams: Streams, key: str) -> None:
+    for frames in ([(1, b"a")], [(1, b"a")], [(1, b"a"), (2, b"b")]):
+        (written,), _ = await streams.write_and_read([Write(key, 0, frames)], {key: (0, 0)}, 10)
+        assert written.error is None
+    assert [e.seq for e in await streams.read_after(key, (0, 0), 10)] == [1, 2]
+
+
+async def test_after_a_frame_that_failed_nothing_later_goes_in(streams: Streams, key: str, redis: Redis) -> None:
+    await redis.config_set("maxmemory", 1)  # `noeviction`: every write that needs memory is refused
+    try:
+        (single,), _ = await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10)
+        (several,), _ = await streams.write_and_read([Write(key, 0, [(1, b"a"), (2, b"b")])], {key: (0, 0)}, 10)
+    finally:
+        await redis.config_set("maxmemory", 0)
+    assert single.error is not None
+    assert several.error is not None
+    assert await streams.read_after(key, (0, 0), 10) == []
+
+
+async def test_frames_without_a_number_follow_the_top_of_the_stream(streams: Streams, key: str) -> None:
+    await streams.write_and_read([Write(key, 0, [(5, b"a")])], {key: (0, 0)}, 10)
+    appended = await streams.append(key, (0, 0), [(None, b"b"), (5, b"dup"), (6, b"c"), (None, b"d")], 100)
+    assert (appended.accepted, appended.duplicates) == (3, 1)
+    ids = [(e.seq, e.sub) for e in await streams.read_after(key, (5, 0), 10)]
+    assert ids == [(5, 1), (6, 0), (6, 1)]
+
+
+async def test_frames_without_a_number_follow_the_cursor_when_redis_lost_the_stream(streams: Streams, key: str) -> None:
+    await streams.append(key, (7, 2), [(None, b"a"), (7, b"dup"), (8, b"b")], 100)
+    assert [(e.seq, e.sub) for e in await streams.read_after(key, (0, 0), 10)] == [(7, 3), (8, 0)]
+
+
+async def test_greatest_numbers_stay_exact(streams: Streams, key: str) -> None:
+    most = 2**53 - 1
+    await streams.append(key, (0, 0), [(most, b"a"), (None, b"b")], 100)
+    assert [(e.seq, e.sub) for e in await streams.read_after(key, (0, 0), 10)] == [(most, 0), (most, 1)]
+
+
+async def test_a_stream_that_nobody_saves_is_full_some_day(streams: Streams, key: str) -> None:
+    await streams.append(key, (0, 0), [(n, b"a") for n in range(1, 6)], 5)
+    with pytest.raises(StreamFull):
+        await streams.append(key, (0, 0), [(6, b"a")], 5)
+
+
+async def test_trimming_drops_what_is_saved_and_nothing_else(streams: Streams, key: str) -> None:
+    await streams.append(key, (0, 0), [(1, b"a"), (None, b"b"), (None, b"c"), (2, b"d")], 100)
+    await streams.trim({key: (1, 1)})
+    assert [(e.seq, e.sub) for e in await streams.read_after(key, (0, 0), 10)] == [(1, 2), (2, 0)]
+
+
+async def test_streams_go_by_themselves_when_nobody_uses_them(streams: Streams, key: str, redis: Redis) -> None:
+    await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10, renew=[key])
+    assert 86_000 < await redis.ttl(key) <= 86_400
+    other = stream_key(uuid4())
+    await streams.append(other, (0, 0), [(1, b"a")], 10)
+    assert 86_000 < await redis.ttl(other) <= 86_400
+
+
+def test_a_key_names_its_slot_for_redis_cluster() -> None:
+    session_id = uuid4()
+    head, _, tail = stream_key(session_id).partition("}")
+    assert head.startswith("tel:{")
+    assert 0 <= int(head.removeprefix("tel:{")) < 64
+    assert tail == f":{session_id}"

@@ -1,0 +1,34 @@
+"""What a user name, an e-mail address and a password may be."""
+
+from collections.abc import Callable
+
+import pytest
+
+from server.domain.accounts import COMMON_PASSWORDS, check_email, check_password, check_username
+
+
+@pytest.mark.parametrize("name", ["a", "Ada_L", "jürgen", "李雷", "o'neil", "a-b.c"])
+def test_names_of_all_scripts_are_taken(name: str) -> None:
+    assert check_username(name) == name
+
+
+@pytest.mark.parametrize("address", ["a@b.cd", "first.last+tag@mail.example.com", "ü@exämple.com"])
+def test_addresses_are_taken_as_written(address: str) -> None:
+    assert check_email(address) == address
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (check_username, "a b"), (check_username, "a\u00a0b"), (check_username, "a\u202eb"), (check_username, "a@b"),
+        (check_email, "a"), (check_email, "a@"), (check_email, "@b.cd"), (check_email, "a@b"), (check_email, "a@b..cd"),
+        (check_email, "a@b.cd\n"), (check_password, "Password"), (check_password, "12345678"),
+    ],
+)  # fmt: skip
+def test_what_is_none_is_refused(check: Callable[[str], str], text: str) -> None:
+    with pytest.raises(ValueError, match=r"must|most common"):
+        check(text)
+
+
+def test_the_common_passwords_are_such_as_would_pass_otherwise() -> None:
+    assert all(len(password) >= 8 and password == password.lower() for password in COMMON_PASSWORDS)

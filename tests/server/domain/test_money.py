@@ -1,0 +1,51 @@
+"""Prices are exact, in range, and never rounded."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.money import NotAPrice, check_currency, parse_price
+
+
+@given(st.integers(50, 99_999_999))
+def test_every_price_in_range_is_kept_to_the_cent(cents: int) -> None:
+    assert parse_price(f"{cents // 100}.{cents % 100:02}", "usd") == Decimal(cents) / 100
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "0.00", "0.50", "999999.99", "7", "7.5"])
+def test_prices_have_two_decimals_however_they_are_written(text: str) -> None:
+    assert parse_price(text, "usd").as_tuple().exponent == -2
+
+
+@given(st.text())
+def test_what_is_no_amount_is_refused_and_nothing_else_is_raised(text: str) -> None:
+    try:
+        price = parse_price(text, "usd")
+    except NotAPrice:
+        return
+    assert price == Decimal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " 1", "1 ", "+1", "-1", "01", "1.", ".5", "1.000", "1e2", "1_000", "1,5", "NaN", "Infinity", "0.01", "0.49",
+     "1000000", "١", "1\n"],
+)  # fmt: skip
+def test_other_ways_to_write_numbers_are_refused(text: str) -> None:
+    with pytest.raises(NotAPrice):
+        parse_price(text, "usd")
+
+
+def test_a_currency_without_minor_units_takes_whole_amounts() -> None:
+    assert parse_price("1200", "jpy") == parse_price("1200.00", "jpy") == 1200
+    with pytest.raises(NotAPrice, match="whole"):
+        parse_price("1200.50", "jpy")
+
+
+def test_only_currencies_of_the_settings_are_taken() -> None:
+    assert check_currency("eur", ["usd", "eur"]) == "eur"
+    for currency in ("EUR", "gbp", ""):
+        with pytest.raises(NotAPrice, match="eur, usd"):
+            check_currency(currency, ["usd", "eur"])

@@ -1,0 +1,193 @@
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+import pytest
+
+from server.clock import Clock
+from server.http.auth import SESSION, Passwords, Tokens, Versions
+from server.http.problems import Unauthorized
+
+SECRET = "a secret of at least thirty-two bytes"
+USER = uuid4()
+
+
+class SetClock(Clock):
+    """A clock that stands where it is put."""
+
+    def __init__(self) -> None:
+        self.time = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def tokens(clock: SetClock) -> Tokens:
+    return Tokens(SECRET, clock=clock)
+
+
+def forged(clock: Clock, key: str = SECRET, algorithm: str = "HS256", **changes: Any) -> str:
+    """A token like ours but for `changes`; None takes a claim away."""
+    iat = int(clock.now().timestamp())
+    claims: dict[str, Any] = {
+        "iss": "lectern",
+        "aud": "lectern:api",
+        "sub": str(USER),
+        "role": "student",
+        "ver": 1,
+        "iat": iat,
+        "exp": iat + 900,
+        "jti": "1",
+    }
+    claims = {name: value for name, value in (claims | changes).items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm)
+
+
+def test_an_access_token_says_what_the_api_promises(tokens: Tokens, clock: SetClock) -> None:
+    token, expires_at = tokens.issue_access(USER, "instructor", 3)
+    assert expires_at == clock.now() + timedelta(minutes=15)
+    header, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
+    assert header == {"alg": "HS256", "typ": "JWT", "kid": hashlib.sha256(SECRET.encode()).hexdigest()[:8]}
+    assert (claims["iss"], claims["aud"], claims["sub"]) == ("lectern", "lectern:api", str(USER))
+    assert set(claims) == {"iss", "aud", "sub", "role", "ver", "iat", "exp", "jti"}
+    verified = tokens.verify(token)
+    assert (verified.sub, verified.role, verified.ver, verified.session_id) == (USER, "instructor", 3, None)
+    assert verified.expires_at == expires_at
+    assert tokens.verify(token) is verified
+
+
+def test_a_session_token_is_for_its_session_alone(tokens: Tokens) -> None:
+    session_id = uuid4()
+    token, _ = tokens.issue_session(USER, session_id, 1, ttl_s=60)
+    assert tokens.verify(token, SESSION).session_id == session_id
+    with pytest.raises(Unauthorized):
+        tokens.verify(token)
+    with pytest.raises(Unauthorized):
+        tokens.verify(tokens.issue_access(USER, "student", 1)[0], SESSION)
+
+
+def test_a_token_ends_after_its_time_and_thirty_seconds_also_when_it_was_seen_before(
+    tokens: Tokens, clock: SetClock
+) -> None:
+    token, _ = tokens.issue_access(USER, "student", 1)
+    clock.advance(929)
+    tokens.verify(token)
+    clock.advance(1)
+    with pytest.raises(Unauthorized, match="expired"):
+        tokens.verify(token)
+    with pytest.raises(Unauthorized, match="expired"):
+        Tokens(SECRET, clock=clock).verify(token)
+
+
+@pytest.mark.parametrize("claim", ["sub", "role", "ver", "iat", "exp", "jti", "iss", "aud"])
+def test_a_token_without_one_of_its_claims_is_refused(tokens: Tokens, clock: SetClock, claim: str) -> None:
+    tokens.verify(forged(clock))
+    with pytest.raises(Unauthorized):
+        tokens.verify(forged(clock, **{claim: None}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "other"},
+        {"aud": "other"},
+        {"aud": ["lectern:api", "x"]},
+        {"sub": "me"},
+        {"role": "king"},
+        {"role": ["admin"]},
+        {"ver": "1"},
+        {"ver": True},
+        {"exp": 1e300},
+        {"exp": "soon"},
+        {"key": "another secret of thirty-two bytes!!"},
+        {"algorithm": "HS512", "key": SECRET * 2},
+        {"algorithm": "none", "key": ""},
+    ],
+)
+def test_a_token_that_is_not_ours_is_refused(tokens: Tokens, clock: SetClock, changes: dict[str, Any]) -> None:
+    with pytest.raises(Unauthorized):
+        tokens.verify(forged(clock, **changes))
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b.c", "é.é.é", "....", "eyJhbGciOiJIUzI1NiJ9.e30.", "\0", "a" * 100_000])
+def test_what_is_no_token_is_refused(tokens: Tokens, text: str) -> None:
+    with pytest.raises(Unauthorized):
+        tokens.verify(text)
+
+
+def test_a_key_rotates_without_logging_anybody_out(clock: SetClock) -> None:
+    old, new = SECRET, "the next secret, of forty bytes or so..."
+    before = Tokens(old, clock=clock).issue_access(USER, "student", 1)[0]
+    rotated = Tokens(new, [old], clock=clock)
+    assert rotated.verify(before).sub == USER
+    after = rotated.issue_access(USER, "student", 1)[0]
+    with pytest.raises(Unauthorized):
+        Tokens(old, clock=clock).verify(after)
+    with pytest.raises(Unauthorized):
+        Tokens(new, clock=clock).verify(before)
+
+
+def test_short_secrets_sign_nothing() -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        Tokens("short")
+
+
+class CountingDatabase:
+    """Answers the version of one user and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.ver: int | None = 1
+        self.asked = 0
+
+    async def fetchval(self, _sql: str, *_args: Any) -> int | None:
+        self.asked += 1
+        return self.ver
+
+
+async def test_a_version_is_believed_for_a_few_seconds_and_then_asked_again(clock: SetClock) -> None:
+    database, versions = CountingDatabase(), Versions(4, clock)
+    user = UUID(int=1)
+    assert [await versions.current(database, user) for _ in range(3)] == [1, 1, 1]
+    database.ver = 2
+    clock.advance(3.9)
+    assert await versions.current(database, user) == 1
+    clock.advance(0.2)
+    assert await versions.current(database, user) == 2
+    database.ver = None
+    versions.forget(user)
+    assert await versions.current(database, user) is None
+    assert database.asked == 3
+
+
+async def test_every_character_of_a_password_counts_beyond_72_bytes_and_nul() -> None:
+    passwords = Passwords(4)
+    long = "päßwörd 🔑" * 30
+    stored = await passwords.hash(long + "a")
+    assert stored.startswith("$2b$04$")
+    assert await passwords.verify(long + "a", stored)
+    assert not await passwords.verify(long + "b", stored)
+    stored = await passwords.hash("a\0b")
+    assert not await passwords.verify("a\0c", stored)
+    passwords.close()
+
+
+async def test_nobody_has_no_password_and_an_anonymised_row_neither() -> None:
+    passwords = Passwords(4)
+    assert not await passwords.verify("nobody has this password", None)
+    assert not await passwords.verify("x", "")
+    assert not await passwords.verify("x", "not a hash")
+    passwords.close()

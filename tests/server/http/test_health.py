@@ -1,0 +1,69 @@
+"""Probes on real parts."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from embedded.valkey import Valkey
+from server.http.keys import DATABASE, DRAINING
+from tests.support.app import AppClient, serving, settings
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, own_valkey: Valkey) -> AsyncIterator[AppClient]:
+    config = settings(
+        postgres_dsn, own_valkey.url, server={"metrics_token": "let me see", "trusted_proxies": ["127.0.0.1/32"]}
+    )
+    async with serving(config) as client:
+        yield client
+
+
+async def readiness(client: AppClient) -> tuple[int, list[str]]:
+    response = await client.get("/readyz")
+    body: dict[str, Any] = await response.json(content_type=None)
+    return response.status, body.get("parts", [])
+
+
+async def test_a_whole_process_is_alive_and_ready(client: AppClient) -> None:
+    assert (await client.get("/livez")).status == 200
+    assert await readiness(client) == (200, [])
+
+
+async def test_a_draining_process_is_not_ready_but_alive(client: AppClient) -> None:
+    client.app[DRAINING].set()
+    assert await readiness(client) == (503, ["draining"])
+    assert (await client.get("/livez")).status == 200
+
+
+async def test_a_missing_part_is_named_and_other_routes_answer_as_ever(client: AppClient, own_valkey: Valkey) -> None:
+    await asyncio.to_thread(own_valkey.stop)
+    assert await readiness(client) == (503, ["redis"])
+    assert (await client.get("/api/courses")).status == 200
+    await asyncio.to_thread(own_valkey.start)
+    assert await readiness(client) == (200, [])
+
+
+async def test_while_postgres_is_away_a_route_that_needs_it_is_503_within_three_seconds(client: AppClient) -> None:
+    database = client.app[DATABASE]
+    held = [await database.pool.acquire() for _ in range(database.pool.get_max_size())]
+    started = time.monotonic()
+    response = await client.get("/api/courses")
+    assert (response.status, response.headers["Retry-After"]) == (503, "1")
+    assert (await response.json(content_type="application/problem+json"))["code"] == "database_unavailable"
+    assert time.monotonic() - started < 3
+    assert await readiness(client) == (503, ["postgres"])
+    for connection in held:
+        await database.pool.release(connection)
+    assert await readiness(client) == (200, [])
+
+
+async def test_metrics_are_for_this_host_and_for_the_token(client: AppClient) -> None:
+    far = {"X-Forwarded-For": "203.0.113.1"}
+    assert "lectern_http_requests_total" in await (await client.get("/metrics")).text()
+    assert (await client.get("/metrics", headers=far)).status == 403
+    for token, status in {"let me see": 200, "wrong": 403, "lét": 403}.items():
+        headers = far | {"Authorization": f"Bearer {token}"}
+        assert (await client.get("/metrics", headers=headers)).status == status

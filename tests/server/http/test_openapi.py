@@ -1,0 +1,135 @@
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from server.http import health, openapi, pages
+from server.http.problems import REGISTRY, CourseNotFound
+from server.http.routing import ADMIN, PUBLIC, STUDENT, Body, Call, Routes
+from tests.support.app import bare_app
+
+routes = Routes("shelf")
+
+
+class NewBook(Body):
+    title: str = Field(min_length=1, max_length=200)
+
+
+class Author(BaseModel):
+    name: str
+
+
+class Book(BaseModel):
+    title: str
+    author: Author
+    note: str | None = None
+
+
+class Said(BaseModel):
+    text: str
+
+
+@routes.post(
+    "/api/books/{book_id}",
+    role=ADMIN,
+    body=NewBook,
+    answer=Book,
+    status=201,
+    location="/api/books/{id}",
+    problems=(CourseNotFound,),
+    rate="write",
+)
+async def create_book(_call: Call[NewBook]) -> Any:
+    """Put a book on the shelf.
+
+    And a longer story about it.
+    """
+
+
+@routes.get("/api/books", role=PUBLIC, answer=list[Book])
+async def list_books(_call: Call[None]) -> Any:
+    """All books."""
+
+
+@routes.delete("/api/books/{book_id}", role=STUDENT)
+async def delete_book(_call: Call[None]) -> None:
+    """Take it away."""
+
+
+@routes.socket("/talk/{book_id}", messages={"receive": [Said], "send": [Said]})
+async def talk(_call: Call[None]) -> Any:
+    """Talk about a book."""
+
+
+def document() -> dict[str, Any]:
+    return openapi.openapi(routes.routes)
+
+
+def test_a_declaration_becomes_an_operation() -> None:
+    operation = document()["paths"]["/api/books/{book_id}"]["post"]
+    assert operation["operationId"] == "create_book"
+    assert (operation["summary"], operation["description"]) == (
+        "Put a book on the shelf.",
+        "And a longer story about it.",
+    )
+    assert (operation["x-role"], operation["x-rate-class"]) == ("admin", "write")
+    assert operation["security"] == [{"bearer": []}]
+    assert operation["parameters"][0]["schema"]["format"] == "uuid"
+    assert operation["requestBody"]["required"]
+    created = operation["responses"]["201"]
+    assert created["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/Book"}
+    assert "Location" in created["headers"]
+    assert {"400", "401", "403", "404", "408", "413", "415", "422", "500", "503"} <= set(operation["responses"])
+    problem = operation["responses"]["404"]["content"]["application/problem+json"]["schema"]
+    assert problem["allOf"][1]["properties"]["code"]["enum"] == ["course_not_found"]
+
+
+def test_constraints_are_those_of_the_models() -> None:
+    schemas = document()["components"]["schemas"]
+    assert schemas["NewBook"]["properties"]["title"] == {
+        "maxLength": 200,
+        "minLength": 1,
+        "title": "Title",
+        "type": "string",
+    }
+    assert schemas["NewBook"]["additionalProperties"] is False
+    assert schemas["Book"]["required"] == ["title", "author"]
+
+
+def test_every_reference_leads_somewhere() -> None:
+    text = json.dumps(document())
+    names = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
+    assert names <= set(document()["components"]["schemas"])
+    assert "Author" in names
+
+
+def test_what_says_nothing_is_204() -> None:
+    assert "204" in document()["paths"]["/api/books/{book_id}"]["delete"]["responses"]
+
+
+def test_a_public_route_may_be_called_with_and_without_a_token() -> None:
+    assert document()["paths"]["/api/books"]["get"]["security"] == [{}, {"bearer": []}]
+
+
+def test_the_problem_schema_knows_every_code() -> None:
+    assert document()["components"]["schemas"]["Problem"]["properties"]["code"]["enum"] == sorted(REGISTRY)
+
+
+def test_a_socket_is_in_both_documents_with_its_frames() -> None:
+    assert document()["paths"]["/talk/{book_id}"]["get"]["x-websocket"] is True
+    channels = openapi.asyncapi(routes.routes)
+    assert channels["channels"]["talk"]["address"] == "/talk/{book_id}"
+    assert set(channels["operations"]) == {"talk_receive", "talk_send"}
+    assert channels["components"]["schemas"]["Said"]["properties"]["text"]
+
+
+async def test_the_documents_are_served(aiohttp_client: Any) -> None:
+    client = await aiohttp_client(bare_app(routes, openapi.routes, health.routes, pages.routes))
+    served = await (await client.get("/openapi.json")).json()
+    assert served["openapi"] == "3.1.0"
+    assert "/web/{path}" in served["paths"]
+    assert (await (await client.get("/asyncapi.json")).json())["asyncapi"] == "3.0.0"
+    page = await client.get("/docs")
+    assert page.content_type == "text/html"
+    assert "Put a book on the shelf." in await page.text()

@@ -1,0 +1,145 @@
+"""The whole application on real parts: what a start makes, and what a client gets at its edges."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from aiohttp import web
+
+from embedded.s3 import ObjectStore
+from server.app import StartError, create_app
+from server.config import Config
+from server.http.keys import DATABASE, OBJECTS
+from tests.support.app import AppClient, bearer, serving, settings
+
+ADMIN = {"first_admin_email": "Boss@example.org", "first_admin_password": "a long first password"}
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, redis_url: str) -> AsyncIterator[AppClient]:
+    async with serving(settings(postgres_dsn, redis_url)) as client:
+        yield client
+
+
+async def cannot_start(config: Config, message: str) -> None:
+    runner = web.AppRunner(create_app(config))
+    with pytest.raises(StartError, match=message):
+        await runner.setup()
+    await runner.cleanup()
+
+
+async def login(client: AppClient, name: str, password: str) -> tuple[int, dict[str, Any]]:
+    response = await client.post("/api/auth/login", json={"login": name, "password": password})
+    return response.status, await response.json(content_type=None)
+
+
+async def test_the_first_admin_is_made_once_and_keeps_a_changed_password(postgres_dsn: str, redis_url: str) -> None:
+    async with serving(settings(postgres_dsn, redis_url, auth=ADMIN)) as client:
+        status, body = await login(client, "boss@example.org", ADMIN["first_admin_password"])
+        assert (status, body["user"]["role"], body["user"]["username"]) == (200, "admin", "Boss")
+    async with serving(settings(postgres_dsn, redis_url, auth=ADMIN | {"first_admin_password": "another"})) as client:
+        assert (await login(client, "boss", ADMIN["first_admin_password"]))[0] == 200
+        assert await client.app[DATABASE].fetchval("SELECT count(*) FROM users") == 1
+
+
+async def test_the_first_admin_takes_a_free_name(postgres_dsn: str, redis_url: str) -> None:
+    async with serving(settings(postgres_dsn, redis_url)) as client:
+        await client.app[DATABASE].execute(
+            "INSERT INTO users (username, email, password_hash) VALUES ('boss', 'x@example.org', '')"
+        )
+    async with serving(settings(postgres_dsn, redis_url, auth=ADMIN)) as client:
+        assert (await login(client, "Boss-2", ADMIN["first_admin_password"]))[0] == 200
+
+
+async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, redis_url: str) -> None:
+    config = settings(postgres_dsn, redis_url, auth=ADMIN)
+
+    async def start() -> int:
+        async with serving(config) as client:
+            return (await client.get("/readyz")).status
+
+    assert await asyncio.gather(*(start() for _ in range(3))) == [200, 200, 200]
+    connection = await asyncpg.connect(postgres_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM users") == 1
+    await connection.close()
+
+
+async def test_an_empty_database_is_migrated_by_the_start(empty_postgres_dsn: str, redis_url: str) -> None:
+    async with serving(settings(empty_postgres_dsn, redis_url)) as client:
+        assert (await client.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"postgres": {"dsn": "postgresql:///x?host=/nowhere"}, "server": {"start_timeout_s": 0.2}}, "did not answer"),
+        ({"postgres": {"dsn": "mysql://x"}}, "refused us"),
+        ({"redis": {"url": "http://x"}}, "redis.url"),
+        ({"cloudflare": {"signing_key_pem": "nonsense"}}, "signing_key_pem"),
+    ],
+)
+async def test_a_start_that_cannot_succeed_says_why(
+    postgres_dsn: str, redis_url: str, sections: dict[str, dict[str, Any]], message: str
+) -> None:
+    await cannot_start(settings(postgres_dsn, redis_url, **sections), message)
+
+
+async def test_a_database_that_is_not_there_is_told_as_such(postgres_dsn: str, redis_url: str) -> None:
+    await cannot_start(settings(postgres_dsn.replace("/test_", "/no_such_test_"), redis_url), "does not exist")
+
+
+async def test_the_bucket_is_made_at_the_start(postgres_dsn: str, redis_url: str, object_store: ObjectStore) -> None:
+    s3 = {
+        "endpoint_url": object_store.endpoint_url,
+        "access_key": object_store.access_key,
+        "secret_key": object_store.secret_key,
+        "bucket": "made-by-the-start",
+    }
+    for _ in range(2):  # the second start finds it
+        async with serving(settings(postgres_dsn, redis_url, s3=s3)) as client:
+            store = client.app[OBJECTS]
+            assert store is not None
+            names = [bucket["Name"] for bucket in (await store._client.list_buckets())["Buckets"]]
+            assert "made-by-the-start" in names
+
+
+async def test_a_store_that_is_away_does_not_keep_the_server_from_starting(postgres_dsn: str, redis_url: str) -> None:
+    s3 = {"endpoint_url": "http://127.0.0.1:9", "access_key": "a", "secret_key": "b", "timeout_s": 1}
+    async with serving(settings(postgres_dsn, redis_url, s3=s3)) as client:
+        assert (await client.get("/readyz")).status == 200
+
+
+async def test_a_redis_that_is_away_does_not_keep_the_server_from_starting(postgres_dsn: str) -> None:
+    async with serving(settings(postgres_dsn, "redis://127.0.0.1:9")) as client:
+        assert (await client.get("/readyz")).status == 503
+        assert (await client.get("/api/courses")).status == 200
+
+
+async def test_without_a_configured_store_there_is_none(client: AppClient) -> None:
+    assert client.app[OBJECTS] is None
+
+
+async def test_every_route_of_the_document_answers_and_never_with_a_500(client: AppClient) -> None:
+    document = await (await client.get("/openapi.json")).json()
+    fill = "01234567-89ab-7def-8123-456789abcdef"
+    headers = bearer(client.app, "admin")
+    asked = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            url = "/".join(fill if part.startswith("{") else part for part in path.split("/"))
+            for body in (None, b"", b"{}", b"[]", b"null", b'{"a": "\\u0000"}', b"{", b"\xff"):
+                kind = {} if body is None else {"Content-Type": "application/json"}
+                for sent in (headers | kind, kind):
+                    response = await client.request(method.upper(), url, data=body, headers=sent)
+                    assert response.status != 500, (method, path, body)
+                    known = operation["responses"]
+                    assert str(response.status) in known, (method, path, body, response.status)
+                    if response.status >= 400:
+                        code = json.loads(await response.read())["code"]
+                        schema = known[str(response.status)]["content"]["application/problem+json"]["schema"]
+                        assert code in schema["allOf"][1]["properties"]["code"]["enum"], (method, path, code)
+                    asked += 1
+    assert asked > 500

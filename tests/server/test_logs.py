@@ -1,0 +1,61 @@
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from server.config import Log
+from server.logs import configure_logs, get_logger, request_id, write_access
+
+
+@pytest.fixture(autouse=True)
+def _put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:], root.level = handlers, level
+    request_id.set("")
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_line_is_json_and_knows_its_request(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log())
+    request_id.set("r-1")
+    get_logger().info("something", count=3, where={1: object})
+    logging.getLogger("a.library").warning("trouble %s", "here")
+    ours, theirs = lines(capsys)
+    assert (ours["event"], ours["count"], ours["level"], ours["request_id"]) == ("something", 3, "info", "r-1")
+    assert ours["timestamp"].endswith("Z")
+    assert (theirs["event"], theirs["logger"], theirs["request_id"]) == ("trouble here", "a.library", "r-1")
+
+
+def test_what_is_below_the_level_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log(level="warning"))
+    get_logger().info("chatter")
+    get_logger().warning("trouble")
+    assert [line["event"] for line in lines(capsys)] == ["trouble"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_an_exception_is_logged_without_the_values_of_variables(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log(format=form))
+    password = "".join(reversed("neheseg tsi sad"))
+    try:
+        sys.intern(len(password))  # type: ignore[arg-type]
+    except TypeError:
+        get_logger().exception("broken")
+    text = capsys.readouterr().err
+    assert "TypeError" in text
+    assert password not in text
+
+
+def test_the_access_log_writes_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_access({"event": "request", "path": 'a"\n'})
+    assert lines(capsys) == [{"event": "request", "path": 'a"\n'}]

@@ -1,0 +1,127 @@
+"""`python -m server`, as an operator sees it."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "s" * 32
+
+
+def start(**settings: str) -> subprocess.Popen[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
+    environ |= {f"LECTERN_{name}": value for name, value in settings.items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "server"],
+        cwd=ROOT,
+        env=environ,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ask(address: str, path: str) -> int:
+    connection = HTTPConnection(address.removeprefix("http://"), timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=30)
+    return process.returncode, errors
+
+
+@pytest.fixture
+def parts(postgres_dsn: str, redis_url: str) -> dict[str, str]:
+    return {
+        "AUTH__SECRET": SECRET,
+        "POSTGRES__DSN": postgres_dsn,
+        "REDIS__URL": redis_url,
+        "SERVER__PORT": "0",
+        "SERVER__START_TIMEOUT_S": "0.3",
+    }
+
+
+@pytest.fixture
+def server(parts: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running process and its address."""
+    process = start(**parts)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r'"port":(\d+),"event":"listening"', line):
+            yield process, f"http://127.0.0.1:{found[1]}"
+            break
+    process.kill()
+    process.communicate()
+
+
+def test_without_a_secret_it_refuses_with_exit_code_2(parts: dict[str, str]) -> None:
+    code, errors = finish(start(**{name: value for name, value in parts.items() if name != "AUTH__SECRET"}))
+    assert code == 2
+    assert errors.strip() == "lectern: auth.secret is not set (LECTERN_AUTH__SECRET, at least 32 bytes)"
+
+
+@pytest.mark.parametrize(("name", "value"), [("AUTH__SECRET", "short"), ("SERVER__PROT", "1"), ("SERVER__PORT", "x")])
+def test_a_bad_setting_is_named_with_exit_code_2(parts: dict[str, str], name: str, value: str) -> None:
+    code, errors = finish(start(**(parts | {name: value})))
+    assert code == 2
+    assert name.lower().replace("__", ".") in errors.lower().replace("__", ".")
+    assert "Traceback" not in errors
+
+
+def test_without_postgres_it_gives_up_with_one_clear_line(parts: dict[str, str]) -> None:
+    code, errors = finish(start(**(parts | {"POSTGRES__DSN": "postgresql:///x?host=/nowhere"})))
+    assert code == 1
+    assert errors.strip().splitlines()[-1].startswith("lectern: Postgres did not answer within 0.3 s")
+    assert "Traceback" not in errors
+
+
+def test_a_port_in_use_is_told_before_anything_else(parts: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        code, errors = finish(start(**(parts | {"SERVER__PORT": str(other.getsockname()[1])})))
+    assert code == 1
+    assert "Address already in use" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_exit_code_0(server: tuple[subprocess.Popen[str], str], number: signal.Signals) -> None:
+    process, address = server
+    assert ask(address, "/readyz") == 200
+    began = time.monotonic()
+    process.send_signal(number)
+    code, errors = finish(process)
+    assert code == 0
+    assert time.monotonic() - began < 5
+    assert "Traceback" not in errors
+    with pytest.raises(ConnectionRefusedError):
+        ask(address, "/livez")
+
+
+async def test_what_is_running_when_the_signal_comes_is_finished(server: tuple[subprocess.Popen[str], str]) -> None:
+    process, address = server
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+    writer.write(
+        b"POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n"
+        b'{"login":"nobody","password":"12345678"}'
+    )
+    await writer.drain()
+    await asyncio.sleep(0.05)  # bcrypt takes five times as long
+    process.send_signal(signal.SIGTERM)
+    assert (await reader.read(12)) == b"HTTP/1.1 401"
+    writer.close()
+    assert await asyncio.to_thread(process.wait, 10) == 0

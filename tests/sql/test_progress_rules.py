@@ -1,0 +1,96 @@
+"""The database's own rules of progress: any number of writers, in batches, lose nothing."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+Sql = Any
+RECORD = "SELECT * FROM record_progress($1, $2, $3::text[]::int4multirange[], $4, $5, 0.9)"
+
+
+@pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
+    """A connection to a database with one user, one course and two lectures: 100 s, and of unknown length."""
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("""
+        INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', '');
+        INSERT INTO courses (creator_id, title, status) SELECT id, 'C', 'published' FROM users;
+        INSERT INTO lectures (course_id, title, duration, sequence_order)
+            SELECT id, 'A', 100, 1 FROM courses UNION ALL SELECT id, 'B', NULL, 2 FROM courses;
+    """)
+    yield connection
+    await connection.close()
+
+
+async def ids(sql: Sql) -> tuple[UUID, UUID, UUID]:
+    """The user and the two lectures."""
+    rows = await sql.fetch("SELECT id FROM lectures ORDER BY sequence_order")
+    return await sql.fetchval("SELECT id FROM users"), rows[0]["id"], rows[1]["id"]
+
+
+def pairs(ranges: list[Any]) -> list[tuple[int, int]]:
+    """A multirange as plain pairs."""
+    return [(r.lower, r.upper) for r in ranges]
+
+
+async def test_entries_of_one_lecture_in_one_batch_are_folded(sql: Sql) -> None:
+    user, first, second = await ids(sql)
+    rows = await sql.fetch(
+        RECORD,
+        [user] * 4,
+        [first, second, first, first],
+        ["{[0,10)}", "{}", "{[5,20)}", None],
+        [10, None, 20, None],
+        [False, True, False, None],
+    )
+    kept = {row["lecture_id"]: row for row in rows}
+    assert len(rows) == 2
+    assert (pairs(kept[first]["watched_ranges"]), kept[first]["position_ms"]) == ([(0, 20)], 20)
+    assert (kept[first]["completed"], kept[second]["completed"]) == (False, True)
+
+
+async def test_a_batch_that_is_sent_again_adds_nothing(sql: Sql) -> None:
+    user, first, _ = await ids(sql)
+    batch = ([user], [first], ["{[0,95000)}"], [95_000], [False])
+    one = await sql.fetchrow(RECORD, *batch)
+    two = await sql.fetchrow(RECORD, *batch)
+    for name in ("watched_ranges", "position_ms", "completed", "completed_at"):
+        assert one[name] == two[name]
+    assert one["completed"]
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.tuples(st.integers(0, 130), st.integers(0, 40)), max_size=4), max_size=5))
+async def test_what_is_kept_is_the_union_whatever_comes_when(sql: Sql, writes: list[list[tuple[int, int]]]) -> None:
+    user, first, _ = await ids(sql)
+    await sql.execute("DELETE FROM progress")
+    seen: set[int] = set()
+    was_complete = False
+    for write in writes:
+        ranges = ",".join(f"[{start * 1000},{(start + length) * 1000})" for start, length in write)
+        row = await sql.fetchrow(RECORD, [user], [first], [f"{{{ranges}}}"], [None], [False])
+        seen |= {second for start, length in write for second in range(start, min(start + length, 100))}
+        assert {s for a, b in pairs(row["watched_ranges"]) for s in range(a // 1000, b // 1000)} == seen
+        was_complete = was_complete or len(seen) >= 90
+        assert row["completed"] == was_complete
+
+
+async def test_where_a_learner_goes_on_wraps_around_to_what_was_left_out(sql: Sql) -> None:
+    user, first, second = await ids(sql)
+    course = await sql.fetchval("SELECT id FROM courses")
+
+    async def resume() -> Any:
+        return await sql.fetchrow("SELECT * FROM resume_point($1, $2)", user, course)
+
+    assert await resume() is None
+    await sql.fetch(RECORD, [user], [second], ["{}"], [7], [True])
+    place = await resume()
+    assert (place["lecture_id"], place["position_ms"]) == (first, 0)
+    await sql.fetch(RECORD, [user], [first], ["{}"], [7], [True])
+    assert await resume() is None

@@ -1,0 +1,84 @@
+"""The application for tests: on real Postgres and Valkey, with short times, and a client that speaks to it.
+
+@pytest.fixture
+async def client(postgres_dsn, redis_url):
+    async with serving(settings(postgres_dsn, redis_url)) as client:
+        yield client
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from server.app import create_app
+from server.clock import Clock
+from server.config import Config
+from server.data.db import Database
+from server.http.auth import Tokens, Versions
+from server.http.edge import Edge
+from server.http.keys import CLOCK, CONFIG, DATABASE, DRAINING, EDGE, TOKENS, VERSIONS
+from server.http.middleware import edge_middleware, set_headers
+from server.http.openapi import prepare_documents
+from server.http.routing import Routes, add_routes
+
+SECRET = "a secret for tests that is long enough"
+
+AppClient = TestClient[web.Request, web.Application]
+
+
+def settings(postgres_dsn: str, redis_url: str, **sections: dict[str, Any]) -> Config:
+    """A configuration for tests; `sections` overrides (`auth={"access_ttl_s": 1}`)."""
+    tree: dict[str, dict[str, Any]] = {
+        "postgres": {"dsn": postgres_dsn, "pool_size": 5},
+        "redis": {"url": redis_url},
+        "auth": {"secret": SECRET, "bcrypt_cost": 4, "version_cache_s": 0},
+        "log": {"access": False, "level": "error"},
+    }
+    for name, section in sections.items():
+        tree[name] = tree.get(name, {}) | section
+    return Config.model_validate(tree)
+
+
+@asynccontextmanager
+async def serving(config: Config, *, clock: Clock | None = None) -> AsyncIterator[AppClient]:
+    """A client of an application that runs on these settings; its app is `client.app`."""
+    async with TestClient(TestServer(create_app(config, clock=clock))) as client:
+        yield client
+
+
+class Users:
+    """Stands where the application keeps what it knows of `users.ver`; every user is at version 1 unless set."""
+
+    def __init__(self) -> None:
+        self.versions: dict[UUID, int | None] = {}
+
+    async def current(self, _database: object, user_id: UUID) -> int | None:
+        """The version a test gave the user."""
+        return self.versions.get(user_id, 1)
+
+
+def bare_app(*groups: Routes, **sections: dict[str, Any]) -> web.Application:
+    """The HTTP floor around some routes, without Postgres and Redis behind it."""
+    config = settings("", "", **sections)
+    app = web.Application(middlewares=[edge_middleware], client_max_size=config.server.body_bytes)
+    app[CONFIG] = config
+    app[CLOCK] = Clock()
+    app[EDGE] = Edge(config)
+    app[DRAINING] = asyncio.Event()
+    app[TOKENS] = Tokens(config.auth.secret)
+    app[VERSIONS] = cast(Versions, Users())
+    app[DATABASE] = cast(Database, None)
+    prepare_documents(app, add_routes(app, groups))
+    app.on_response_prepare.append(set_headers)
+    return app
+
+
+def bearer(app: web.Application, role: str = "student", user_id: UUID | None = None, ver: int = 1) -> dict[str, str]:
+    """The header of a signed-in user."""
+    token, _ = app[TOKENS].issue_access(user_id or uuid4(), role, ver)
+    return {"Authorization": f"Bearer {token}"}
