@@ -1,0 +1,1 @@
+"""Servers that speak the protocols of outside services, for development and tests."""

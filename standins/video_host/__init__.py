@@ -1,0 +1,1 @@
+"""A stand-in for Cloudflare Stream: its API, its webhooks, its signed playback, and a real encoder behind them."""
