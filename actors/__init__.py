@@ -1,0 +1,1 @@
+"""Long-lived actors: each is a fold over its stream."""

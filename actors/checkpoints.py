@@ -1,0 +1,179 @@
+"""Checkpoints: every second all changed sessions of the process in one fenced statement per 500 rows.
+
+A checkpoint passes only under the epoch that it was claimed with. A session that does not pass is a zombie: it is
+dropped, nothing of its stream is trimmed, and its socket learns who took it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+import asyncpg
+import structlog
+from redis.exceptions import RedisError
+
+from actors.registry import Registry
+from actors.video_session.actor import Checkpoint, VideoSession
+from server import metrics
+from server.clock import Clock
+from server.config import Sessions
+from server.data.db import Database, PostgresAway, queries
+from server.data.streams import Streams
+
+log = structlog.get_logger()
+sessions_sql = queries("sessions")
+
+CHUNK = 500
+# A session's stream is trimmed when this many of its entries are saved.
+TRIM = 64
+# A session with a socket but nothing to save is renewed this often, so that it counts as seen.
+TOUCH_S = 20.0
+# Frames that Redis did not take are let go this long after their socket went: the player still holds them.
+GIVE_UP_S = 4.0
+
+
+class Checkpoints:
+    """Saves what changed, tells players, trims streams, drops zombies and sessions that nobody needs."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        db: Database,
+        streams: Streams,
+        settings: Sessions,
+        clock: Clock,
+        *,
+        complete_share: float,
+    ) -> None:
+        self._registry = registry
+        self._db = db
+        self._streams = streams
+        self._settings = settings
+        self._clock = clock
+        self._complete_share = complete_share
+        self._kicked = asyncio.Event()
+        self._saving = asyncio.Lock()
+
+    def kick(self) -> None:
+        """Save soon, not only at the next beat: a socket ended."""
+        self._kicked.set()
+
+    async def run(self) -> None:
+        """Save at every beat until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._settings.checkpoint_s):
+                    await self._kicked.wait()
+            except TimeoutError:
+                pass
+            self._kicked.clear()
+            try:
+                await self.save_changed()
+            except (PostgresAway, asyncpg.PostgresError) as error:
+                log.warning("checkpoint_postponed", error=repr(error))
+
+    async def save_changed(self, *, release: bool = False) -> None:
+        """Save every session that changed; with `release` all, given up. Raises PostgresAway."""
+        async with self._saving:
+            now = self._clock.monotonic()
+            due = sorted(self._due(now, release), key=lambda c: c.session.id)
+            for start in range(0, len(due), CHUNK):
+                await self.save(due[start : start + CHUNK])
+                await asyncio.sleep(0)
+
+    def _due(self, now: float, release: bool) -> Iterable[Checkpoint]:
+        for session in list(self._registry):
+            leave = release or session.bye or session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
+            touch = session.peer is not None and now - session.saved_at > TOUCH_S
+            if leave or touch or session.version != session.saved_version:
+                yield session.checkpoint(release=leave)
+
+    async def save(self, checkpoints: Sequence[Checkpoint], *, seen: bool = True) -> None:
+        """Write these, of sessions sorted by id, and act on what came of each. Raises PostgresAway."""
+        started = self._clock.monotonic()
+        try:
+            saved = await self._write(checkpoints, seen)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            await self._bisect(checkpoints, seen, error)
+            return
+        now = self._clock.monotonic()
+        metrics.CHECKPOINT_SECONDS.observe(now - started)
+        metrics.CHECKPOINT_ROWS.inc(len(saved))
+        passed = [c for c in checkpoints if c.session.id in saved]
+        for checkpoint in passed:
+            checkpoint.session.saved_as(checkpoint, now)
+            self._drop_if_done(checkpoint, now)
+        await self._trim(passed)
+        if fenced := [c.session for c in checkpoints if c.session.id not in saved]:
+            await self.check_fences(fenced)
+
+    async def _write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+        async with self._db.connection() as connection:
+            rows = await sessions_sql.save_checkpoints(
+                connection,
+                owner=self._registry.process_id,
+                ids=[c.session.id for c in checkpoints],
+                epochs=[c.session.epoch for c in checkpoints],
+                states=[c.state.decode() for c in checkpoints],
+                seqs=[c.cursor[0] for c in checkpoints],
+                subs=[c.cursor[1] for c in checkpoints],
+                duplicates=[c.duplicates for c in checkpoints],
+                decisions=[c.decision.decode() for c in checkpoints],
+                ranges=[c.ranges for c in checkpoints],
+                positions=[c.position_ms for c in checkpoints],
+                seen=[seen] * len(checkpoints),
+                released=[c.released for c in checkpoints],
+                statuses=[c.status for c in checkpoints],
+                complete_share=self._complete_share,
+            )
+        return {row["id"] for row in rows}
+
+    async def _bisect(self, checkpoints: Sequence[Checkpoint], seen: bool, error: Exception) -> None:
+        """Postgres refuses a row among these: save the others, give the one up."""
+        if len(checkpoints) > 1:
+            half = len(checkpoints) // 2
+            await self.save(checkpoints[:half], seen=seen)
+            await self.save(checkpoints[half:], seen=seen)
+            return
+        session = checkpoints[0].session
+        metrics.DEAD_LETTERS.inc()
+        log.error("checkpoint_refused", session=str(session.id), error=repr(error), state=checkpoints[0].state.decode())
+        self._registry.drop(session, 1011, "internal_error")
+
+    def _drop_if_done(self, checkpoint: Checkpoint, now: float) -> None:
+        """A session that was given up goes, unless something came in between: then the next checkpoint, under the same
+        epoch, takes it back."""
+        session = checkpoint.session
+        idle = session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
+        if checkpoint.released and session.version == checkpoint.version and (idle or checkpoint.status):
+            self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
+
+    async def _trim(self, checkpoints: Sequence[Checkpoint]) -> None:
+        trim = [c for c in checkpoints if c.released or c.frames - c.session.trimmed_frames >= TRIM]
+        if not trim:
+            return
+        try:
+            await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
+            await self._streams.delete([c.session.key for c in trim if c.status == "ended"])
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("trim_postponed", error=repr(error))
+            return
+        for checkpoint in trim:
+            checkpoint.session.trimmed_frames = checkpoint.frames
+
+    async def check_fences(self, sessions: Iterable[VideoSession]) -> None:
+        """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway."""
+        held = {session.id: session for session in sessions}
+        async with self._db.connection() as connection:
+            rows = await sessions_sql.get_epochs(connection, ids=list(held))
+        found = {row["id"]: row for row in rows}
+        for session_id, session in held.items():
+            row = found.get(session_id)
+            if row is None:
+                self._registry.drop(session, 4404, "session_not_found")
+            elif row["epoch"] != session.epoch:
+                metrics.FENCED.inc()
+                superseded = row["claimed_by"] == "socket"
+                self._registry.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")

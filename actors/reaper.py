@@ -1,0 +1,72 @@
+"""Finishes what nobody holds: replays and saves sessions whose owner died, suspends and ends those long unseen."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import structlog
+from redis.exceptions import RedisError
+
+from actors.checkpoints import Checkpoints, sessions_sql
+from actors.recovery import recover
+from actors.registry import Registry
+from server.clock import Clock
+from server.config import Sessions
+from server.data.db import Database, PostgresAway
+from server.data.streams import Streams
+
+log = structlog.get_logger()
+
+MOST = 100
+
+
+class Reaper:
+    """Not in a process's first `grace_s`: after a crash of all processes players get to come back first."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        checkpoints: Checkpoints,
+        db: Database,
+        streams: Streams,
+        settings: Sessions,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._checkpoints = checkpoints
+        self._db = db
+        self._streams = streams
+        self._settings = settings
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Reap until cancelled."""
+        await asyncio.sleep(self._settings.grace_s)
+        while True:
+            try:
+                while await self.reap() == MOST:
+                    pass
+            except (PostgresAway, asyncpg.PostgresError, RedisError, OSError, TimeoutError) as error:
+                log.warning("reaper_postponed", error=repr(error))
+            await asyncio.sleep(self._settings.reaper_s)
+
+    async def reap(self) -> int:
+        """Claim what is due, fold what its streams still hold, save it and let it go; how many there were."""
+        async with self._db.connection() as connection:
+            rows = await sessions_sql.claim_orphans(
+                connection,
+                owner=self._registry.process_id,
+                alive_s=self._settings.process_alive_s,
+                suspend_after_s=self._settings.suspend_after_s,
+                end_after_s=self._settings.end_after_s,
+                most=MOST,
+            )
+        done = []
+        for row in sorted(rows, key=lambda row: row["id"]):
+            session = await recover(row, self._streams, self._clock)
+            session.retire_as = row["retire_as"]
+            done.append(session.checkpoint(release=True))
+        if done:
+            await self._checkpoints.save(done, seen=False)
+        return len(done)

@@ -1,0 +1,40 @@
+"""From a claimed row to a live session: the checkpoint, then the stream's entries after its cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from actors.video_session.actor import VideoSession
+from server import metrics
+from server.clock import Clock
+from server.data.streams import Streams
+
+log = structlog.get_logger()
+
+PAGE = 1000
+
+
+async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> VideoSession:
+    """Replay a session that was claimed with `row`. Raises RedisError when Redis is away.
+
+    Where an entry tells that Redis lost what came before it, the replay stops, and the stream begins anew after the
+    session's cursor: the player still holds the rest.
+    """
+    session = VideoSession(row, now=clock.monotonic())
+    started = clock.monotonic()
+    while entries := await streams.read_after(session.key, session.state.cursor, PAGE):
+        dead, whole = session.replay(entries)
+        for entry, error in dead:
+            metrics.DEAD_LETTERS.inc()
+            log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
+            await streams.bury(session.key, entry, error)
+        if not whole:
+            log.warning("stream_lost_entries", session=str(session.id), cursor=session.state.cursor)
+            await streams.delete([session.key])
+            session.version += 1
+            break
+    metrics.REPLAY_SECONDS.observe(clock.monotonic() - started)
+    return session

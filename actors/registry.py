@@ -1,0 +1,57 @@
+"""Which sessions this process holds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from uuid import UUID
+
+from actors.video_session.actor import VideoSession
+from server import metrics
+
+# Players told to come back do so spread over this time.
+RETRY_MS = (100, 1500)
+
+
+def retry_ms() -> int:
+    """When a player should come back: jittered, so that a thousand of them do not come at once."""
+    return random.randint(*RETRY_MS)
+
+
+class Registry:
+    """The sessions by id; at most one object each, that of the highest epoch."""
+
+    def __init__(self, process_id: UUID) -> None:
+        self.process_id = process_id
+        self._sessions: dict[UUID, VideoSession] = {}
+
+    def __iter__(self) -> Iterator[VideoSession]:
+        return iter(self._sessions.values())
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, session_id: UUID) -> VideoSession | None:
+        """The session if this process holds it."""
+        return self._sessions.get(session_id)
+
+    def add(self, session: VideoSession) -> None:
+        """Hold a session that was just claimed; one of a lower epoch is superseded, of a higher one wins."""
+        held = self._sessions.get(session.id)
+        if held is not None and held.epoch > session.epoch:
+            session.dropped = True
+            return
+        if held is not None:
+            self.drop(held, 4409, "superseded")
+        self._sessions[session.id] = session
+        metrics.SESSIONS.set(len(self._sessions))
+
+    def drop(self, session: VideoSession, code: int, reason: str) -> None:
+        """Let go of a session and end its socket, if it has one, with this close code."""
+        session.dropped = True
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
+        metrics.SESSIONS.set(len(self._sessions))
+        if session.peer is not None:
+            session.peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)
+            session.peer = None

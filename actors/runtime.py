@@ -1,0 +1,275 @@
+"""The life of sessions in this process: claimed, attached to a socket, fed, let go.
+
+The actor follows the socket: whoever holds the player's socket runs the session, and opening it claims the session in
+one statement. Nothing here coordinates processes; the epoch in Postgres is the fence, and what other processes say
+(`processes.seen_at`, nudges) is a hint that makes things quick, never right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+from asyncpg import PostgresError
+from redis.exceptions import RedisError
+
+from actors.checkpoints import Checkpoints, sessions_sql
+from actors.ingest import Ingest
+from actors.reaper import Reaper
+from actors.recovery import recover
+from actors.registry import Registry
+from actors.video_session.actor import Peer, VideoSession
+from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
+from server.clock import Clock
+from server.config import Sessions
+from server.data.db import Database, PostgresAway
+from server.data.streams import Appended, Streams, stream_key
+
+log = structlog.get_logger()
+
+BEAT_S = 1.0
+FRAMES, CLAIMED = "frames", "claimed"
+# Sessions marked for reading in one slice of the sweep.
+SLICE = 500
+# How Postgres and Redis say that they can't just now.
+AWAY = (PostgresAway, PostgresError, RedisError, OSError, TimeoutError)
+
+
+class Runtime:
+    """The live core of one process."""
+
+    def __init__(
+        self, db: Database, streams: Streams, settings: Sessions, clock: Clock, *, complete_share: float
+    ) -> None:
+        self.registry = Registry(uuid4())
+        self.settings = settings
+        self._db = db
+        self._streams = streams
+        self._clock = clock
+        self.ingest = Ingest(streams, settings, clock)
+        self.checkpoints = Checkpoints(self.registry, db, streams, settings, clock, complete_share=complete_share)
+        self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Say that this process lives, then begin to work."""
+        await self._beat()
+        work: dict[str, Callable[[], Awaitable[None]]] = {
+            "ingest": self.ingest.run,
+            "checkpoints": self.checkpoints.run,
+            "reaper": self.reaper.run,
+            "beat": lambda: _every(BEAT_S, self._beat),
+            "sweep": lambda: _every(self.settings.sweep_s, self._sweep),
+            "remind": lambda: _every(BEAT_S, self._remind),
+            "nudges": self._listen,
+        }
+        self._tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Save everything and give it up, then end every socket with 1012; not later than `timeout_s` from now."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.checkpoints.save_changed(release=True)
+        except AWAY as error:
+            log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
+        for session in list(self.registry):
+            self.registry.drop(session, 1012, "restart")
+
+    async def stop(self) -> None:
+        """Stop working and say that this process is gone."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(*AWAY):
+            async with self._db.connection() as connection:
+                await sessions_sql.leave(connection, process_id=self.registry.process_id)
+
+    # Sessions --------------------------------------------------------------------------------------------------------
+
+    async def claim(self, session_id: UUID, claimed_by: str) -> VideoSession | None:
+        """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one.
+
+        Raises PostgresAway, RedisError.
+        """
+        async with self._db.connection() as connection:
+            row = await sessions_sql.claim_session(
+                connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
+            )
+        if row is None:
+            return None
+        await self.announce_claim(session_id)
+        try:
+            session = await recover(row, self._streams, self._clock)
+        except BaseException:
+            await self._give_back(row)
+            raise
+        session.decide(self.settings.decision_ttl_ms)
+        self.registry.add(session)
+        return session
+
+    async def announce_claim(self, session_id: UUID) -> None:
+        """Tell whoever holds the session that it is fenced off; best effort, their sweep finds it too."""
+        with contextlib.suppress(*AWAY):
+            await self._streams.nudge(CLAIMED, session_id)
+
+    async def _give_back(self, row: Mapping[str, Any]) -> None:
+        """A claim that came to nothing: nobody owns the session, so that anybody may claim it."""
+        with contextlib.suppress(*AWAY):
+            async with self._db.connection() as connection:
+                await sessions_sql.give_back(connection, session_id=row["id"], epoch=row["epoch"])
+
+    def attach(self, session: VideoSession, peer: Peer) -> None:
+        """A socket speaks for the session from now on."""
+        if session.dropped:
+            peer.end(4409, "superseded")
+            return
+        session.peer = peer
+        session.closed_at = None
+        self.ingest.mark(session)
+
+    def detach(self, session: VideoSession, peer: Peer) -> None:
+        """The socket is gone: what it brought is saved at once, and the session let go."""
+        if session.peer is peer:
+            session.peer = None
+            session.closed_at = self._clock.monotonic()
+            session.used_at = session.closed_at - self.settings.rest_idle_s  # a socket does not linger
+            self.checkpoints.kick()
+
+    def submit(self, session: VideoSession, frame: Telemetry) -> None:
+        """A numbered frame of the session's socket. Raises BadFrame."""
+        if session.accept(frame):
+            self.ingest.mark(session)
+        else:
+            session.send_ack(self._clock.monotonic())
+
+    async def end(self, session: VideoSession) -> None:
+        """The player said `bye`: apply what is on its way, then end the session in Postgres."""
+        await self.ingest.served(session, self.settings.checkpoint_s / 2)
+        session.bye = True
+        session.version += 1
+        self.checkpoints.kick()
+
+    def crowded(self, session: VideoSession) -> bool:
+        """Whether the socket should not be read for now: too much is on its way or unsaved."""
+        return not session.dropped and (
+            len(session.pending) >= self.settings.unacked_max or session.unsaved >= self.settings.unsaved_max
+        )
+
+    async def room(self, session: VideoSession) -> None:
+        """Wait until something moved for a crowded session, or a little while."""
+        await self.ingest.served(session, 1.0)
+        if session.unsaved >= self.settings.unsaved_max:
+            await asyncio.sleep(self.settings.checkpoint_s / 4)
+
+    # Frames from beside a socket -------------------------------------------------------------------------------------
+
+    async def deliver(
+        self, row: Mapping[str, Any], frames: Sequence[Telemetry]
+    ) -> tuple[Appended, dict[str, Any] | None] | None:
+        """Frames that came by REST for the session of `row` (of `get_own_session`): what was new, and the decision.
+
+        They claim the session only when no living process owns it, so a beacon never kicks a live socket. None when the
+        session has ended.
+
+        Raises:
+            BadFrame: a seq is absurdly far above the highest.
+            StreamFull: too many frames wait to be saved.
+            PostgresAway, RedisError.
+        """
+        session = self.registry.get(row["id"])
+        if session is None and not row["owner_alive"]:
+            session = await self.claim(row["id"], "rest")
+            if session is None:
+                return None
+        cursor = session.state.cursor if session else (row["last_seq"], int(row["last_sub"]))
+        _check_jumps(frames, session.highest if session else cursor[0])
+        appended = await self._streams.append(
+            stream_key(row["id"]),
+            cursor,
+            [(frame.seq if isinstance(frame.seq, int) else None, encode_frame(frame)) for frame in frames],
+            self.settings.unsaved_max,
+        )
+        if session is None:
+            await self._streams.nudge(FRAMES, row["id"])
+            return appended, row["decision"]
+        session.used_at = self._clock.monotonic()
+        if appended.duplicates:
+            session.count_duplicates(appended.duplicates)
+        await self.ingest.served(session, 1.0)
+        return appended, session.wire_decision
+
+    # What goes on by itself ------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        async with self._db.connection() as connection:
+            await sessions_sql.beat(connection, process_id=self.registry.process_id)
+
+    async def _remind(self) -> None:
+        """Frames that wait long are acknowledged as far as they are in, so that players know we are here."""
+        now = self._clock.monotonic()
+        for session in list(self.registry):
+            if session.pending and now - session.last_ack_at >= self.settings.ack_s:
+                session.send_ack(now)
+
+    async def _sweep(self) -> None:
+        """Behind the nudges: look at every session's epoch and stream, a slice at a time."""
+        async with self._db.connection() as connection:
+            await sessions_sql.forget_processes(connection, older_than_s=3600)
+        held = list(self.registry)
+        for start in range(0, len(held), SLICE):
+            part = [session for session in held[start : start + SLICE] if not session.dropped]
+            await self.checkpoints.check_fences(part)
+            for session in part:
+                self.ingest.mark(session)
+            await asyncio.sleep(0)
+
+    async def _listen(self) -> None:
+        """Hear nudges until cancelled; what is missed the sweep finds."""
+        while True:
+            try:
+                async for message in self._streams.nudges():
+                    await self._nudged(message)
+            except AWAY as error:
+                log.warning("postponed", error=repr(error))
+                await asyncio.sleep(BEAT_S)
+
+    async def _nudged(self, message: str) -> None:
+        kind, _, session_id = message.partition(" ")
+        session = self.registry.get(UUID(session_id))
+        if session is None:
+            return
+        if kind == FRAMES:
+            self.ingest.mark(session)
+        elif kind == CLAIMED:
+            await self.checkpoints.check_fences([session])
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except AWAY as error:
+            log.warning("postponed", error=repr(error))
+        await asyncio.sleep(seconds)
+
+
+async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run for ever: what nobody foresaw is logged, and the work begins anew."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            log.exception("core_task_failed", task=name)
+        await asyncio.sleep(BEAT_S)
+
+
+def _check_jumps(frames: Sequence[Telemetry], highest: int) -> None:
+    for frame in frames:
+        if isinstance(frame.seq, int):
+            if frame.seq > highest + MAX_SEQ_JUMP:
+                raise BadFrame(f"`seq` may be at most {MAX_SEQ_JUMP} above the highest, which is {highest}", "/seq")
+            highest = max(highest, frame.seq)

@@ -1,0 +1,214 @@
+"""What a player and its session say to each other, and what is kept of it in the stream.
+
+Every kind of message stands here once, apart from sockets and actors. CMCD keys (CTA-5004) and CMSD keys (CTA-5006)
+keep their own names on the wire; Python spells them out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+import orjson
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+
+PROTOCOL = "lectern.v1"
+MAX_SEQ = 2**53 - 1
+MAX_SEQ_JUMP = 100_000
+
+# Above these a figure is absurd (a player on loopback measures hundreds of Mbit/s) and would swamp every sum.
+MAX_KBPS = 1_000_000.0
+MAX_MS = 86_400_000.0
+MAX_BYTES = 2**40
+
+Position = Annotated[float, Meta(ge=0, le=1_000_000)]
+Amount = Annotated[float, Meta(ge=0)]
+# CMCD version 1 sends a number, version 2 an inner list with one number per kind of object.
+Amounts = Amount | list[Amount]
+Count = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
+
+
+class Cmcd(Struct, omit_defaults=True, rename={
+    "buffer_length_ms": "bl", "measured_throughput_kbps": "mtp", "encoded_bitrate_kbps": "br", "top_bitrate_kbps": "tb",
+    "object_duration_ms": "d", "deadline_ms": "dl", "playback_rate": "pr", "player_state": "sta", "starved": "bs",
+    "starved_ms": "bsd", "startup_delay_ms": "msd", "requested_throughput_kbps": "rtp", "startup": "su",
+}):  # fmt: skip
+    """The CMCD keys that we read; others are ignored. Durations in ms, rates in kbit/s."""
+
+    buffer_length_ms: Amounts | UnsetType = UNSET
+    measured_throughput_kbps: Amounts | UnsetType = UNSET
+    encoded_bitrate_kbps: Amounts | UnsetType = UNSET
+    top_bitrate_kbps: Amounts | UnsetType = UNSET
+    object_duration_ms: Amounts | UnsetType = UNSET
+    deadline_ms: Amounts | UnsetType = UNSET
+    playback_rate: Amounts | UnsetType = UNSET
+    player_state: str | UnsetType = UNSET
+    starved: bool | UnsetType = UNSET
+    starved_ms: Amounts | UnsetType = UNSET
+    startup_delay_ms: Amounts | UnsetType = UNSET
+    requested_throughput_kbps: Amounts | UnsetType = UNSET
+    startup: bool | UnsetType = UNSET
+
+
+class Segment(Struct, omit_defaults=True):
+    """One media segment that the player fetched: rung's bitrate (kbit/s), size, download time, time to first byte."""
+
+    br: Amount = 0
+    bytes: Amount = 0
+    ms: Amount = 0
+    ttfb_ms: Amount = 0
+
+
+class Telemetry(Struct, tag="telemetry", tag_field="type", omit_defaults=True):
+    """A player's report. `seq` counts 1, 2, 3, ... within a session; a REST frame may come without."""
+
+    position: Position
+    seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)] | UnsetType = UNSET
+    cmcd: Cmcd = field(default_factory=Cmcd)
+    segments: list[Segment] = field(default_factory=list)
+    dropped_frames: Count | UnsetType = UNSET
+    viewport: tuple[Count, Count] | UnsetType = UNSET
+
+
+class Bye(Struct, tag="bye", tag_field="type"):
+    """The player ends the session."""
+
+
+class BadFrame(ValueError):
+    """An offence: what is wrong with the frame in words its sender can use, and where (a JSON pointer)."""
+
+    def __init__(self, detail: str, pointer: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+
+
+_socket_decoder = msgspec.json.Decoder(Telemetry | Bye)
+_frame_decoder = msgspec.json.Decoder(Telemetry)
+_encoder = msgspec.json.Encoder()
+
+
+def parse_socket_frame(text: str | bytes) -> Telemetry | Bye:
+    """The message in one text frame.
+
+    Raises:
+        BadFrame: not a JSON object, an unknown type, or a member that is missing, of the wrong type or out of range.
+    """
+    frame: Telemetry | Bye = _decode(_socket_decoder, text)
+    if isinstance(frame, Telemetry) and frame.seq is UNSET:
+        raise BadFrame("Object missing required field `seq`", "/seq")
+    return frame
+
+
+def parse_rest_frame(value: dict[str, Any]) -> Telemetry:
+    """The telemetry in one member of a REST body; `type` and `seq` may be absent. Raises BadFrame."""
+    return _convert(value)
+
+
+def parse_kept_frame(blob: bytes) -> Telemetry:
+    """What `encode_frame` wrote."""
+    return _frame_decoder.decode(blob)
+
+
+def encode_frame(frame: Telemetry) -> bytes:
+    """The frame as kept in the stream: what we know of it, and nothing else."""
+    return _encoder.encode(frame)
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _offence(str(error)) from None
+
+
+def _convert(value: dict[str, Any]) -> Telemetry:
+    try:
+        return msgspec.convert(value, Telemetry)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _offence(str(error)) from None
+
+
+_PATH = re.compile(r"(.*?)(?: - at `\$(.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+def _offence(text: str) -> BadFrame:
+    """msgspec's sentence and path (`$.segments[0].ms`) as a detail and a JSON pointer (`/segments/0/ms`)."""
+    match = _PATH.fullmatch(text)
+    assert match is not None, "the pattern matches every text"
+    detail, path = match[1], match[2] or ""
+    pointer = "".join(f"/{part}" for part in re.split(r"[.\[\]]+", path) if part)
+    missing = _MISSING.search(detail)
+    return BadFrame(detail, f"{pointer}/{missing[1]}" if missing else pointer)
+
+
+def first(amounts: Amounts | UnsetType, most: float) -> float | None:
+    """A CMCD figure as one number, at most `most`: the first of an inner list, None when there is none."""
+    if isinstance(amounts, list):
+        return min(amounts[0], most) if amounts else None
+    return None if amounts is UNSET else min(amounts, most)
+
+
+def total(amounts: Amounts | UnsetType, most: float) -> float:
+    """A CMCD figure summed over its inner list, at most `most`; 0 when there is none."""
+    if amounts is UNSET:
+        return 0.0
+    return min(math.fsum(amounts) if isinstance(amounts, list) else amounts, most)
+
+
+# To the player ------------------------------------------------------------------------------------------------------
+
+
+def ack(seq: int, saved: int, gaps: int) -> bytes:
+    """`seq`: highest in Redis and applied. `saved`: highest in Postgres. `gaps`: frames that never came, in all."""
+    return b'{"type":"ack","seq":%d,"saved":%d,"gaps":%d}' % (seq, saved, gaps)
+
+
+def decision(value: dict[str, Any]) -> bytes:
+    """A decision as `Decision.on_the_wire` makes it."""
+    return orjson.dumps({"type": "decision", **value})
+
+
+def hello(
+    *, session_id: UUID, epoch: int, seq: int, saved: int, resume_position: float, ladder: list[dict[str, Any]],
+    decision: dict[str, Any], token: str, heartbeat_s: float, limits: dict[str, Any],
+) -> bytes:  # fmt: skip
+    """The first message of a socket: where the session stands and what it may send."""
+    return orjson.dumps(
+        {
+            "type": "hello",
+            "protocol": PROTOCOL,
+            "session_id": str(session_id),
+            "epoch": epoch,
+            "seq": seq,
+            "saved": saved,
+            "resume_position": resume_position,
+            "ladder": ladder,
+            "decision": decision,
+            "token": token,
+            "heartbeat_s": heartbeat_s,
+            "limits": limits,
+        }
+    )
+
+
+def token(value: str, playback: dict[str, Any] | None, expires_at: datetime) -> bytes:
+    """New credentials before the old ones run out, all good until `expires_at`."""
+    return orjson.dumps(
+        {"type": "token", "token": value, "playback": playback, "expires_at": expires_at}, option=orjson.OPT_UTC_Z
+    )
+
+
+def error(code: str, detail: str, *, retryable: bool) -> bytes:
+    """A frame was refused."""
+    return orjson.dumps({"type": "error", "code": code, "detail": detail, "retryable": retryable})
+
+
+def bye(code: str, retry_ms: int | None) -> bytes:
+    """We are about to close; `retry_ms` is None where the player must not come back by itself."""
+    return orjson.dumps({"type": "bye", "code": code, "retry_ms": retry_ms})

@@ -1,0 +1,411 @@
+"""What a player may rely on: sessions, their socket, and frames by REST."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, WSServerHandshakeError
+
+from server.http.keys import TOKENS
+from tests.support.app import AppClient, serving, settings
+from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
+
+FAST = {"checkpoint_s": 0.1, "sweep_s": 0.3, "reaper_s": 0.2, "rest_idle_s": 0.3}
+
+
+@dataclass
+class Player:
+    """A learner with a client, and what it takes to open sockets."""
+
+    client: AppClient
+    lecture: Lecture
+    user_id: UUID
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def token(self) -> str:
+        assert self.client.app is not None
+        return self.client.app[TOKENS].issue_access(self.user_id, "student", 1)[0]
+
+    async def new_session(self, **body: Any) -> dict[str, Any]:
+        answer = await self.client.post(
+            f"/api/videos/{self.lecture.video_id}/sessions", json=body, headers=self.headers
+        )
+        assert answer.status == 201, await answer.text()
+        return await answer.json()
+
+    async def open(self, session: dict[str, Any], **options: Any) -> "Wire":
+        options.setdefault("protocols", ("lectern.v1", f"bearer.{session['token']}"))
+        socket = await self.client.ws_connect(f"/api/videos/ws/{session['session_id']}", **options)
+        return Wire(socket, await asyncio.wait_for(socket.receive_json(), 5))
+
+    async def shown(self, session: dict[str, Any]) -> dict[str, Any]:
+        answer = await self.client.get(f"/api/videos/sessions/{session['session_id']}", headers=self.headers)
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+    async def eventually(self, session: dict[str, Any], holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        async with asyncio.timeout(5):
+            while not holds(shown := await self.shown(session)):  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.02)
+        return shown
+
+    async def send_by_rest(self, session: dict[str, Any], frames: Any, **options: Any) -> tuple[int, dict[str, Any]]:
+        options.setdefault("headers", {"Authorization": f"Bearer {session['token']}"})
+        answer = await self.client.post(f"/api/videos/sessions/{session['session_id']}/network", json=frames, **options)
+        return answer.status, await answer.json()
+
+
+@dataclass
+class Wire:
+    """An open session socket."""
+
+    socket: aiohttp.ClientWebSocketResponse[bool]
+    hello: dict[str, Any]
+
+    async def send(self, *frames: dict[str, Any]) -> None:
+        for each in frames:
+            await self.socket.send_str(json.dumps(each))
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first message for which this holds."""
+        async with asyncio.timeout(5):
+            while True:
+                message = await self.socket.receive()
+                assert message.type is WSMsgType.TEXT, f"closed with {self.socket.close_code}"
+                if holds(value := json.loads(message.data)):
+                    return value
+
+    async def acked(self, seq: int) -> dict[str, Any]:
+        return await self.until(lambda m: m["type"] == "ack" and m["seq"] >= seq)
+
+    async def saved(self, seq: int) -> dict[str, Any]:
+        return await self.until(lambda m: m["type"] == "ack" and m["saved"] >= seq)
+
+    async def close_code(self) -> int | None:
+        async with asyncio.timeout(5):
+            while (await self.socket.receive()).type is WSMsgType.TEXT:
+                pass
+        return self.socket.close_code
+
+
+Make = Callable[..., Awaitable[Player]]
+
+
+@pytest.fixture
+async def player(postgres_dsn: str, redis_url: str) -> AsyncIterator[Player]:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    async with serving(settings(postgres_dsn, redis_url, sessions=FAST)) as client:
+        yield Player(client, lecture, user_id)
+
+
+async def test_a_session_tells_a_player_all_it_needs(player: Player) -> None:
+    session = await player.new_session(viewport=[1280, 720])
+    assert session["ladder"] == LADDER
+    assert session["segment_s"] == 2
+    assert session["resume_position"] == 0
+    assert session["ws_url"].endswith(f"/api/videos/ws/{session['session_id']}")
+    assert session["decision"]["cmsd"]["mb"] > 0
+    wire = await player.open(session)
+    assert wire.hello["type"] == "hello"
+    assert wire.hello["protocol"] == "lectern.v1"
+    assert (wire.hello["epoch"], wire.hello["seq"], wire.hello["saved"]) == (1, 0, 0)
+    assert wire.hello["decision"]["n"] == 1
+    assert wire.hello["limits"] == {
+        "frame_bytes": 16_384, "rate": 10, "per_s": 1, "burst": 40, "interval_ms": 1000,
+    }  # fmt: skip
+
+
+async def test_frames_are_acknowledged_applied_and_saved(player: Player) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    await wire.send(
+        frame(1, 0.0, cmcd={"br": 800, "msd": 250, "sta": "p"}),
+        frame(2, 1.0, cmcd={"br": 800, "bs": True, "bsd": 40}, segments=[{"br": 800, "bytes": 200_000, "ms": 900}]),
+        frame(3, 2.5, cmcd={"br": [1600]}),
+    )
+    assert await wire.acked(3) == {"type": "ack", "seq": 3, "saved": 0, "gaps": 0}
+    assert (await wire.saved(3))["saved"] == 3
+    shown = await player.shown(session)
+    expected = {
+        "status": "active", "epoch": 1, "last_seq": 3, "saved_seq": 3, "frames": 3, "segments": 1, "bytes": 200_000,
+        "duplicates": 0, "gaps": 0, "position": 2.5, "watched_seconds": 2.5, "stalls": 1, "stall_ms": 40,
+        "startup_ms": 250, "switches": 1,
+    }  # fmt: skip
+    assert {name: shown[name] for name in expected} == expected
+
+
+async def test_a_hole_is_counted_and_a_frame_had_before_changes_nothing(player: Player) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    await wire.send(frame(1, 1.0), frame(4, 4.0), frame(4, 9.0), frame(2, 2.0))
+    assert (await wire.acked(4))["gaps"] == 2
+    shown = await player.eventually(session, lambda s: s["duplicates"] == 2)
+    assert (shown["frames"], shown["gaps"], shown["position"]) == (2, 2, 4.0)
+
+
+async def test_a_reconnecting_player_is_told_what_is_there(player: Player) -> None:
+    session = await player.new_session()
+    first = await player.open(session)
+    await first.send(frame(1, 10.0), frame(2, 11.0))
+    await first.acked(2)
+    first.socket._response.connection.transport.abort()  # the network goes, without a word
+    second = await player.open(session)
+    assert second.hello["epoch"] == 2
+    assert second.hello["seq"] == 2
+    assert second.hello["resume_position"] == 11.0
+
+
+async def test_the_newest_socket_of_a_session_wins(player: Player) -> None:
+    session = await player.new_session()
+    first = await player.open(session)
+    second = await player.open(session)
+    assert await first.close_code() == 4409
+    await second.send(frame(1, 1.0))
+    await second.acked(1)
+
+
+async def test_bye_ends_the_session(player: Player) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    await wire.send(frame(1, 1.0), {"type": "bye"})
+    assert await wire.close_code() == 1000
+    shown = await player.eventually(session, lambda s: s["status"] == "ended")
+    assert shown["last_seq"] == 1
+    with pytest.raises(WSServerHandshakeError) as refused:
+        await player.open(session)
+    assert refused.value.status == 404
+    status, problem = await player.send_by_rest(session, frame(2, 2.0))
+    assert (status, problem["code"]) == (409, "session_ended")
+
+
+async def test_a_collapse_is_decided_upon_within_two_frames(player: Player) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    fast = {"segments": [{"br": 3200, "bytes": 800_000, "ms": 400}], "cmcd": {"bl": 15000, "pr": 1}}
+    await wire.send(*(frame(n, float(n), **fast) for n in range(1, 6)))
+    up = await wire.until(lambda m: m["type"] == "decision" and m["rung"] == 3)
+    assert up["cmsd"]["mb"] == 3200
+    assert up["ttl_ms"] == 10_000
+    slow = {"segments": [{"br": 3200, "bytes": 100_000, "ms": 900}], "cmcd": {"bl": 9000, "pr": 1}}
+    await wire.send(frame(6, 6.0, **slow))
+    down = await wire.until(lambda m: m["type"] == "decision")
+    assert down["rung"] < 2
+    assert down["n"] == up["n"] + 1
+    assert isinstance(down["reason"], str)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "[]", "nonsense", '{"type": "telemetry", "position": 1}', '{"type": "song"}', '{"seq": 1, "position": 1}',
+        '{"type": "telemetry", "seq": 0, "position": 1}',
+        '{"type": "telemetry", "seq": 9007199254740992, "position": 1}',
+        '{"type": "telemetry", "seq": 1, "position": NaN}', '{"type": "telemetry", "seq": 1, "position": -1}',
+        '{"type": "telemetry", "seq": 1, "position": 1000001}', '{"type": "telemetry", "seq": 1}',
+        '{"type": "telemetry", "seq": 1.5, "position": 1}', '{"type": "telemetry", "seq": 100001, "position": 1}',
+        '{"type": "telemetry", "seq": 1, "position": 1, "cmcd": []}',
+        '{"type": "telemetry", "seq": 1, "position": 1, "cmcd": {"bl": "long"}}',
+        '{"type": "telemetry", "seq": 1, "position": 1, "cmcd": {"bl": -1}}',
+        '{"type": "telemetry", "seq": 1, "position": 1, "segments": {}}',
+        '{"type": "telemetry", "seq": 1, "position": 1, "x": ' + "[" * 4000 + "]" * 4000 + "}",
+    ],
+)  # fmt: skip
+async def test_an_offence_is_told_twice_and_closes_the_third_time(player: Player, bad: str) -> None:
+    wire = await player.open(await player.new_session())
+    for _ in range(2):
+        await wire.socket.send_str(bad)
+        error = await wire.until(lambda m: m["type"] == "error")
+        assert error["code"] == "bad_frame"
+        assert error["retryable"] is False
+    await wire.socket.send_str(bad)
+    assert await wire.close_code() == 4400
+
+
+async def test_unknown_members_and_keys_are_ignored(player: Player) -> None:
+    wire = await player.open(await player.new_session())
+    await wire.send(frame(1, 1.0, mood="good", cmcd={"com.example-x": 1, "cid": "a", "bl": [5800], "nor": {"a": 1}}))
+    await wire.acked(1)
+
+
+@pytest.mark.parametrize(
+    ("send", "code"),
+    [
+        (lambda s: s.send_bytes(b"{}"), 1003),
+        (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009),
+        (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007),
+        (lambda s: s._writer.send_frame(b"x", 3), 1002),
+    ],
+)
+async def test_what_is_no_text_frame_closes_with_the_protocols_code(
+    player: Player, send: Callable[[Any], Awaitable[None]], code: int
+) -> None:
+    wire = await player.open(await player.new_session())
+    await send(wire.socket)
+    assert await wire.close_code() == code
+
+
+async def test_a_frame_may_have_16384_bytes_and_no_more(player: Player) -> None:
+    wire = await player.open(await player.new_session())
+    whole = json.dumps(frame(1, 1.0, pad=""))
+    await wire.socket.send_str(whole.replace('"pad": ""', '"pad": "' + "x" * (16_384 - len(whole)) + '"'))
+    await wire.acked(1)
+    await wire.socket.send_str(whole.replace('"pad": ""', '"pad": "' + "x" * (16_385 - len(whole)) + '"'))
+    assert await wire.close_code() == 1009
+
+
+async def test_too_many_frames_close_with_4529_but_for_the_first_512(player: Player) -> None:
+    wire = await player.open(await player.new_session())
+    await wire.send(*(frame(n, 1.0) for n in range(1, 513)))
+    await wire.acked(512)
+    await wire.send(*(frame(n, 1.0) for n in range(513, 620)))
+    assert await wire.close_code() == 4529
+
+
+async def refusal(player: Player, session_id: object, query: str = "", **options: Any) -> int:
+    with pytest.raises(WSServerHandshakeError) as refused:
+        await player.client.ws_connect(f"/api/videos/ws/{session_id}{query}", **options)
+    return refused.value.status
+
+
+async def test_openings_that_are_not_right_are_refused_before_the_upgrade(player: Player) -> None:
+    session = await player.new_session()
+    other = await player.new_session()
+    mine = session["session_id"]
+    good = ("lectern.v1", f"bearer.{session['token']}")
+    assert await refusal(player, mine, protocols=("lectern.v1",)) == 401
+    assert await refusal(player, mine, protocols=("lectern.v1", "bearer.nonsense")) == 401
+    assert await refusal(player, mine, protocols=("lectern.v1", f"bearer.{other['token']}")) == 401
+    assert await refusal(player, mine, protocols=good[1:]) == 400
+    assert await refusal(player, mine, f"?token={session['token']}", protocols=("lectern.v1",)) == 400
+    assert await refusal(player, mine, protocols=good, headers={"Origin": "https://evil.example"}) == 403
+    assert await refusal(player, uuid4(), protocols=("lectern.v1", f"bearer.{player.token}")) == 404
+    plain = await player.client.get(f"/api/videos/ws/{mine}", headers=player.headers)
+    assert plain.status == 426
+    assert (await plain.json())["code"] == "upgrade_required"
+
+
+async def test_an_access_token_opens_ones_own_session_and_nobody_elses(player: Player, postgres_dsn: str) -> None:
+    session = await player.new_session()
+    await player.open(session, protocols=("lectern.v1",), headers=player.headers)
+    stranger = Player(player.client, player.lecture, await make_learner(postgres_dsn, name="stranger"))
+    assert await refusal(stranger, session["session_id"], protocols=("lectern.v1",), headers=stranger.headers) == 404
+    answer = await player.client.get(f"/api/videos/sessions/{session['session_id']}", headers=stranger.headers)
+    assert answer.status == 404
+
+
+async def test_only_who_may_watch_gets_a_session(player: Player, postgres_dsn: str) -> None:
+    stranger = Player(player.client, player.lecture, await make_learner(postgres_dsn, name="stranger"))
+    path = f"/api/videos/{player.lecture.video_id}/sessions"
+    answer = await player.client.post(path, json={}, headers=stranger.headers)
+    assert (answer.status, (await answer.json())["code"]) == (403, "not_entitled")
+    assert (await player.client.post(path, json={})).status == 401
+    draft = await make_lecture(postgres_dsn, status="draft")
+    answer = await player.client.post(f"/api/videos/{draft.video_id}/sessions", json={}, headers=player.headers)
+    assert answer.status == 404
+
+
+async def test_more_than_three_live_sessions_need_a_takeover(player: Player) -> None:
+    made = [await player.new_session() for _ in range(3)]
+    wire = await player.open(made[0])
+    answer = await player.client.post(
+        f"/api/videos/{player.lecture.video_id}/sessions", json={}, headers=player.headers
+    )
+    problem = await answer.json()
+    assert (answer.status, problem["code"], len(problem["sessions"])) == (409, "too_many_sessions", 3)
+    await player.open(made[2])
+    await player.new_session(takeover=True)
+    statuses = [(await player.shown(session))["status"] for session in made]
+    assert sorted(statuses) == ["active", "active", "ended"]
+    assert statuses[1] == "ended"  # the one that was seen longest ago
+    await wire.send(frame(1, 1.0))
+    await wire.acked(1)
+
+
+async def test_frames_by_rest_are_counted_once_and_answered_with_a_decision(player: Player) -> None:
+    session = await player.new_session()
+    status, answer = await player.send_by_rest(session, [frame(1, 1.0), frame(2, 2.0), frame(2, 2.0)])
+    assert (status, answer["accepted"], answer["duplicates"]) == (202, 2, 1)
+    assert answer["decision"]["cmsd"]["mb"] > 0
+    status, answer = await player.send_by_rest(session, {"position": 3.0, "cmcd": {"sta": "p"}})
+    assert (status, answer["accepted"]) == (202, 1)
+    shown = await player.eventually(session, lambda s: s["frames"] == 3)
+    assert (shown["position"], shown["watched_seconds"], shown["last_seq"]) == (3.0, 2.0, 2)
+
+
+async def test_a_beacon_may_carry_its_token_in_the_query(player: Player) -> None:
+    session = await player.new_session()
+    answer = await player.client.post(
+        f"/api/videos/sessions/{session['session_id']}/network?token={session['token']}",
+        data=json.dumps({"position": 7.5}),
+        headers={"Content-Type": "text/plain"},
+    )
+    assert answer.status == 202
+    await player.eventually(session, lambda s: s["position"] == 7.5)
+
+
+async def test_a_beacon_reaches_the_session_of_a_live_socket_and_does_not_kick_it(player: Player) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    await wire.send(frame(1, 1.0))
+    await wire.acked(1)
+    await player.send_by_rest(session, {"position": 2.0})
+    await player.eventually(session, lambda s: s["frames"] == 2)
+    await wire.send(frame(2, 3.0))
+    await wire.acked(2)
+
+
+async def test_one_offending_frame_makes_the_whole_array_422(player: Player) -> None:
+    session = await player.new_session()
+    status, problem = await player.send_by_rest(session, [frame(1, 1.0), frame(2, 2.0, cmcd={"bl": "x"})])
+    assert status == 422
+    assert problem["errors"][0]["pointer"] == "/1/cmcd/bl"
+    status, problem = await player.send_by_rest(session, [{"seq": 1}])
+    assert problem["errors"][0]["pointer"] == "/0/position"
+    status, problem = await player.send_by_rest(session, frame(200_000, 2.0))
+    assert (status, problem["errors"][0]["pointer"]) == (422, "/seq")
+    assert (await player.shown(session))["frames"] == 0
+
+
+async def test_progress_may_be_put_by_rest_and_shows_in_the_course(player: Player) -> None:
+    session = await player.new_session()
+    path = f"/api/videos/sessions/{session['session_id']}/progress"
+    for seq, position in ((1, 5.0), (2, 30.25)):
+        answer = await player.client.put(path, json={"seq": seq, "position": position}, headers=player.headers)
+        assert answer.status == 202, await answer.text()
+    await player.eventually(session, lambda s: s["last_seq"] == 2)
+    progress = await player.client.get("/api/progress/users/me", headers=player.headers)
+    (item,) = (await progress.json())["items"]
+    assert (item["position"], item["watched_ranges"], item["watched_duration"]) == (30.25, [[5.0, 30.25]], 25)
+    assert (await player.new_session())["resume_position"] == 30.25
+
+
+async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woken(
+    postgres_dsn: str, redis_url: str
+) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    short = FAST | {"suspend_after_s": 0.3, "end_after_s": 1.5, "grace_s": 0.1}
+    async with serving(settings(postgres_dsn, redis_url, sessions=short)) as client:
+        player = Player(client, lecture, user_id)
+        session = await player.new_session()
+        wire = await player.open(session)
+        await wire.send(frame(1, 1.0))
+        await wire.acked(1)
+        await wire.socket.close()
+        await player.eventually(session, lambda s: s["status"] == "suspended")
+        wire = await player.open(session)
+        assert wire.hello["seq"] == 1
+        assert (await player.shown(session))["status"] == "active"
+        await wire.socket.close()
+        shown = await player.eventually(session, lambda s: s["status"] == "ended")
+        assert shown["last_seq"] == 1
