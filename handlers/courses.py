@@ -1,0 +1,378 @@
+"""Courses and their lectures."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from server.data.db import Connection, Record, queries
+from server.domain.money import NotAPrice, check_currency, parse_price
+from server.domain.progress import show_progress
+from server.domain.videos import show_video
+from server.http.answers import Progress, Video
+from server.http.keys import VIDEO_HOST
+from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.problems import (
+    CourseNotFound,
+    Forbidden,
+    LectureNotFound,
+    NotEntitled,
+    Unauthorized,
+    ValidationFailed,
+)
+from server.http.routing import INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Routes
+
+routes = Routes("courses")
+courses = queries("courses")
+
+CourseStatus = Literal["draft", "published", "archived"]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _web_address(url: str) -> str:
+    """Only what a page may safely link to or show: no `javascript:`, no user names in front of the host."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not url.isprintable():
+        raise ValueError("must be an http or https address")
+    return url
+
+
+Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
+Description = Annotated[str, Field(max_length=20_000)]
+WebAddress = Annotated[str, Field(max_length=2048), AfterValidator(_web_address)]
+Place = Annotated[int, Field(ge=1, le=100_000)]
+Duration = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class NewCourse(Body):
+    """A course to be made; `price` is a decimal string, and `is_free` must agree with it."""
+
+    title: Title
+    description: Description = ""
+    price: Annotated[str, Field(max_length=20)] = "0.00"
+    currency: str | None = None
+    thumbnail_url: WebAddress | None = None
+    status: CourseStatus = "draft"
+    is_free: bool | None = None
+
+
+class CourseChange(Body):
+    """The members of a course to be changed."""
+
+    title: Title = ""
+    description: Description = ""
+    price: Annotated[str, Field(max_length=20)] = ""
+    currency: str = ""
+    thumbnail_url: WebAddress | None = None
+    status: CourseStatus = "draft"
+    is_free: bool | None = None
+
+
+class CourseFilter(PageQuery):
+    """Published courses; with `status` the caller's own drafts or archived ones."""
+
+    q: Annotated[str, Field(max_length=200)] | None = None
+    creator_id: UUID | None = None
+    is_free: bool | None = None
+    status: CourseStatus = "published"
+
+
+class Course(BaseModel):
+    """A course, with how many lectures and learners it has and its length in seconds."""
+
+    id: UUID
+    title: str
+    description: str
+    creator_id: UUID
+    thumbnail_url: str | None
+    price: Decimal
+    currency: str
+    is_free: bool
+    status: CourseStatus
+    lecture_count: int
+    enrolled_count: int
+    duration: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewLecture(Body):
+    """A lecture to be made; without `sequence_order` it becomes the last."""
+
+    title: Title
+    description: Description = ""
+    video_url: WebAddress | None = None
+    duration: Duration | None = None
+    sequence_order: Place | None = None
+    is_preview: bool = False
+
+
+class LectureChange(Body):
+    """The members of a lecture to be changed; a new `sequence_order` moves it and shifts those between."""
+
+    title: Title = ""
+    description: Description = ""
+    video_url: WebAddress | None = None
+    duration: Duration | None = None
+    sequence_order: Place = 1
+    is_preview: bool = False
+
+
+class Lecture(BaseModel):
+    """A lecture; `progress` is the caller's own, when signed in."""
+
+    id: UUID
+    course_id: UUID
+    title: str
+    description: str
+    video_url: str | None
+    duration: int | None
+    sequence_order: int
+    is_preview: bool
+    created_at: datetime
+    updated_at: datetime
+    progress: Progress | None = None
+
+
+class WholeLecture(Lecture):
+    """A lecture with what belongs to it."""
+
+    video: Video | None
+    files: list[dict[str, Any]]
+
+
+# -- courses -----------------------------------------------------------------------------------------------------------
+
+
+@routes.post(
+    "/api/courses",
+    role=INSTRUCTOR,
+    body=NewCourse,
+    answer=Course,
+    status=201,
+    location="/api/courses/{id}",
+    rate="write",
+)
+async def create_course(call: Call[NewCourse]) -> Record:
+    """Make a course; a draft unless another status is given."""
+    members = call.body.model_dump()
+    members["currency"] = members["currency"] or _default_currency(call)
+    members["price"] = _check_price(call, members.pop("price"), members["currency"], members.pop("is_free"))
+    async with call.db.transaction() as tx:
+        course_id = await courses.insert_course(tx, creator_id=call.user.id, **members)
+        return await _get_course(call, tx, course_id)
+
+
+@routes.get("/api/courses", role=PUBLIC, query=CourseFilter, answer=Page[Course], rate="read")
+async def list_courses(call: Call[None]) -> dict[str, Any]:
+    """Published courses, the newest first; with `status=draft` or `archived` the caller's own (an admin's: all)."""
+    (before_id,) = read_cursor(call.query.cursor, UUID) or (None,)
+    chosen = {"creator_id": call.query.creator_id, "is_free": call.query.is_free, "q": call.query.q or None}
+    chosen |= {"before_id": before_id, "page_size": call.query.limit + 1}
+    if call.query.status == "published":
+        rows = await courses.list_published_courses(call.db, **chosen)
+    else:
+        if call.query.creator_id not in (None, call.user.id) and not call.user.has("admin"):
+            raise Forbidden("Only its creator sees what is not published.")
+        rows = await courses.list_own_courses(
+            call.db, viewer_id=call.user.id, viewer_role=call.user.role, status=call.query.status, **chosen
+        )
+    return page(call, rows, key=lambda row: (row["id"],))
+
+
+@routes.get("/api/courses/{course_id}", role=PUBLIC, answer=Course, problems=(CourseNotFound,), rate="read")
+async def get_course(call: Call[None]) -> Record:
+    """A course: a published one for everybody, others for their owner and the enrolled."""
+    return await _get_course(call, call.db, call.path.course_id)
+
+
+@routes.put(
+    "/api/courses/{course_id}",
+    role=STUDENT,
+    body=CourseChange,
+    answer=Course,
+    problems=(CourseNotFound, Forbidden),
+    rate="write",
+)
+async def update_course(call: Call[CourseChange]) -> Record:
+    """Change a course of one's own; members that are absent stay as they are."""
+    async with call.db.transaction() as tx:
+        course = await _lock_own_course(call, tx)
+        names = ("title", "description", "thumbnail_url", "price", "currency", "status")
+        members = {name: course[name] for name in names} | call.body.model_dump(exclude_unset=True)
+        members["price"] = _check_price(call, str(members["price"]), members["currency"], members.pop("is_free", None))
+        await courses.update_course(tx, course_id=course["id"], **members)
+        return await _get_course(call, tx, course["id"])
+
+
+# -- lectures ----------------------------------------------------------------------------------------------------------
+
+
+@routes.post(
+    "/api/courses/{course_id}/lectures",
+    role=STUDENT,
+    body=NewLecture,
+    answer=Lecture,
+    status=201,
+    location="/api/lectures/{id}",
+    problems=(CourseNotFound, Forbidden),
+    rate="write",
+)
+async def create_lecture(call: Call[NewLecture]) -> Record:
+    """Add a lecture at the end, or at `sequence_order`: where that place is taken the rest moves on by one."""
+    members = call.body.model_dump()
+    async with call.db.transaction() as tx:
+        course = await _lock_own_course(call, tx)
+        if members["sequence_order"] is None:
+            members["sequence_order"] = 1 + await courses.last_place(tx, course_id=course["id"])
+        else:
+            await courses.make_place(tx, course_id=course["id"], place=members["sequence_order"])
+        lecture: Record = await courses.insert_lecture(tx, course_id=course["id"], **members)
+        return lecture
+
+
+@routes.get(
+    "/api/courses/{course_id}/lectures",
+    role=PUBLIC,
+    query=PageQuery,
+    answer=Page[Lecture],
+    problems=(CourseNotFound,),
+    rate="read",
+)
+async def list_lectures(call: Call[None]) -> dict[str, Any]:
+    """The lectures in order, for everybody who may see the course; with one's own progress when signed in."""
+    (after_place,) = read_cursor(call.query.cursor, int) or (None,)
+    course = await _get_course(call, call.db, call.path.course_id)
+    rows = await courses.list_lectures(
+        call.db, course_id=course["id"], after_place=after_place or 0, page_size=call.query.limit + 1
+    )
+    lectures = [_hide(dict(row), entitled=course["viewer_entitled"]) for row in rows]
+    if call.viewer:
+        await _merge_progress(call, call.viewer.id, lectures)
+    return page(call, lectures, key=lambda lecture: (lecture["sequence_order"],))
+
+
+@routes.get(
+    "/api/lectures/{lecture_id}",
+    role=PUBLIC,
+    answer=WholeLecture,
+    problems=(Unauthorized, LectureNotFound, NotEntitled),
+    rate="read",
+)
+async def get_lecture(call: Call[None]) -> dict[str, Any]:
+    """A lecture with its video and files, for the entitled; a preview for everybody."""
+    row = await courses.get_lecture(
+        call.db, lecture_id=call.path.lecture_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
+    )
+    if row is None or not (row["viewer_entitled"] or row["is_preview"]):
+        # Nothing but a preview is told to somebody whom we do not know, not even that it is there.
+        raise Unauthorized if call.viewer is None else LectureNotFound if row is None else NotEntitled
+    lecture = dict(row)
+    video = await courses.get_lecture_video(call.db, lecture_id=row["id"])
+    sign = call.app[VIDEO_HOST].sign_playback
+    lecture["video"] = video and show_video(video, owner=row["viewer_owns"], may_watch=True, sign=sign)
+    lecture["files"] = []
+    if call.viewer:
+        await _merge_progress(call, call.viewer.id, [lecture])
+    return lecture
+
+
+@routes.put(
+    "/api/lectures/{lecture_id}",
+    role=STUDENT,
+    body=LectureChange,
+    answer=Lecture,
+    problems=(LectureNotFound, Forbidden),
+    rate="write",
+)
+async def update_lecture(call: Call[LectureChange]) -> Record:
+    """Change a lecture of one's own course; members that are absent stay as they are."""
+    async with call.db.transaction() as tx:
+        lecture = await courses.lock_lecture(
+            tx, lecture_id=call.path.lecture_id, viewer_id=call.user.id, viewer_role=call.user.role
+        )
+        # Once more: while this waited for the lock others may have moved, changed or deleted it.
+        now = await courses.get_lecture_now(tx, lecture_id=call.path.lecture_id)
+        if lecture is None or now is None:
+            raise LectureNotFound
+        if not lecture["viewer_owns"]:
+            raise Forbidden
+        names = ("title", "description", "video_url", "duration", "sequence_order", "is_preview")
+        members = {name: now[name] for name in names} | call.body.model_dump(exclude_unset=True)
+        if members["sequence_order"] != now["sequence_order"]:
+            await courses.close_gap(
+                tx,
+                course_id=now["course_id"],
+                old_place=now["sequence_order"],
+                new_place=members["sequence_order"],
+            )
+        changed: Record = await courses.update_lecture(tx, lecture_id=now["id"], **members)
+        return changed
+
+
+# -- what several of them do -------------------------------------------------------------------------------------------
+
+
+async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Record:
+    """The course as the caller may see it. Raises CourseNotFound."""
+    course: Record | None = await courses.get_course(
+        connection, course_id=course_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
+    )
+    if course is None:
+        raise CourseNotFound
+    return course
+
+
+async def _lock_own_course(call: Call[Any], tx: Connection) -> Record:
+    """The course of the path, locked. Raises CourseNotFound, or Forbidden where it is known but another's."""
+    course: Record | None = await courses.lock_course(
+        tx, course_id=call.path.course_id, viewer_id=call.user.id, viewer_role=call.user.role
+    )
+    if course is None:
+        raise CourseNotFound
+    if not course["viewer_owns"]:
+        raise Forbidden
+    return course
+
+
+def _default_currency(call: Call[Any]) -> str:
+    currencies = call.config.payments.currencies
+    return "usd" if "usd" in currencies else currencies[0]
+
+
+def _check_price(call: Call[Any], price: str, currency: str, is_free: bool | None) -> Decimal:
+    """The price, when it, its currency and `is_free` agree. Raises ValidationFailed."""
+    pointer = "/currency"
+    try:
+        check_currency(currency, call.config.payments.currencies)
+        pointer = "/price"
+        amount = parse_price(price, currency)
+    except NotAPrice as fault:
+        raise ValidationFailed(errors=[{"pointer": pointer, "detail": str(fault)}]) from None
+    if is_free is not None and is_free != (amount == 0):
+        raise ValidationFailed(errors=[{"pointer": "/is_free", "detail": "must agree with the price"}])
+    return amount
+
+
+def _hide(lecture: dict[str, Any], *, entitled: bool) -> dict[str, Any]:
+    """Everybody may read what there is to learn; where it is to be seen only those who may watch it."""
+    if not (entitled or lecture["is_preview"]):
+        lecture["video_url"] = None
+    return lecture
+
+
+async def _merge_progress(call: Call[Any], viewer_id: UUID, lectures: list[dict[str, Any]]) -> None:
+    rows = await courses.list_own_progress(
+        call.db, viewer_id=viewer_id, lecture_ids=[lecture["id"] for lecture in lectures]
+    )
+    known = {row["lecture_id"]: show_progress(row) for row in rows}
+    for lecture in lectures:
+        lecture["progress"] = known.get(lecture["id"])

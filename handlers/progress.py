@@ -1,0 +1,376 @@
+"""What learners have watched, where they go on, and which courses they are enrolled in."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import asyncpg
+from pydantic import BaseModel, Field
+
+from server.data.db import Record, queries
+from server.domain.progress import NotAPosition, parse_position, parse_range, show_progress
+from server.http.answers import Progress
+from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.problems import (
+    Conflict,
+    CourseNotFound,
+    EnrollmentNotFound,
+    Forbidden,
+    LectureNotFound,
+    NotEntitled,
+    PaymentRequired,
+    RoleRequired,
+    UserNotFound,
+    ValidationFailed,
+)
+from server.http.routing import STUDENT, Body, Call, Reply, Routes
+
+routes = Routes("progress")
+progress = queries("progress")
+
+
+class ProgressChange(Body):
+    """What was watched, in seconds with at most three decimals; `completed` by hand, which cannot be taken back."""
+
+    watched_ranges: Annotated[list[tuple[float, float]], Field(max_length=1000)] = Field(default=[])
+    position: float = 0
+    completed: bool = False
+
+
+class NewEnrollment(Body):
+    """A course to be enrolled in; `user_id` is an admin's to give."""
+
+    course_id: UUID
+    user_id: UUID | None = None
+
+
+class CourseProgressQuery(PageQuery):
+    """For the course's owner: another learner's progress, or all learners'."""
+
+    user_id: UUID | None = None
+    view: Literal["learners"] | None = None
+
+
+class ResumePoint(BaseModel):
+    """A lecture and the second in it where a learner goes on."""
+
+    lecture_id: UUID
+    position: float
+
+
+class CourseProgress(BaseModel):
+    """How far a learner is in a course; `items` are the lectures begun, in order."""
+
+    course_id: UUID
+    lectures_total: int
+    lectures_completed: int
+    percent: float
+    completed: bool
+    resume: ResumePoint | None
+    items: list[Progress]
+
+
+class Learner(BaseModel):
+    """How far one of a course's learners is."""
+
+    user_id: UUID
+    username: str
+    enrolled_at: datetime
+    lectures_total: int
+    lectures_completed: int
+    percent: float
+    completed: bool
+
+
+class Continuation(BaseModel):
+    """Where to go on in a course that was begun: the lecture and the second in it."""
+
+    course_id: UUID
+    course_title: str
+    thumbnail_url: str | None
+    lecture_id: UUID
+    lecture_title: str
+    position: float
+    duration: float | None
+    percent: float
+    last_watched_at: datetime
+
+
+class Enrollment(BaseModel):
+    """An enrolment; `progress` is how far its learner is, in percent of the course's lectures."""
+
+    user_id: UUID
+    course_id: UUID
+    transaction_id: UUID | None
+    source: str
+    enrolled_at: datetime
+    expires_at: datetime | None
+    is_active: bool
+    progress: float
+    created_at: datetime
+    updated_at: datetime
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+@routes.put(
+    "/api/progress/lectures/{lecture_id}",
+    role=STUDENT,
+    body=ProgressChange,
+    answer=Progress,
+    problems=(LectureNotFound, NotEntitled),
+    rate="write",
+)
+async def update_progress(call: Call[ProgressChange]) -> dict[str, Any]:
+    """Add what was watched of a lecture. What is known already never shrinks, a completion stays."""
+    ranges, position_ms = _parse_change(call.body)
+    key = {"user_id": call.user.id, "lecture_id": call.path.lecture_id}
+    async with call.db.transaction() as tx:
+        lecture = await progress.get_lecture(
+            tx, lecture_id=call.path.lecture_id, viewer_id=call.user.id, viewer_role=call.user.role
+        )
+        if lecture is None:
+            raise LectureNotFound
+        if not lecture["viewer_entitled"]:
+            raise NotEntitled
+        await progress.lock_progress(tx, **key)
+        row = await progress.record_progress(
+            tx,
+            **key,
+            ranges=ranges,
+            position_ms=position_ms,
+            completed=call.body.completed,
+            share=call.config.progress.complete_share,
+        )
+        return show_progress(row)
+
+
+@routes.get(
+    "/api/progress/users/me",
+    role=STUDENT,
+    query=PageQuery,
+    answer=Page[Progress],
+    rate="read",
+)
+async def get_my_progress(call: Call[None]) -> dict[str, Any]:
+    """The caller's progress in all lectures, the last watched first."""
+    return await _list_progress(call, call.user.id)
+
+
+@routes.get(
+    "/api/progress/users/{user_id}",
+    role=STUDENT,
+    query=PageQuery,
+    answer=Page[Progress],
+    problems=(UserNotFound,),
+    rate="read",
+)
+async def get_user_progress(call: Call[None]) -> dict[str, Any]:
+    """A user's progress in all lectures, for that user and admins."""
+    await _check_self_or_admin(call)
+    return await _list_progress(call, call.path.user_id)
+
+
+@routes.get(
+    "/api/progress/courses/{course_id}",
+    role=STUDENT,
+    query=CourseProgressQuery,
+    answer=CourseProgress | Page[Learner],
+    problems=(CourseNotFound, Forbidden),
+    rate="read",
+)
+async def get_course_progress(call: Call[None]) -> BaseModel:
+    """How far the caller is in a course; for its owner also another user (`user_id`), or all (`view=learners`)."""
+    user_id = call.query.user_id or call.user.id
+    course = await _get_course(call)
+    if (user_id != call.user.id or call.query.view is not None) and not course["viewer_owns"]:
+        raise Forbidden("Only the course's owner sees how far others are.")
+    if call.query.view is not None:
+        return await _list_learners(call, course["id"])
+    async with call.db.connection() as connection:
+        totals = await progress.get_course_progress(connection, user_id=user_id, course_id=course["id"])
+        rows = await progress.list_course_progress(connection, user_id=user_id, course_id=course["id"])
+    resume = None
+    if totals["resume_lecture_id"] is not None:
+        resume = {"lecture_id": totals["resume_lecture_id"], "position": totals["resume_ms"] / 1000}
+    return CourseProgress.model_validate({**totals, "resume": resume, "items": [show_progress(row) for row in rows]})
+
+
+@routes.get("/api/progress/me/continue", role=STUDENT, query=PageQuery, answer=Page[Continuation], rate="read")
+async def list_continuations(call: Call[None]) -> dict[str, Any]:
+    """Where to go on: one lecture and second per course that was begun, the last watched first."""
+    rows = await progress.list_resume_points(call.db, user_id=call.user.id, user_role=call.user.role, **_before(call))
+    items = [
+        {
+            **row,
+            "position": row["position_ms"] / 1000,
+            "duration": row["end_ms"] and row["end_ms"] / 1000,
+        }
+        for row in rows
+    ]
+    return page(call, items, key=lambda item: (item["last_watched_at"], item["course_id"]))
+
+
+# -- enrolments --------------------------------------------------------------------------------------------------------
+
+
+@routes.post(
+    "/api/enrollments",
+    role=STUDENT,
+    body=NewEnrollment,
+    answer=Enrollment,
+    status=201,
+    location="/api/enrollments/users/{user_id}",
+    problems=(PaymentRequired, RoleRequired, Conflict),
+    rate="write",
+)
+async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
+    """Enrol in a free course or one's own; once enrolled the same row comes again, with status 200."""
+    user_id = call.body.user_id or call.user.id
+    if user_id != call.user.id and not call.user.has("admin"):
+        raise RoleRequired("Only an admin enrols others.")
+    async with call.db.transaction() as tx:
+        course = await progress.get_course(
+            tx, course_id=call.body.course_id, viewer_id=call.user.id, viewer_role=call.user.role
+        )
+        if course is None:
+            raise _missing("/course_id")
+        if not await progress.user_exists(tx, user_id=user_id):
+            raise _missing("/user_id")
+        key = {"user_id": user_id, "course_id": course["id"]}
+        known = await progress.get_enrollment(tx, **key)
+        if known is not None and known["is_alive"]:
+            return Reply(known, status=200)
+        source = _source_of(call, course, user_id)
+        is_new = await progress.upsert_enrollment(tx, **key, source=source) is not None
+        return Reply(await progress.get_enrollment(tx, **key), status=201 if is_new else 200)
+
+
+@routes.get("/api/enrollments/users/me", role=STUDENT, query=PageQuery, answer=Page[Enrollment], rate="read")
+async def get_my_enrollments(call: Call[None]) -> dict[str, Any]:
+    """The caller's enrolments, the newest first."""
+    return await _list_enrollments(call, call.user.id)
+
+
+@routes.get(
+    "/api/enrollments/users/{user_id}",
+    role=STUDENT,
+    query=PageQuery,
+    answer=Page[Enrollment],
+    problems=(UserNotFound,),
+    rate="read",
+)
+async def get_user_enrollments(call: Call[None]) -> dict[str, Any]:
+    """A user's enrolments, for that user and admins."""
+    await _check_self_or_admin(call)
+    return await _list_enrollments(call, call.path.user_id)
+
+
+@routes.get(
+    "/api/enrollments/courses/{course_id}",
+    role=STUDENT,
+    query=PageQuery,
+    answer=Page[Enrollment],
+    problems=(CourseNotFound, Forbidden),
+    rate="read",
+)
+async def get_course_enrollments(call: Call[None]) -> dict[str, Any]:
+    """Who is enrolled in a course, for its owner; the newest first."""
+    course = await _get_course(call)
+    if not course["viewer_owns"]:
+        raise Forbidden
+    rows = await progress.list_course_enrollments(call.db, course_id=course["id"], **_before(call))
+    return page(call, rows, key=lambda row: (row["enrolled_at"], row["user_id"]))
+
+
+@routes.delete(
+    "/api/enrollments/courses/{course_id}",
+    role=STUDENT,
+    status=204,
+    problems=(EnrollmentNotFound,),
+    rate="write",
+)
+async def end_enrollment(call: Call[None]) -> None:
+    """Leave a course; what was watched is kept."""
+    if await progress.end_enrollment(call.db, user_id=call.user.id, course_id=call.path.course_id) is None:
+        raise EnrollmentNotFound
+
+
+# -- what several of them do -------------------------------------------------------------------------------------------
+
+
+def _parse_change(body: ProgressChange) -> "tuple[list[asyncpg.Range[int]], int | None]":
+    """Ranges and position in milliseconds, the position None when it is absent. Raises ValidationFailed."""
+    ranges, errors, position_ms = [], [], None
+    for index, pair in enumerate(body.watched_ranges):
+        try:
+            ranges.append(asyncpg.Range(*parse_range(pair)))
+        except NotAPosition as fault:
+            errors.append({"pointer": f"/watched_ranges/{index}", "detail": str(fault)})
+    if "position" in body.model_fields_set:
+        try:
+            position_ms = parse_position(body.position)
+        except NotAPosition as fault:
+            errors.append({"pointer": "/position", "detail": str(fault)})
+    if errors:
+        raise ValidationFailed(errors=errors)
+    return ranges, position_ms
+
+
+def _source_of(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -> str:
+    """By what right the user may be enrolled in the course. Raises PaymentRequired, Conflict."""
+    if course["status"] == "archived":
+        raise Conflict("The course is archived and takes no new learners.")
+    if course["creator_id"] == user_id:
+        return "own"
+    if course["is_free"] and user_id == call.user.id:
+        return "free"
+    if call.user.has("admin"):
+        return "admin"
+    raise PaymentRequired
+
+
+def _missing(pointer: str) -> ValidationFailed:
+    return ValidationFailed(errors=[{"pointer": pointer, "detail": "There is no such row."}])
+
+
+def _before(call: Call[Any]) -> dict[str, Any]:
+    """The parameters of a list that is ordered by a time and an id, the latest first."""
+    before_at, before_id = read_cursor(call.query.cursor, datetime, UUID) or (None, None)
+    return {"before_at": before_at, "before_id": before_id, "page_size": call.query.limit + 1}
+
+
+async def _check_self_or_admin(call: Call[Any]) -> None:
+    """Raises UserNotFound for everybody else, and for a user that is not there."""
+    if call.path.user_id == call.user.id:
+        return
+    if not (call.user.has("admin") and await progress.user_exists(call.db, user_id=call.path.user_id)):
+        raise UserNotFound
+
+
+async def _get_course(call: Call[Any]) -> Record:
+    """The course of the path, if the caller may know of it. Raises CourseNotFound."""
+    course: Record | None = await progress.get_course(
+        call.db, course_id=call.path.course_id, viewer_id=call.user.id, viewer_role=call.user.role
+    )
+    if course is None:
+        raise CourseNotFound
+    return course
+
+
+async def _list_progress(call: Call[Any], user_id: UUID) -> dict[str, Any]:
+    rows = await progress.list_user_progress(call.db, user_id=user_id, **_before(call))
+    return page(call, [show_progress(row) for row in rows], key=lambda p: (p["last_watched_at"], p["lecture_id"]))
+
+
+async def _list_enrollments(call: Call[Any], user_id: UUID) -> dict[str, Any]:
+    rows = await progress.list_user_enrollments(call.db, user_id=user_id, **_before(call))
+    return page(call, rows, key=lambda row: (row["enrolled_at"], row["course_id"]))
+
+
+async def _list_learners(call: Call[Any], course_id: UUID) -> Page[Learner]:
+    rows = await progress.list_learners(call.db, course_id=course_id, **_before(call))
+    answer = page(call, rows, key=lambda row: (row["enrolled_at"], row["user_id"]))
+    return Page[Learner].model_validate({**answer, "items": [dict(row) for row in answer["items"]]})

@@ -1,0 +1,348 @@
+"""Courses and lectures: who sees and changes what, prices, and an order that never collides."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.support.people import People, Person
+
+COURSE: dict[str, Any] = {"title": "Queues", "status": "published"}
+
+
+@pytest.fixture
+async def teacher(people: People) -> Person:
+    """An instructor."""
+    return await people.join("teacher", "instructor")
+
+
+@pytest.fixture
+async def student(people: People) -> Person:
+    """A student who is enrolled in nothing."""
+    return await people.join("student")
+
+
+async def make_lectures(teacher: Person, course: Any, *titles: str) -> list[Any]:
+    """Lectures appended in this order."""
+    path = f"/api/courses/{course['id']}/lectures"
+    return [await teacher.make(path, {"title": title}) for title in titles]
+
+
+async def titles_of(person: Person, course: Any) -> list[str]:
+    """The lectures' titles in the course's order."""
+    answer = await person.get(f"/api/courses/{course['id']}/lectures?limit=100")
+    assert answer.status == 200
+    return [lecture["title"] for lecture in answer.body["items"]]
+
+
+# -- courses -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_course_is_a_free_draft_unless_told_otherwise(teacher: Person) -> None:
+    answer = await teacher.post("/api/courses", {"title": "Queues"})
+    assert answer.status == 201
+    course = answer.body
+    assert answer.headers["Location"] == f"/api/courses/{course['id']}"
+    assert set(course) == {
+        "id", "title", "description", "creator_id", "thumbnail_url", "price", "currency", "is_free", "status",
+        "lecture_count", "enrolled_count", "duration", "created_at", "updated_at",
+    }  # fmt: skip
+    assert course["creator_id"] == teacher.id
+    assert (course["price"], course["currency"], course["is_free"], course["status"]) == ("0.00", "usd", True, "draft")
+    assert (course["lecture_count"], course["enrolled_count"], course["duration"]) == (0, 0, 0)
+    assert course["created_at"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("price", "currency", "shown"),
+    [("49", "usd", "49.00"), ("0.5", "eur", "0.50"), ("999999.99", "gbp", "999999.99"), ("1200", "jpy", "1200.00")],
+)
+async def test_a_price_is_kept_to_the_cent(teacher: Person, price: str, currency: str, shown: str) -> None:
+    course = await teacher.make("/api/courses", COURSE | {"price": price, "currency": currency, "is_free": False})
+    assert (course["price"], course["currency"], course["is_free"]) == (shown, currency, False)
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"price": "0.49"}, "/price"),
+        ({"price": "1000000.00"}, "/price"),
+        ({"price": "1.001"}, "/price"),
+        ({"price": "1e3"}, "/price"),
+        ({"price": "NaN"}, "/price"),
+        ({"price": "-1.00"}, "/price"),
+        ({"price": "१.००"}, "/price"),
+        ({"price": 49}, "/price"),
+        ({"price": 49.5}, "/price"),
+        ({"price": None}, "/price"),
+        ({"price": "12.50", "currency": "jpy"}, "/price"),
+        ({"currency": "xxx"}, "/currency"),
+        ({"currency": "USD"}, "/currency"),
+        ({"price": "10.00", "is_free": True}, "/is_free"),
+        ({"is_free": False}, "/is_free"),
+        ({"title": ""}, "/title"),
+        ({"title": " \t"}, "/title"),
+        ({"title": "t" * 201}, "/title"),
+        ({"status": "deleted"}, "/status"),
+        ({"thumbnail_url": "javascript:alert(1)"}, "/thumbnail_url"),
+        ({"creator_id": str(uuid4())}, "/creator_id"),
+    ],
+)
+async def test_what_is_no_course_is_pointed_at(teacher: Person, members: dict[str, Any], pointer: str) -> None:
+    answer = await teacher.post("/api/courses", COURSE | members)
+    assert (answer.status, answer.code, answer.pointers) == (422, "validation_failed", [pointer])
+
+
+async def test_students_and_strangers_make_no_courses(student: Person, people: People) -> None:
+    assert (await student.post("/api/courses", COURSE)).status == 403
+    assert (await people.stranger.post("/api/courses", COURSE)).status == 401
+
+
+async def test_what_is_not_published_is_like_a_random_id_to_others(
+    teacher: Person, student: Person, people: People
+) -> None:
+    other = await people.join("other", "instructor")
+    for status in ("draft", "archived"):
+        course = await teacher.make("/api/courses", COURSE | {"status": status})
+        for person in (people.stranger, student, other):
+            hidden = await person.get(f"/api/courses/{course['id']}")
+            random = await person.get(f"/api/courses/{uuid4()}")
+            assert (hidden.status, hidden.code) == (random.status, random.code) == (404, "course_not_found")
+            assert (await person.get(f"/api/courses/{course['id']}/lectures")).status == 404
+        assert (await other.put(f"/api/courses/{course['id']}", {"title": "Mine"})).status == 404
+        assert (await teacher.get(f"/api/courses/{course['id']}")).status == 200
+
+
+async def test_an_archived_course_stays_open_to_those_enrolled(teacher: Person, student: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    assert (await teacher.put(f"/api/courses/{course['id']}", {"status": "archived"})).status == 200
+    assert (await student.get(f"/api/courses/{course['id']}")).status == 200
+
+
+async def test_only_the_creator_and_admins_change_a_course(teacher: Person, student: Person, people: People) -> None:
+    course = await teacher.make("/api/courses", COURSE | {"description": "All about them"})
+    path = f"/api/courses/{course['id']}"
+    other, admin = await people.join("other", "instructor"), await people.join("root", "admin")
+    assert (await people.stranger.put(path, {"title": "X"})).status == 401
+    for person in (student, other):
+        answer = await person.put(path, {"title": "X"})
+        assert (answer.status, answer.code) == (403, "forbidden")
+    changed = await admin.put(path, {"title": "Queues and stacks", "price": "5.00"})
+    assert changed.status == 200
+    kept = {key: value for key, value in course.items() if key not in ("title", "price", "is_free", "updated_at")}
+    assert {key: changed.body[key] for key in kept} == kept
+    assert (changed.body["title"], changed.body["price"], changed.body["is_free"]) == (
+        "Queues and stacks",
+        "5.00",
+        False,
+    )
+
+
+async def test_a_change_is_checked_together_with_what_stays(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE | {"price": "5.50"})
+    path = f"/api/courses/{course['id']}"
+    for change, pointer in (
+        ({"currency": "jpy"}, "/price"),
+        ({"is_free": True}, "/is_free"),
+        ({"title": None}, "/title"),
+    ):
+        assert (await teacher.put(path, change)).pointers == [pointer]
+    unchanged = await teacher.put(path, {})
+    assert unchanged.status == 200
+    assert unchanged.body["price"] == "5.50"
+
+
+async def test_published_courses_are_listed_newest_first_in_pages(teacher: Person, people: People) -> None:
+    made = [(await teacher.make("/api/courses", COURSE | {"title": f"C{n}"}))["title"] for n in range(5)]
+    await teacher.make("/api/courses", {"title": "Draft"})
+    seen, path = [], "/api/courses?limit=2"
+    while path:
+        answer = await people.stranger.get(path)
+        assert answer.status == 200
+        assert len(answer.body["items"]) <= 2
+        seen += [course["title"] for course in answer.body["items"]]
+        path = answer.body["next"]
+        if len(seen) == 2:  # one that comes meanwhile is neither shown twice nor hides another
+            await teacher.make("/api/courses", COURSE | {"title": "Late"})
+    assert seen == made[::-1]
+
+
+async def test_lists_are_narrowed_by_creator_price_and_words(teacher: Person, people: People) -> None:
+    other = await people.join("other", "instructor")
+    await teacher.make("/api/courses", COURSE | {"title": "Databases", "description": "Indexes and joins"})
+    await other.make("/api/courses", COURSE | {"title": "Streams", "price": "9.00"})
+
+    async def titles(query: str) -> list[str]:
+        answer = await people.stranger.get(f"/api/courses?{query}")
+        assert answer.status == 200
+        return [course["title"] for course in answer.body["items"]]
+
+    assert await titles(f"creator_id={other.id}") == ["Streams"]
+    assert await titles("is_free=true") == ["Databases"]
+    assert await titles("is_free=false") == ["Streams"]
+    assert await titles("q=join") == ["Databases"]
+    assert await titles("q=%22no+such%22+words-") == []
+    assert await titles("q=") == ["Streams", "Databases"]
+
+
+async def test_drafts_are_listed_to_their_creator_alone(teacher: Person, student: Person, people: People) -> None:
+    await teacher.make("/api/courses", {"title": "Draft"})
+    path = "/api/courses?status=draft"
+    assert (await people.stranger.get(path)).status == 401
+    assert (await student.get(path)).body["items"] == []
+    assert [course["title"] for course in (await teacher.get(path)).body["items"]] == ["Draft"]
+    admin = await people.join("root", "admin")
+    assert [course["title"] for course in (await admin.get(path)).body["items"]] == ["Draft"]
+    assert (await student.get(f"{path}&creator_id={teacher.id}")).status == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("limit=0", 422), ("limit=101", 422), ("limit=x", 422), ("cursor=x", 400), ("cursor=W10", 400),
+        ("creator_id=7", 422), ("is_free=perhaps", 422), ("status=gone", 422), ("q=%00", 422),
+    ],
+)  # fmt: skip
+async def test_a_malformed_query_is_refused(people: People, query: str, status: int) -> None:
+    assert (await people.stranger.get(f"/api/courses?{query}")).status == status
+
+
+# -- lectures ----------------------------------------------------------------------------------------------------------
+
+
+async def test_lectures_are_appended_or_put_in_between(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    path = f"/api/courses/{course['id']}/lectures"
+    await make_lectures(teacher, course, "A", "B", "C")
+    answer = await teacher.post(path, {"title": "X", "sequence_order": 2, "duration": 90})
+    assert (answer.status, answer.headers["Location"]) == (201, f"/api/lectures/{answer.body['id']}")
+    assert set(answer.body) == {
+        "id", "course_id", "title", "description", "video_url", "duration", "sequence_order", "is_preview",
+        "created_at", "updated_at",
+    }  # fmt: skip
+    assert answer.body["sequence_order"] == 2
+    far = await teacher.make(path, {"title": "Z", "sequence_order": 50})
+    assert far["sequence_order"] == 50
+    assert await titles_of(teacher, course) == ["A", "X", "B", "C", "Z"]
+    counted = (await teacher.get(f"/api/courses/{course['id']}")).body
+    assert (counted["lecture_count"], counted["duration"]) == (5, 90)
+
+
+async def test_lectures_inserted_at_once_never_collide(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    path = f"/api/courses/{course['id']}/lectures"
+    wishes = [{"title": f"L{n}"} | ({"sequence_order": 1} if n % 2 else {}) for n in range(20)]
+    answers = await asyncio.gather(*(teacher.post(path, wish) for wish in wishes))
+    assert {answer.status for answer in answers} == {201}
+    listed = (await teacher.get(f"{path}?limit=100")).body["items"]
+    assert [lecture["sequence_order"] for lecture in listed] == list(range(1, 21))
+
+
+@pytest.mark.parametrize(("place", "order"), [(1, "CABD"), (2, "ACBD"), (4, "ABDC"), (9, "ABDC")])
+async def test_a_lecture_moves_and_those_between_make_way(teacher: Person, place: int, order: str) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    lectures = await make_lectures(teacher, course, *"ABCD")
+    moved = await teacher.put(f"/api/lectures/{lectures[2]['id']}", {"sequence_order": place})
+    assert (moved.status, moved.body["sequence_order"], moved.body["title"]) == (200, place, "C")
+    assert "".join(await titles_of(teacher, course)) == order
+
+
+async def test_lectures_moved_at_once_never_collide(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    lectures = await make_lectures(teacher, course, *"ABCDE")
+    moves = [(lecture["id"], place) for lecture in lectures for place in (1, 3, 5)]
+    answers = await asyncio.gather(
+        *(teacher.put(f"/api/lectures/{lecture}", {"sequence_order": place}) for lecture, place in moves)
+    )
+    assert {answer.status for answer in answers} == {200}
+    assert sorted(await titles_of(teacher, course)) == list("ABCDE")
+
+
+async def test_everybody_reads_the_titles_but_not_where_to_watch(teacher: Person, people: People) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    path = f"/api/courses/{course['id']}/lectures"
+    await teacher.make(path, {"title": "A", "video_url": "https://example.com/a"})
+    await teacher.make(path, {"title": "B", "video_url": "https://example.com/b", "is_preview": True})
+    listed = (await people.stranger.get(path)).body["items"]
+    assert [(lecture["title"], lecture["video_url"]) for lecture in listed] == [
+        ("A", None), ("B", "https://example.com/b"),
+    ]  # fmt: skip
+    assert all("progress" not in lecture for lecture in listed)
+    assert (await teacher.get(path)).body["items"][0]["video_url"] == "https://example.com/a"
+
+
+async def test_own_progress_is_merged_into_the_list(teacher: Person, student: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    first, _second = await make_lectures(teacher, course, "A", "B")
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    await student.put(f"/api/progress/lectures/{first['id']}", {"watched_ranges": [[0, 12.5]], "position": 12.5})
+    listed = (await student.get(f"/api/courses/{course['id']}/lectures")).body["items"]
+    assert listed[0]["progress"]["watched_duration"] == 12
+    assert listed[1]["progress"] is None
+    one = (await student.get(f"/api/lectures/{first['id']}")).body
+    assert one["progress"]["position"] == 12.5
+
+
+async def test_a_lecture_is_read_by_the_entitled_and_a_preview_by_everybody(
+    teacher: Person, student: Person, people: People
+) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    lecture, preview = await make_lectures(teacher, course, "A", "B")
+    await teacher.put(f"/api/lectures/{preview['id']}", {"is_preview": True})
+    path = f"/api/lectures/{lecture['id']}"
+    assert (await people.stranger.get(path)).status == 401
+    assert (await people.stranger.get(f"/api/lectures/{uuid4()}")).status == 401
+    answer = await student.get(path)
+    assert (answer.status, answer.code) == (403, "not_entitled")
+    for person in (people.stranger, student):
+        assert (await person.get(f"/api/lectures/{preview['id']}")).status == 200
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    read = await student.get(path)
+    assert read.status == 200
+    assert (read.body["video"], read.body["files"], read.body["progress"]) == (None, [], None)
+
+
+async def test_a_draft_s_lectures_are_like_random_ids_to_others(teacher: Person, student: Person) -> None:
+    course = await teacher.make("/api/courses", {"title": "Draft"})
+    (lecture,) = await make_lectures(teacher, course, "A")
+    await teacher.put(f"/api/lectures/{lecture['id']}", {"is_preview": True})
+    for lecture_id in (lecture["id"], uuid4()):
+        for answer in (
+            await student.get(f"/api/lectures/{lecture_id}"),
+            await student.put(f"/api/lectures/{lecture_id}", {"title": "X"}),
+        ):
+            assert (answer.status, answer.code) == (404, "lecture_not_found")
+
+
+async def test_lectures_of_another_s_course_are_not_to_be_changed(
+    teacher: Person, student: Person, people: People
+) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    (lecture,) = await make_lectures(teacher, course, "A")
+    for person in (student, await people.join("other", "instructor")):
+        assert (await person.put(f"/api/lectures/{lecture['id']}", {"title": "X"})).status == 403
+        assert (await person.post(f"/api/courses/{course['id']}/lectures", {"title": "X"})).status == 403
+
+
+async def test_a_subset_of_a_lecture_is_changed(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "duration": 60})
+    changed = (await teacher.put(f"/api/lectures/{lecture['id']}", {"description": "New"})).body
+    assert (changed["title"], changed["duration"], changed["description"]) == ("A", 60, "New")
+    cleared = (await teacher.put(f"/api/lectures/{lecture['id']}", {"duration": None})).body
+    assert cleared["duration"] is None
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"sequence_order": 0}, {"sequence_order": 2**31}, {"sequence_order": 1.5}, {"duration": -1},
+        {"duration": 10**7}, {"is_preview": "yes"}, {"video_url": "ftp://example.com"}, {"title": None}, {"id": "x"},
+    ],
+)  # fmt: skip
+async def test_what_is_no_lecture_is_pointed_at(teacher: Person, members: dict[str, Any]) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    answer = await teacher.post(f"/api/courses/{course['id']}/lectures", {"title": "A"} | members)
+    assert (answer.status, answer.pointers) == (422, [f"/{next(iter(members))}"])

@@ -1,0 +1,305 @@
+"""What was watched never shrinks, completions never un-happen, and who may be enrolled."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from tests.support.people import People, Person
+
+
+@pytest.fixture
+async def teacher(people: People) -> Person:
+    """An instructor."""
+    return await people.join("teacher", "instructor")
+
+
+@pytest.fixture
+async def course(teacher: Person) -> Any:
+    """A free, published course."""
+    return await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+
+
+@pytest.fixture
+async def lectures(teacher: Person, course: Any) -> list[Any]:
+    """Two lectures of 100 s and one of unknown length."""
+    path = f"/api/courses/{course['id']}/lectures"
+    members: list[dict[str, Any]] = [{"title": "A", "duration": 100}, {"title": "B", "duration": 100}, {"title": "C"}]
+    return [await teacher.make(path, m) for m in members]
+
+
+@pytest.fixture
+async def student(people: People, course: Any) -> Person:
+    """A student who is enrolled in the course."""
+    student = await people.join("student")
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    return student
+
+
+async def watch(person: Person, lecture: Any, **change: Any) -> Any:
+    """PUT progress; the row."""
+    answer = await person.put(f"/api/progress/lectures/{lecture['id']}", change)
+    assert answer.status == 200, answer.body
+    return answer.body
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+async def test_ranges_are_united_and_counted_once(student: Person, lectures: list[Any]) -> None:
+    row = await watch(student, lectures[0], watched_ranges=[[0, 10], [5, 20.5]], position=20.5)
+    assert set(row) == {
+        "user_id", "lecture_id", "watched_duration", "watched_ranges", "position", "completed", "completed_at",
+        "last_watched_at", "created_at", "updated_at",
+    }  # fmt: skip
+    assert (row["watched_ranges"], row["watched_duration"], row["position"]) == ([[0.0, 20.5]], 20, 20.5)
+    row = await watch(student, lectures[0], watched_ranges=[[30, 30], [60, 61.25]])
+    assert (row["watched_ranges"], row["watched_duration"]) == ([[0.0, 20.5], [60.0, 61.25]], 21)
+    assert row["position"] == 20.5
+    assert (row["completed"], row["completed_at"]) == (False, None)
+    assert (await watch(student, lectures[0]))["watched_duration"] == 21
+
+
+async def test_what_lies_past_the_end_is_cut_there(student: Person, lectures: list[Any]) -> None:
+    row = await watch(student, lectures[0], watched_ranges=[[80, 1000], [500, 1e15]], position=101)
+    assert (row["watched_ranges"], row["position"]) == ([[80.0, 100.0]], 100.0)
+
+
+async def test_nine_tenths_complete_a_lecture_and_it_stays_so(student: Person, lectures: list[Any]) -> None:
+    row = await watch(student, lectures[0], watched_ranges=[[0, 89.999]])
+    assert row["completed"] is False
+    row = await watch(student, lectures[0], watched_ranges=[[89.999, 90]])
+    assert row["completed"] is True
+    again = await watch(student, lectures[0], completed=False, position=0)
+    assert (again["completed"], again["completed_at"]) == (True, row["completed_at"])
+
+
+async def test_a_lecture_is_completed_by_hand(student: Person, lectures: list[Any]) -> None:
+    row = await watch(student, lectures[2], completed=True)
+    assert (row["completed"], row["watched_duration"]) == (True, 0)
+    assert row["completed_at"] is not None
+
+
+async def test_without_a_known_end_nothing_is_cut_and_nothing_completes(student: Person, lectures: list[Any]) -> None:
+    row = await watch(student, lectures[2], watched_ranges=[[0, 100_000]])
+    assert (row["watched_duration"], row["completed"]) == (100_000, False)
+
+
+async def test_the_video_s_length_is_the_end_where_the_lecture_has_none(
+    student: Person, teacher: Person, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await sql.execute(
+        "INSERT INTO videos (lecture_id, upload_user_id, title, duration_seconds) VALUES ($1, $2, 'V', 50.5)",
+        lectures[2]["id"],
+        teacher.id,
+    )
+    row = await watch(student, lectures[2], watched_ranges=[[0, 60]])
+    assert (row["watched_ranges"], row["completed"]) == ([[0.0, 50.5]], True)
+
+
+async def test_devices_that_write_at_once_lose_nothing(student: Person, lectures: list[Any]) -> None:
+    await asyncio.gather(*(watch(student, lectures[2], watched_ranges=[[n, n + 1]]) for n in range(40)))
+    assert (await watch(student, lectures[2]))["watched_ranges"] == [[0.0, 40.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"watched_ranges": [[0, 5], [5, 4]]}, "/watched_ranges/1"),
+        ({"watched_ranges": [[-1, 4]]}, "/watched_ranges/0"),
+        ({"watched_ranges": [[0, 1.0005]]}, "/watched_ranges/0"),
+        ({"watched_ranges": [[0, 1, 2]]}, "/watched_ranges/0"),
+        ({"watched_ranges": [["0", 1]]}, "/watched_ranges/0/0"),
+        ({"watched_ranges": [[0, True]]}, "/watched_ranges/0/1"),
+        ({"watched_ranges": "all"}, "/watched_ranges"),
+        ({"watched_ranges": [[0, 1]] * 1001}, "/watched_ranges"),
+        ({"position": -0.001}, "/position"),
+        ({"position": "5"}, "/position"),
+        ({"position": None}, "/position"),
+        ({"completed": 1}, "/completed"),
+        ({"watched_duration": 5}, "/watched_duration"),
+    ],
+)
+async def test_what_is_no_progress_is_pointed_at(
+    student: Person, lectures: list[Any], change: dict[str, Any], pointer: str
+) -> None:
+    answer = await student.put(f"/api/progress/lectures/{lectures[0]['id']}", change)
+    assert (answer.status, answer.pointers) == (422, [pointer])
+
+
+async def test_who_is_not_entitled_records_nothing_but_a_preview(
+    teacher: Person, people: People, course: Any, lectures: list[Any]
+) -> None:
+    passer_by = await people.join("passer-by")
+    paths = [f"/api/progress/lectures/{lecture['id']}" for lecture in lectures]
+    assert (await people.stranger.put(paths[0], {})).status == 401
+    refused = await passer_by.put(paths[0], {"position": 1})
+    assert (refused.status, refused.code) == (403, "not_entitled")
+    await teacher.put(f"/api/lectures/{lectures[1]['id']}", {"is_preview": True})
+    assert (await passer_by.put(paths[1], {"position": 1})).status == 200
+    await teacher.put(f"/api/courses/{course['id']}", {"status": "draft"})
+    for path in (paths[1], f"/api/progress/lectures/{uuid4()}"):
+        assert (await passer_by.put(path, {"position": 1})).code == "lecture_not_found"
+
+
+async def test_a_course_s_progress_is_counted_in_lectures(
+    student: Person, course: Any, lectures: list[Any], teacher: Person
+) -> None:
+    path = f"/api/progress/courses/{course['id']}"
+    nothing = (await student.get(path)).body
+    assert nothing == {
+        "course_id": course["id"], "lectures_total": 3, "lectures_completed": 0, "percent": 0.0, "completed": False,
+        "resume": None, "items": [],
+    }  # fmt: skip
+    await watch(student, lectures[1], position=7.5)
+    row = await watch(student, lectures[0], completed=True)
+    some = (await student.get(path)).body
+    assert (some["lectures_completed"], some["percent"], some["completed"]) == (1, 33.3, False)
+    assert some["resume"] == {"lecture_id": lectures[1]["id"], "position": 7.5}
+    assert some["items"][0] == row
+    assert [item["lecture_id"] for item in some["items"]] == [lectures[0]["id"], lectures[1]["id"]]
+    for lecture in lectures:
+        await watch(student, lecture, completed=True)
+    all_of_it = (await student.get(path)).body
+    assert (all_of_it["percent"], all_of_it["completed"], all_of_it["resume"]) == (100.0, True, None)
+    empty = await teacher.make("/api/courses", {"title": "Empty", "status": "published"})
+    none = (await student.get(f"/api/progress/courses/{empty['id']}")).body
+    assert (none["lectures_total"], none["percent"], none["completed"]) == (0, 0.0, False)
+
+
+async def test_how_far_others_are_only_the_owner_sees(
+    student: Person, teacher: Person, people: People, course: Any, lectures: list[Any]
+) -> None:
+    await watch(student, lectures[0], completed=True)
+    path = f"/api/progress/courses/{course['id']}"
+    other = await people.join("other")
+    for query in (f"user_id={student.id}", "view=learners"):
+        assert (await other.get(f"{path}?{query}")).status == 403
+    assert (await teacher.get(f"{path}?user_id={student.id}")).body["lectures_completed"] == 1
+    learners = (await teacher.get(f"{path}?view=learners")).body
+    assert [(item["user_id"], item["percent"]) for item in learners["items"]] == [(student.id, 33.3)]
+    assert learners["next"] is None
+    assert (await student.get(f"{path}?user_id={student.id}")).status == 200
+    assert (await student.get(f"/api/progress/courses/{uuid4()}")).status == 404
+
+
+async def test_a_user_s_progress_is_theirs_and_admins_to_see(
+    student: Person, people: People, lectures: list[Any]
+) -> None:
+    rows = [await watch(student, lecture, position=1) for lecture in lectures]
+    mine = (await student.get("/api/progress/users/me")).body
+    assert mine["items"] == rows[::-1]
+    assert (await student.get(f"/api/progress/users/{student.id}")).body == mine
+    first = (await student.get("/api/progress/users/me?limit=2")).body
+    assert first["items"] + (await student.get(first["next"])).body["items"] == mine["items"]
+    admin, other = await people.join("root", "admin"), await people.join("other")
+    assert (await admin.get(f"/api/progress/users/{student.id}")).body["items"] == mine["items"]
+    for person, user_id in ((other, student.id), (other, uuid4()), (admin, uuid4())):
+        answer = await person.get(f"/api/progress/users/{user_id}")
+        assert (answer.status, answer.code) == (404, "user_not_found")
+
+
+async def test_one_goes_on_where_one_was(student: Person, teacher: Person, course: Any, lectures: list[Any]) -> None:
+    async def places() -> list[tuple[str, str, float]]:
+        answer = await student.get("/api/progress/me/continue")
+        assert answer.status == 200
+        return [(item["course_title"], item["lecture_title"], item["position"]) for item in answer.body["items"]]
+
+    other = await teacher.make("/api/courses", {"title": "Stacks", "status": "published"})
+    stack = await teacher.make(f"/api/courses/{other['id']}/lectures", {"title": "S"})
+    assert await places() == []
+    await student.make("/api/enrollments", {"course_id": other["id"]})
+    await watch(student, lectures[0], position=12)
+    await watch(student, stack, position=3)
+    assert await places() == [("Stacks", "S", 3.0), ("Queues", "A", 12.0)]
+    await watch(student, lectures[0], completed=True)
+    assert await places() == [("Queues", "B", 0.0), ("Stacks", "S", 3.0)]
+    await student.delete(f"/api/enrollments/courses/{course['id']}")
+    assert await places() == [("Stacks", "S", 3.0)]
+
+
+# -- enrolments --------------------------------------------------------------------------------------------------------
+
+
+async def test_one_enrols_in_a_free_course_once(people: People, course: Any) -> None:
+    student = await people.join("student")
+    answer = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert answer.status == 201
+    assert set(answer.body) == {
+        "user_id", "course_id", "transaction_id", "source", "enrolled_at", "expires_at", "is_active", "progress",
+        "created_at", "updated_at",
+    }  # fmt: skip
+    assert (answer.body["user_id"], answer.body["source"], answer.body["is_active"]) == (student.id, "free", True)
+    again = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert (again.status, again.body) == (200, answer.body)
+    listed = (await student.get("/api/enrollments/users/me")).body["items"]
+    assert listed == [answer.body]
+    assert (await student.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 1
+
+
+async def test_of_many_enrolments_at_once_one_is_made(people: People, course: Any) -> None:
+    student = await people.join("student")
+    answers = await asyncio.gather(*(student.post("/api/enrollments", {"course_id": course["id"]}) for _ in range(8)))
+    assert sorted(answer.status for answer in answers) == [200] * 7 + [201]
+
+
+async def test_a_course_with_a_price_wants_to_be_paid(people: People, teacher: Person) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    student, admin = await people.join("student"), await people.join("root", "admin")
+    answer = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert (answer.status, answer.code) == (402, "payment_required")
+    assert (await teacher.make("/api/enrollments", {"course_id": course["id"]}))["source"] == "own"
+    given = await admin.make("/api/enrollments", {"course_id": course["id"], "user_id": student.id})
+    assert (given["user_id"], given["source"]) == (student.id, "admin")
+    assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 200
+
+
+async def test_what_cannot_be_enrolled_in_is_pointed_at(people: People, teacher: Person, course: Any) -> None:
+    student, admin = await people.join("student"), await people.join("root", "admin")
+    draft = await teacher.make("/api/courses", {"title": "Draft"})
+    for course_id in (draft["id"], str(uuid4())):
+        answer = await student.post("/api/enrollments", {"course_id": course_id})
+        assert (answer.status, answer.pointers) == (422, ["/course_id"])
+    nobody = await admin.post("/api/enrollments", {"course_id": course["id"], "user_id": str(uuid4())})
+    assert (nobody.status, nobody.pointers) == (422, ["/user_id"])
+    other = await student.post("/api/enrollments", {"course_id": course["id"], "user_id": admin.id})
+    assert other.status == 403
+    await teacher.put(f"/api/courses/{course['id']}", {"status": "archived"})
+    assert (await teacher.post("/api/enrollments", {"course_id": course["id"]})).status == 409
+
+
+async def test_who_leaves_keeps_what_was_watched(student: Person, course: Any, lectures: list[Any]) -> None:
+    await watch(student, lectures[0], watched_ranges=[[0, 5]])
+    path = f"/api/enrollments/courses/{course['id']}"
+    assert (await student.delete(path)).status == 204
+    gone = await student.delete(path)
+    assert (gone.status, gone.code) == (404, "enrollment_not_found")
+    assert (await student.put(f"/api/progress/lectures/{lectures[0]['id']}", {})).status == 403
+    assert (await student.get("/api/enrollments/users/me")).body["items"] == []
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    assert (await watch(student, lectures[0]))["watched_duration"] == 5
+
+
+async def test_an_enrolment_that_ran_out_gives_nothing(
+    student: Person, course: Any, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await sql.execute("UPDATE enrollments SET expires_at = now()")
+    assert (await student.get(f"/api/lectures/{lectures[0]['id']}")).status == 403
+    again = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert (again.status, again.body["expires_at"]) == (201, None)
+
+
+async def test_who_is_enrolled_only_the_owner_sees(
+    student: Person, teacher: Person, people: People, course: Any
+) -> None:
+    path = f"/api/enrollments/courses/{course['id']}"
+    listed = (await teacher.get(path)).body["items"]
+    assert [(item["user_id"], item["progress"]) for item in listed] == [(student.id, 0.0)]
+    assert (await student.get(path)).status == 403
+    other = await people.join("other", "instructor")
+    assert (await other.get(f"/api/enrollments/courses/{uuid4()}")).status == 404
+    assert (await other.get(f"/api/enrollments/users/{student.id}")).status == 404
+    admin = await people.join("root", "admin")
+    assert len((await admin.get(f"/api/enrollments/users/{student.id}")).body["items"]) == 1

@@ -1,0 +1,363 @@
+"""Videos: uploading past us, what the host says and when, who may watch, captions."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from tests.support.app import serving, settings
+from tests.support.cloudflare import LADDER, StreamHost, hosting, sign_webhook, webhook_body
+from tests.support.people import Answer, People, Person
+
+WEBHOOK = "/api/videos/webhooks/cloudflare"
+VTT = b"WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n"
+
+
+@pytest.fixture
+async def stream() -> AsyncIterator[StreamHost]:
+    """A running video host."""
+    async with hosting() as stream:
+        yield stream
+
+
+@pytest.fixture
+def overrides(stream: StreamHost) -> dict[str, dict[str, Any]]:
+    """The application's video host is that one."""
+    return {"cloudflare": stream.settings}
+
+
+@pytest.fixture
+async def teacher(people: People) -> Person:
+    """An instructor."""
+    return await people.join("teacher", "instructor")
+
+
+@pytest.fixture
+async def lecture(teacher: Person) -> Any:
+    """A lecture of a free, published course."""
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    return await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+
+
+def new_upload(lecture: Any) -> dict[str, Any]:
+    """A body for an upload."""
+    return {"lecture_id": lecture["id"], "title": "Intro", "filename": "intro.mp4", "size_bytes": 10_000}
+
+
+@pytest.fixture
+async def video(teacher: Person, lecture: Any) -> Any:
+    """A video that waits for its bytes."""
+    return (await teacher.make("/api/videos/upload", new_upload(lecture)))["video"]
+
+
+async def tell(person: Person, said: dict[str, Any], **signed: Any) -> Answer:
+    """A webhook of the host."""
+    body = webhook_body(said)
+    return await person.post(WEBHOOK, data=body, headers=sign_webhook(body, **signed))
+
+
+# -- uploading ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_upload_goes_straight_to_the_host(teacher: Person, lecture: Any, stream: StreamHost) -> None:
+    answer = await teacher.post("/api/videos/upload", new_upload(lecture) | {"max_duration_seconds": 60})
+    assert answer.status == 201
+    video, upload = answer.body["video"], answer.body["upload"]
+    assert set(upload) == {"method", "url", "expires_at"}
+    assert (upload["method"], upload["url"]) == ("form", f"{stream.origin}/upload/{video['cloudflare_uid']}")
+    assert set(video) == {
+        "id", "lecture_id", "title", "description", "status", "duration_seconds", "thumbnail_url", "visibility",
+        "upload_user_id", "error", "created_at", "updated_at", "cloudflare_uid",
+    }  # fmt: skip
+    assert (video["status"], video["visibility"], video["upload_user_id"]) == ("pending_upload", "private", teacher.id)
+    assert stream.uploads[0]["maxDurationSeconds"] == 60
+    assert stream.uploads[0]["creator"] == teacher.id
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("size_bytes", 0), ("size_bytes", 200_000_001), ("size_bytes", "10"), ("size_bytes", 2**63), ("filename", ""),
+        ("lecture_id", "x"), ("max_duration_seconds", 21_601), ("title", ""), ("status", "ready"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_upload_is_pointed_at(
+    teacher: Person, lecture: Any, stream: StreamHost, member: str, value: Any
+) -> None:
+    answer = await teacher.post("/api/videos/upload", new_upload(lecture) | {member: value})
+    assert (answer.status, answer.pointers) == (422, [f"/{member}"])
+    assert stream.asked == []
+
+
+async def test_only_the_course_s_owner_uploads(teacher: Person, people: People, lecture: Any) -> None:
+    draft = await teacher.make("/api/courses", {"title": "Draft"})
+    hidden = await teacher.make(f"/api/courses/{draft['id']}/lectures", {"title": "A"})
+    other = await people.join("other", "instructor")
+    assert (await people.stranger.post("/api/videos/upload", new_upload(lecture))).status == 401
+    assert (await other.post("/api/videos/upload", new_upload(lecture))).status == 403
+    for lecture_id in (hidden["id"], str(uuid4())):
+        answer = await other.post("/api/videos/upload", new_upload({"id": lecture_id}))
+        assert (answer.status, answer.pointers) == (422, ["/lecture_id"])
+
+
+@pytest.mark.parametrize(("failing", "status", "code"), [(503, 502, "upstream_failed"), (401, 502, "upstream_failed")])
+async def test_a_host_that_fails_leaves_no_video(
+    teacher: Person, lecture: Any, stream: StreamHost, failing: int, status: int, code: str
+) -> None:
+    stream.failing = failing
+    answer = await teacher.post("/api/videos/upload", new_upload(lecture))
+    assert (answer.status, answer.code) == (status, code)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await teacher.get(f"/api/lectures/{lecture['id']}")).body["video"] is None
+
+
+async def test_a_host_that_hangs_is_told_in_time(teacher: Person, lecture: Any, stream: StreamHost) -> None:
+    stream.answering.clear()
+    answer = await teacher.post("/api/videos/upload", new_upload(lecture))
+    assert (answer.status, answer.code) == (504, "upstream_timed_out")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_without_a_host_its_routes_say_so_and_the_others_work(
+    postgres_dsn: str, redis_url: str, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    async with serving(settings(postgres_dsn, redis_url)) as client:
+        teacher = await People(client, sql).join("teacher", "instructor")
+        course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        for answer in (
+            await teacher.post("/api/videos/upload", new_upload(lecture)),
+            await teacher.post(WEBHOOK, {"uid": "x"}),
+        ):
+            assert (answer.status, answer.code) == (503, "not_configured")
+        row = await sql.fetchrow(
+            "INSERT INTO videos (lecture_id, upload_user_id, title, cloudflare_uid, status)"
+            " VALUES ($1, $2, 'V', 'uid', 'ready') RETURNING id",
+            lecture["id"],
+            teacher.id,
+        )
+        assert row is not None
+        shown = await teacher.get(f"/api/videos/{row['id']}")
+        assert shown.status == 200
+        assert "playback" not in shown.body
+
+
+# -- what the host says ------------------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_makes_a_video_ready_with_its_ladder(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    for _ in range(2):
+        answer = await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+        assert answer.status == 200
+    shown = (await teacher.get(f"/api/videos/{video['id']}")).body
+    assert (shown["status"], shown["duration_seconds"], shown["error"]) == ("ready", 90.5, None)
+    assert set(shown["playback"]) == {"hls", "dash", "expires_at"}
+    assert shown["thumbnail_url"].startswith(f"{stream.origin}/ey")
+    async with teacher.client.session.get(shown["playback"]["hls"]) as manifest:
+        assert manifest.status == 200
+    row = await sql.fetchrow("SELECT ladder, segment_s FROM videos")
+    assert row is not None
+    assert (json.loads(row["ladder"]), row["segment_s"]) == (LADDER, 4.0)
+
+
+async def test_a_video_is_ready_even_if_its_manifest_cannot_be_had(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    stream.master = None
+    assert (await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))).status == 200
+    assert (await teacher.get(f"/api/videos/{video['id']}")).body["status"] == "ready"
+    assert await sql.fetchval("SELECT ladder FROM videos") is None
+
+
+async def test_what_comes_late_changes_nothing_back(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    uid = video["cloudflare_uid"]
+
+    async def status_after(said: dict[str, Any]) -> tuple[str, str | None]:
+        assert (await tell(people.stranger, said)).status == 200
+        shown = (await teacher.get(f"/api/lectures/{video['lecture_id']}")).body["video"]
+        return shown["status"], shown["error"]
+
+    assert await status_after(stream.set_state(uid, "inprogress")) == ("processing", None)
+    assert await status_after(stream.set_state(uid, "pendingupload")) == ("processing", None)
+    assert await status_after(stream.set_state(uid, "error", reason="Bad file")) == ("error", "Bad file")
+    assert await status_after(stream.set_state(uid, "inprogress")) == ("error", "Bad file")
+    assert await status_after(stream.make_ready(uid)) == ("ready", None)
+    assert await status_after(stream.set_state(uid, "error", reason="Late")) == ("ready", None)
+    assert await status_after(stream.set_state(uid, "inprogress")) == ("ready", None)
+
+
+async def test_webhooks_of_no_use_are_taken_and_bad_ones_refused(
+    people: People, video: Any, stream: StreamHost
+) -> None:
+    said = stream.make_ready(video["cloudflare_uid"])
+    assert (await tell(people.stranger, said | {"uid": "0" * 32})).status == 200
+    assert (await tell(people.stranger, {"live": True})).status == 200
+    for signed in ({"at": 1}, {"secret": "wrong"}, {"at": 9_999_999_999}):
+        answer = await tell(people.stranger, said, **signed)
+        assert (answer.status, answer.code) == (401, "bad_signature")
+    assert (await people.stranger.post(WEBHOOK, said)).status == 401
+    garbage = await people.stranger.post(WEBHOOK, data=b"{", headers=sign_webhook(b"{"))
+    assert (garbage.status, garbage.code) == (400, "malformed_json")
+    deep = b"[" * 100_000
+    assert (await people.stranger.post(WEBHOOK, data=deep, headers=sign_webhook(deep))).status == 400
+
+
+async def test_an_owner_who_looks_finds_out_what_no_webhook_told(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    path = f"/api/videos/{video['id']}"
+    stream.set_state(video["cloudflare_uid"], "inprogress")
+    assert (await teacher.get(path)).body["status"] == "processing"
+    stream.make_ready(video["cloudflare_uid"])
+    assert (await teacher.get(path)).body["status"] == "ready"
+    assert await sql.fetchval("SELECT segment_s FROM videos") == 4.0
+    asked = len(stream.asked)
+    assert (await teacher.get(path)).body["status"] == "ready"
+    assert len(stream.asked) == asked
+
+
+async def test_a_host_that_is_away_does_not_keep_an_owner_from_looking(
+    teacher: Person, video: Any, stream: StreamHost
+) -> None:
+    stream.failing = 500
+    shown = await teacher.get(f"/api/videos/{video['id']}")
+    assert (shown.status, shown.body["status"]) == (200, "pending_upload")
+    stream.failing = None
+    stream.answering.clear()
+    shown = await teacher.get(f"/api/videos/{video['id']}")
+    assert (shown.status, shown.body["status"]) == (200, "pending_upload")
+
+
+async def test_an_upload_that_the_host_forgot_has_failed(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    stream.videos.clear()
+    path = f"/api/videos/{video['id']}"
+    assert (await teacher.get(path)).body["status"] == "pending_upload"
+    await sql.execute("UPDATE videos SET created_at = now() - interval '1 day'")
+    assert (await teacher.get(path)).body["status"] == "error"
+
+
+async def test_many_who_look_at_once_ask_the_host_once(
+    postgres_dsn: str, redis_url: str, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    config = settings(postgres_dsn, redis_url, cloudflare=stream.settings | {"poll_s": 60})
+    async with serving(config) as client:
+        teacher = await People(client, sql).join("teacher", "instructor")
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        video = (await teacher.make("/api/videos/upload", new_upload(lecture)))["video"]
+        await asyncio.gather(*(teacher.get(f"/api/videos/{video['id']}") for _ in range(10)))
+    assert sum(line.startswith("GET /client") for line in stream.asked) == 1
+
+
+# -- who may watch -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_may_watch_goes_by_enrolment_visibility_and_preview(
+    teacher: Person, people: People, lecture: Any, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    path, stranger, passer_by = f"/api/videos/{video['id']}", people.stranger, await people.join("passer-by")
+    learner = await people.join("learner")
+    await learner.make("/api/enrollments", {"course_id": lecture["course_id"]})
+
+    async def statuses() -> list[int]:
+        return [(await person.get(path)).status for person in (stranger, passer_by, learner, teacher)]
+
+    assert await statuses() == [401, 403, 200, 200]
+    await teacher.put(path, {"visibility": "preview"})
+    assert await statuses() == [401, 200, 200, 200]
+    await teacher.put(path, {"visibility": "public"})
+    assert await statuses() == [200, 200, 200, 200]
+    await teacher.put(path, {"visibility": "private"})
+    await teacher.put(f"/api/lectures/{lecture['id']}", {"is_preview": True})
+    assert await statuses() == [200, 200, 200, 200]
+    shown = (await passer_by.get(path)).body
+    assert "cloudflare_uid" not in shown
+    assert shown["playback"]["hls"].endswith("/manifest/video.m3u8")
+    whole = (await stranger.get(f"/api/lectures/{lecture['id']}")).body
+    assert whole["video"]["playback"] == shown["playback"]
+    await teacher.put(f"/api/courses/{lecture['course_id']}", {"status": "draft"})
+    assert await statuses() == [401, 404, 200, 200]
+    unknown = await passer_by.get(f"/api/videos/{uuid4()}")
+    assert (unknown.status, unknown.code) == (404, "video_not_found")
+
+
+async def test_a_video_is_changed_by_its_course_s_owner(teacher: Person, people: People, video: Any) -> None:
+    path = f"/api/videos/{video['id']}"
+    changed = await teacher.put(path, {"title": "New"})
+    assert (changed.status, changed.body["title"], changed.body["visibility"]) == (200, "New", "private")
+    other = await people.join("other", "instructor")
+    for answer in (await other.put(path, {"title": "X"}), await other.delete(path)):
+        assert (answer.status, answer.code) == (403, "forbidden")
+    for change in ({"visibility": "all"}, {"title": None}, {"status": "ready"}):
+        assert (await teacher.put(path, change)).status == 422
+
+
+async def test_a_deleted_video_is_gone_at_the_host_too(teacher: Person, video: Any, stream: StreamHost) -> None:
+    path = f"/api/videos/{video['id']}"
+    stream.failing = 500
+    refused = await teacher.delete(path)
+    assert (refused.status, refused.code) == (502, "upstream_failed")
+    stream.failing = None
+    assert (await teacher.get(path)).status == 200
+    assert (await teacher.delete(path)).status == 204
+    assert stream.videos == {}
+    assert (await teacher.get(path)).status == 404
+
+
+# -- captions ----------------------------------------------------------------------------------------------------------
+
+
+async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
+    teacher: Person, people: People, lecture: Any, video: Any
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/en"
+    learner, passer_by = await people.join("learner"), await people.join("passer-by")
+    await learner.make("/api/enrollments", {"course_id": lecture["course_id"]})
+    assert (await teacher.get(path)).status == 404
+    stored = await teacher.put(path, data=VTT, headers={"Content-Type": "text/vtt"})
+    assert stored.status == 204
+    for person in (teacher, learner):
+        read = await person.get(path)
+        assert (read.status, read.body) == (200, VTT)
+        assert read.headers["Content-Type"] == "text/vtt; charset=utf-8"
+    assert (await passer_by.get(path)).status == 403
+    assert (await people.stranger.get(path)).status == 401
+    for person in (learner, passer_by):
+        assert (await person.put(path, data=VTT, headers={"Content-Type": "text/vtt"})).status == 403
+        assert (await person.delete(path)).status == 403
+    assert (await teacher.delete(path)).status == 204
+    assert (await teacher.delete(path)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("lang", "kind", "body", "status"),
+    [
+        ("en", "application/json", VTT, 415),
+        ("en", "text/vtt", b"", 422),
+        ("en", "text/vtt", b"WEBVTTX", 422),
+        ("en", "text/vtt", b"WEBVTT\n\xff", 422),
+        ("en", "text/vtt", b"WEBVTT\n\0", 422),
+        ("en", "text/vtt", b"WEBVTT\n" + b"x" * 10_000_000, 413),
+        ("english-!", "text/vtt", VTT, 422),
+        ("%00", "text/vtt", VTT, 404),
+        ("pt-BR", "text/vtt", b"\xef\xbb\xbf" + VTT, 204),
+        ("en", "text/vtt", VTT + b"x" * 2_000_000, 204),
+    ],
+)
+async def test_only_webvtt_is_captions(
+    teacher: Person, video: Any, lang: str, kind: str, body: bytes, status: int
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/{lang}"
+    assert (await teacher.put(path, data=io.BytesIO(body), headers={"Content-Type": kind})).status == status
