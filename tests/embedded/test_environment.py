@@ -1,0 +1,79 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embedded import environment, processes
+
+
+@pytest.fixture
+def venv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    venv = tmp_path / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").touch()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "VENV", venv)
+    (tmp_path / "requirements").mkdir()
+    for group in ("run", "dev"):
+        environment.requirements(group).write_text(f"{group}==1\n")
+        environment._stamp(group).write_text(environment._fingerprint(group))
+    return venv
+
+
+@pytest.mark.usefixtures("venv")
+def test_an_environment_as_the_requirements_say_is_left_alone() -> None:
+    assert environment._stale(["run", "dev"]) == []
+
+
+@pytest.mark.usefixtures("venv")
+def test_a_group_whose_requirements_changed_is_stale() -> None:
+    environment.requirements("dev").write_text("dev==2\n")
+    assert environment._stale(["run", "dev"]) == ["dev"]
+
+
+def test_an_environment_without_its_interpreter_is_stale(venv: Path) -> None:
+    (venv / "bin" / "python").unlink()
+    assert environment._stale(["run"]) == ["run"]
+
+
+def test_an_environment_that_was_moved_is_stale(venv: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = venv.with_name("moved")
+    venv.rename(moved)
+    monkeypatch.setattr(environment, "VENV", moved)
+    assert environment._stale(["run"]) == ["run"]
+
+
+def test_a_python_without_venv_is_told_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment.importlib.util, "find_spec", lambda _: None)
+    assert environment._make() == 1
+    assert "python3-venv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(path.name for path in (processes.ROOT / "bin").iterdir()))
+def test_every_command_says_what_it_does(command: str) -> None:
+    done = subprocess.run(
+        [processes.ROOT / "bin" / command, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"usage: bin/{command}")
+
+
+def test_a_machine_without_a_fitting_python_is_told_so(tmp_path: Path) -> None:
+    for name in ("dirname", "sh"):
+        (tmp_path / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    command = ["/bin/sh", str(processes.ROOT / "bin" / "setup")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 is needed" in done.stderr
+
+
+def test_setup_needs_nothing_but_the_standard_library() -> None:
+    script = str(processes.ROOT / "embedded" / "environment.py")
+    done = subprocess.run([sys.executable, "-I", "-S", script, "--help"], capture_output=True, check=False)
+    assert done.returncode == 0

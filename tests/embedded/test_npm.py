@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from embedded import npm
+from embedded.npm import NpmFailedError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "package-lock.json").write_text("{}")
+    monkeypatch.setattr(npm, "ROOT", tmp_path)
+    monkeypatch.setattr(npm, "MODULES", tmp_path / "node_modules")
+    monkeypatch.setattr(npm, "STAMP", tmp_path / "node_modules" / ".lectern")
+    fake = tmp_path / "npm"
+    fake.write_text('#!/bin/sh\nmkdir -p node_modules\necho "$@" >> asked\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr(npm, "npm", lambda: [str(fake)])
+    return tmp_path
+
+
+def asked(root: Path) -> list[str]:
+    return (root / "asked").read_text().splitlines()
+
+
+def test_the_packages_are_fetched_once(root: Path) -> None:
+    npm.install()
+    npm.install()
+    assert asked(root) == ["ci --no-audit --no-fund --ignore-scripts --omit=dev"]
+
+
+def test_they_are_fetched_again_when_the_lock_changes(root: Path) -> None:
+    npm.install()
+    (root / "package-lock.json").write_text('{"lockfileVersion": 3}')
+    assert not npm.is_fresh()
+    npm.install()
+    assert len(asked(root)) == 2
+
+
+def test_what_only_tests_need_is_fetched_for_them_and_then_there_for_all(root: Path) -> None:
+    npm.install()
+    npm.install(dev=True)
+    npm.install()
+    assert asked(root)[1:] == ["ci --no-audit --no-fund --ignore-scripts"]
+
+
+def test_what_npm_complains_about_is_passed_on(root: Path) -> None:
+    (root / "npm").write_text("#!/bin/sh\necho no network >&2\nexit 1\n")
+    with pytest.raises(NpmFailedError, match="no network"):
+        npm.install()
+    assert not npm.is_fresh()

@@ -1,0 +1,141 @@
+import os
+import pwd
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from embedded import postgres as module
+from embedded import processes
+from embedded.postgres import Postgres
+from embedded.processes import AlreadyRunningError, PartFailedError
+from tests.support.services import data_directory
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with data_directory() as path:
+        yield path
+
+
+@pytest.fixture
+def server(directory: Path) -> Iterator[Postgres]:
+    server = Postgres(directory, durable=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_a_test_has_a_migrated_database_of_its_own(postgres_dsn: str) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM users") == 0
+    assert await connection.fetchval("SELECT current_setting('server_version_num')::int") >= 180_000
+    await connection.close()
+
+
+async def test_an_empty_database_has_no_tables(empty_postgres_dsn: str) -> None:
+    connection = await asyncpg.connect(empty_postgres_dsn)
+    assert await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 0
+    await connection.close()
+
+
+async def test_what_was_committed_survives_a_kill(server: Postgres) -> None:
+    dsn = server.dsn
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    server.kill()
+    assert server.pid is None
+    connection.terminate()
+
+    server.start()
+
+    assert server.dsn == dsn
+    connection = await asyncpg.connect(dsn)
+    assert await connection.fetchval("SELECT answer FROM kept") == 42
+    await connection.close()
+
+
+def test_starting_twice_is_starting_once(server: Postgres) -> None:
+    pid = server.pid
+    server.start()
+    assert server.pid == pid
+
+
+def test_a_second_server_on_the_same_data_is_refused_with_the_first_ones_process(server: Postgres) -> None:
+    with pytest.raises(AlreadyRunningError) as refused:
+        Postgres(server.data.parent).start(wait_for_other_s=0.1)
+    assert refused.value.pid == server.pid
+
+
+def test_a_process_id_that_something_else_has_now_is_no_second_server(directory: Path) -> None:
+    server = Postgres(directory, durable=False)
+    server.start()
+    server.kill()
+    pid_file = server.data / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    assert server._other() is None
+
+
+def test_a_stopped_server_leaves_no_sockets(directory: Path) -> None:
+    server = Postgres(directory, durable=False)
+    server.start()
+    sockets = server._socket_directory()
+    server.stop()
+    assert not sockets.exists()
+
+
+def test_a_directory_deeper_than_a_socket_path_may_be_is_fine(directory: Path) -> None:
+    server = Postgres(directory / ("deep" * 30) / ("deeper" * 20), durable=False)
+    server.start()
+    assert server.execute("SELECT 1").strip() == "1"
+    server.stop()
+
+
+def test_an_initialisation_that_was_cut_short_is_done_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Postgres(directory, durable=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_program", lambda _: Path("/bin/false"))
+        with pytest.raises(PartFailedError, match="could not make"):
+            server.start()
+    assert not list(directory.glob("pg18*/"))
+    server.start()
+    server.stop()
+
+
+def test_a_start_that_fails_shows_the_end_of_the_log(server: Postgres) -> None:
+    server.stop()
+    (server.data / "postgresql.conf").write_text("no_such_setting = 1\n")
+    with pytest.raises(PartFailedError, match="no_such_setting"):
+        server.start()
+
+
+def test_a_statement_that_fails_says_why(server: Postgres) -> None:
+    with pytest.raises(PartFailedError, match="no_such_table"):
+        server.execute("SELECT * FROM no_such_table")
+
+
+@as_root
+def test_under_root_it_runs_as_nobody(server: Postgres) -> None:
+    assert Path(f"/proc/{server.pid}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+@as_root
+def test_under_root_closed_places_are_left_for_open_ones(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = directory / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(module, "SHARED_DATA", directory / "data")
+    monkeypatch.setattr(module, "SHARED_PROGRAMS", directory / "programs")
+    reachable = processes.reachable_by_others
+    wheel = module._wheel_programs()
+    monkeypatch.setattr(processes, "reachable_by_others", lambda path: path != wheel and reachable(path))
+
+    server = Postgres(closed / "data", durable=False)
+    server.start()
+
+    assert server.data.is_relative_to(directory / "data")
+    assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(directory / "programs")
+    server.stop()

@@ -1,0 +1,163 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from embedded import processes, programs
+from tests.support.services import data_directory
+from tests.support.waiting import eventually
+
+# The environment may name parts of the machine that runs the tests; these are about the embedded ones.
+BARE = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
+
+
+class Run:
+    """A `bin/run --no-demo` of the test's own."""
+
+    def __init__(self, data: Path, port: int) -> None:
+        self.data = data
+        self.port = port
+        self.output = data / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(self.command(), cwd=processes.ROOT, env=BARE, stdout=output, stderr=output)
+
+    def command(self) -> list[str]:
+        options = ["--no-demo", "--data", str(self.data), "--port", str(self.port)]
+        return [sys.executable, "-m", "embedded.run", *options]
+
+    def is_ready(self) -> bool:
+        return programs.answers("127.0.0.1", self.port, "/readyz")
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def children(self) -> dict[str, int]:
+        """The last word of the command line, and the process id, of each."""
+        found = {}
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            found[" ".join(words)] = int(pid)
+        return found
+
+    def child(self, part: str) -> int:
+        return next(pid for command, pid in self.children().items() if part in command)
+
+
+@contextmanager
+def running(directory: Path) -> Iterator[Run]:
+    run = Run(directory, processes.free_port())
+    try:
+        assert eventually(lambda: "Ctrl-C" in run.said() or run.process.poll() is not None, 30)
+        assert run.process.poll() is None, run.said()
+        yield run
+    finally:
+        processes.stop(run.process)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with data_directory() as path:
+        yield path
+
+
+def dead(pids: list[int]) -> Callable[[], bool]:
+    return lambda: not any(processes.is_alive(pid) for pid in pids)
+
+
+def test_it_runs_everything_says_where_and_stops_all_of_it(directory: Path) -> None:
+    with running(directory) as run:
+        assert run.is_ready()
+        assert f"http://localhost:{run.port}" in run.said()
+        assert "Postgres 18, Valkey, S3, stand-in video host" in run.said()
+        pids = list(run.children().values())
+        assert len(pids) == 5
+
+        run.process.send_signal(signal.SIGINT)
+
+        assert run.process.wait(30) == 0
+        assert run.said().endswith("Stopped\n")
+        assert dead(pids)()
+
+
+def test_a_second_one_says_where_the_first_one_is(directory: Path) -> None:
+    with running(directory) as run:
+        second = subprocess.run(
+            run.command(), cwd=processes.ROOT, env=BARE, capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert f"already running at http://localhost:{run.port} (process {run.process.pid}" in second.stderr
+        assert run.is_ready()
+
+
+def test_a_server_that_is_killed_comes_back_and_the_screen_says_so(directory: Path) -> None:
+    with running(directory) as run:
+        os.kill(run.child("-m server"), signal.SIGKILL)
+        assert eventually(lambda: "server is started again" in run.said())
+        assert eventually(run.is_ready, 20)
+
+
+def test_a_database_that_is_killed_comes_back(directory: Path) -> None:
+    with running(directory) as run:
+        os.kill(run.child("/postgres"), signal.SIGKILL)
+        assert eventually(lambda: "Postgres 18 is started again" in run.said())
+        assert eventually(run.is_ready, 20)
+
+
+def test_killed_itself_it_leaves_nothing_and_starts_again_at_once(directory: Path) -> None:
+    with running(directory) as run:
+        pids = list(run.children().values())
+        run.process.kill()
+        run.process.wait()
+        assert eventually(dead(pids))
+    with running(directory) as again:
+        assert again.is_ready()
+
+
+def test_a_port_that_is_taken_is_named(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        run = Run(directory, listener.getsockname()[1])
+        assert run.process.wait(20) == 1
+        assert f"port {run.port} is taken" in run.said()
+
+
+def test_parts_that_are_given_are_used_instead(directory: Path, empty_postgres_dsn: str, redis_url: str) -> None:
+    given = {"LECTERN_POSTGRES__DSN": empty_postgres_dsn, "LECTERN_REDIS__URL": redis_url}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in given.items():
+            patch.setitem(BARE, name, value)
+        with running(directory) as run:
+            assert not any("postgres" in command or "valkey-server" in command for command in run.children())
+            assert "S3, stand-in video host\n" in run.said()
+            assert not (directory / "pg18").exists()
+            assert "Given     Postgres (" in run.said()
+
+
+def test_a_wrong_setting_is_named_and_nothing_is_started(directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BARE, "LECTERN_SERVER__PROT", "1")
+        run = Run(directory, processes.free_port())
+        assert run.process.wait(20) == 2
+    assert "LECTERN_SERVER__PROT" in run.said()
+    assert not (directory / "run.lock").exists()
+
+
+def test_a_server_that_cannot_start_is_quoted_and_the_rest_is_stopped(directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BARE, "LECTERN_AUTH__SECRET", "short")
+        run = Run(directory, processes.free_port())
+        assert run.process.wait(30) == 1
+    assert "at least 32 bytes" in run.said()
+    assert run.said().endswith("Stopped\n")
+
+
+def test_the_lock_names_the_running_one(directory: Path) -> None:
+    with running(directory) as run:
+        who = json.loads((directory / "run.lock").read_text())
+        assert who == {"pid": run.process.pid, "address": f"http://localhost:{run.port}", "data": str(directory)}

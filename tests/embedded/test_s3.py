@@ -1,0 +1,67 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import ClientError
+
+from embedded.s3 import BUCKET, REGION, ObjectStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ObjectStore]:
+    store = ObjectStore(tmp_path)
+    store.start()
+    yield store
+    store.stop()
+
+
+def connect(store: ObjectStore, secret_key: str) -> Any:
+    return get_session().create_client(
+        "s3",
+        endpoint_url=store.endpoint_url,
+        region_name=REGION,
+        aws_access_key_id=store.access_key,
+        aws_secret_access_key=secret_key,
+        config=AioConfig(
+            s3={"addressing_style": "path"},
+            signature_version="s3v4",
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+@pytest_asyncio.fixture
+async def client(store: ObjectStore) -> AsyncIterator[Any]:
+    async with connect(store, store.secret_key) as client:
+        yield client
+
+
+async def test_an_object_survives_a_kill(store: ObjectStore, client: Any) -> None:
+    await client.put_object(Bucket=BUCKET, Key="a/b", Body=b"bytes")
+    store.kill()
+
+    store.start()
+
+    answer = await client.get_object(Bucket=BUCKET, Key="a/b")
+    assert await answer["Body"].read() == b"bytes"
+
+
+async def test_a_wrong_secret_is_refused(store: ObjectStore) -> None:
+    async with connect(store, "x" * 40) as stranger:
+        with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+            await stranger.list_objects_v2(Bucket=BUCKET)
+
+
+def test_its_keys_stay_and_are_nobody_elses(store: ObjectStore) -> None:
+    again = ObjectStore(store.data.parent)
+    assert (again.access_key, again.secret_key) == (store.access_key, store.secret_key)
+    assert (store.data.parent / "s3.keys").stat().st_mode & 0o777 == 0o600
+
+
+def test_its_secret_is_not_on_its_command_line(store: ObjectStore) -> None:
+    assert store.secret_key.encode() not in Path(f"/proc/{store.pid}/cmdline").read_bytes()

@@ -1,0 +1,114 @@
+"""A real Chromium for tests marked `browser`: the machine's own, or the one that npm brings.
+
+`python -m tests.support.browser` (as `bin/test` does) fetches one if there is none. `CHROMIUM` names another program.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from embedded import npm
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "node_modules" / "@sparticuz" / "chromium"
+UNPACKED = ROOT / "node_modules" / ".cache" / "chromium"
+# The package's own names places of the machines that it is made for; without a font nothing has a size.
+FONTS = f"""<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig>
+  <dir>/usr/share/fonts</dir>
+  <dir>{UNPACKED}/fonts/fonts</dir>
+  <cachedir>{UNPACKED}/fonts/cache</cachedir>
+</fontconfig>
+"""
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--autoplay-policy=no-user-gesture-required",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-quic",
+]
+
+
+def find_chromium() -> tuple[str, dict[str, str]] | None:
+    """The program and what its environment needs besides; None when the machine has none."""
+    if named := os.environ.get("CHROMIUM"):
+        return named, {}
+    for name in NAMES:
+        if found := shutil.which(name):
+            return found, {}
+    if (UNPACKED / "complete").exists():
+        return str(UNPACKED / "chromium"), {
+            "LD_LIBRARY_PATH": str(UNPACKED / "al2023" / "lib"),
+            "FONTCONFIG_PATH": str(UNPACKED / "fonts"),
+        }
+    return None
+
+
+def fetch_chromium() -> None:
+    """Get npm's Chromium (60 MB, 200 MB unpacked) into `node_modules`; raises `NpmFailedError`."""
+    print("Fetching a Chromium with npm, once", flush=True)
+    npm.install(dev=True)
+    shutil.rmtree(UNPACKED, ignore_errors=True)
+    UNPACKED.mkdir(parents=True)
+    # The package unpacks into the temporary directory when first used; here it is told where, and to do it now.
+    script = f"""
+        const {{inflate}} = require({json.dumps(str(PACKAGE / "build" / "cjs" / "lambdafs.cjs"))});
+        Promise.all(process.argv.slice(1).map(inflate)).catch((error) => {{ console.error(error); process.exit(1); }});
+    """
+    archives = [str(archive) for archive in PACKAGE.glob("bin/*.br")]
+    environment = {**npm.environment(), "TMPDIR": str(UNPACKED)}
+    command = [*npm.node(), "-e", script, *archives]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        raise npm.NpmFailedError(f"npm's Chromium cannot be unpacked:\n{done.stderr[-2000:]}")
+    (UNPACKED / "fonts" / "fonts.conf").write_text(FONTS)
+    (UNPACKED / "complete").touch()
+
+
+@pytest_asyncio.fixture
+async def browser() -> "AsyncIterator[Browser]":
+    """A Chromium of this test alone (0.5 s); the test is skipped where none can be had."""
+    found = find_chromium()
+    if found is None:
+        pytest.skip("no Chromium: install one (Debian: chromium) or let bin/test fetch npm's")
+    from playwright.async_api import async_playwright  # noqa: PLC0415  0.3 s that other tests need not pay
+
+    program, environment = found
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(
+            executable_path=program, args=ARGUMENTS, env={**os.environ, **environment}
+        )
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture
+async def page(browser: "Browser") -> "AsyncIterator[Page]":
+    """A page in a context of its own."""
+    context = await browser.new_context()
+    yield await context.new_page()
+    await context.close()
+
+
+if __name__ == "__main__" and find_chromium() is None:
+    try:
+        fetch_chromium()
+    except (npm.NpmFailedError, subprocess.TimeoutExpired) as error:
+        print(f"No Chromium can be had, its tests will be skipped: {error}", file=sys.stderr)
