@@ -1,0 +1,67 @@
+"""The page on its stage: a server that does what a test tells it, and a real Chromium before it.
+
+One Chromium serves all tests of this folder, each in a context of its own, so they share one event loop
+(`pytest.mark.asyncio(loop_scope="session")`).
+"""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from tests.support.browser import ARGUMENTS, find_chromium
+from tests.web.stage import ROOT, Stage, encode_ladder
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> "AsyncIterator[Browser]":
+    """The Chromium of all tests here; they are skipped where none can be had."""
+    found = find_chromium()
+    if found is None:
+        pytest.skip("no Chromium: install one (Debian: chromium) or let bin/test fetch npm's")
+    from playwright.async_api import async_playwright  # noqa: PLC0415  0.3 s that other tests need not pay
+
+    program, environment = found
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(
+            executable_path=program, args=ARGUMENTS, env={**os.environ, **environment}
+        )
+        yield chromium
+        await chromium.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(browser: "Browser") -> "AsyncIterator[Page]":
+    """A page in a context of its own, on a window of ordinary size."""
+    context = await browser.new_context(viewport={"width": 1440, "height": 900})
+    yield await context.new_page()
+    await context.close()
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an HLS ladder of real segments."""
+    directory = tmp_path_factory.mktemp("clip")
+    encode_ladder(directory)
+    return directory
+
+
+@pytest.fixture
+def stage(clip: Path) -> Stage:
+    """A server that is not yet running."""
+    if not (ROOT / "node_modules" / "hls.js").exists():
+        pytest.skip("hls.js is not there: bin/run or bin/test fetches it")
+    return Stage(clip)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def origin(stage: Stage) -> AsyncIterator[str]:
+    """Where the stage is served."""
+    async with stage.running() as address:
+        yield address

@@ -1,0 +1,343 @@
+"""The classroom in a browser: it plays real segments, obeys, keeps its place, and says what happens."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page
+
+from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+Enter = Callable[..., Awaitable[None]]
+PLAYING = "lectern.state()?.position > 0.3 && !lectern.state().paused"
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def faults(page: Page) -> AsyncIterator[list[str]]:
+    """What went wrong in the page without anybody being told; must be empty at the end."""
+    found: list[str] = []
+    page.on("pageerror", lambda error: found.append(str(error)))
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def enter(stage: Stage, origin: str, page: Page, faults: list[str]) -> Enter:
+    """Signs in and opens a lecture: `await enter()`."""
+    stage.interval_ms = 100
+
+    async def open_lecture(lecture_id: str = FIRST) -> None:
+        await page.goto(f"{origin}/#/signin?next=%23/lectures/{lecture_id}")
+        await page.fill("#login", "ada")
+        await page.fill("#password", "correct horse")
+        await page.click("button[type=submit]")
+
+    return open_lecture
+
+
+async def hurry(page: Page) -> None:
+    """Four times as fast, so that the buffer has room for the next segment soon."""
+    await page.evaluate("document.querySelector('video').playbackRate = 4")
+
+
+async def state(page: Page) -> dict[str, Any]:
+    """What the page knows of itself."""
+    return dict(await page.evaluate("lectern.state()"))
+
+
+async def test_from_the_catalogue_to_a_playing_lecture(
+    stage: Stage, origin: str, page: Page, faults: list[str]
+) -> None:
+    refused: list[str] = []
+    page.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
+    stage.entitled = False
+    await page.goto(origin)
+    await page.click("text=How a live lecture stays alive")
+    await page.click("text=Start learning")
+    await page.fill("#login", "ada")
+    await page.fill("#password", "correct horse")
+    await page.click("button[type=submit]")
+    await page.click("text=See the course")
+    await page.click("text=Start learning")
+    await until(page, PLAYING)
+    assert await page.text_content("h1") == "An actor is a fold"
+    await until(page, "document.querySelector('.value').textContent !== '–'")
+    assert await page.text_content(".live .verdict strong") == "Up to 720p. "
+    assert "The network carries this rung." in str(await page.text_content(".live .verdict"))
+    assert [text for text in refused if "Security Policy" in text] == []
+
+
+async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(page: Page, enter: Enter) -> None:
+    await enter()
+    shown = "[...(document.querySelector('video')?.textTracks ?? [])].filter(t => t.mode === 'showing')"
+    assert await until(page, f"{shown}[0]?.activeCues?.[0]?.text") == CAPTION
+    await page.click("text=Captions")
+    await until(page, f"{shown}.length === 0")
+    assert await page.get_attribute(".toggle", "aria-pressed") == "false"
+
+
+async def test_a_report_says_what_was_fetched_and_how_it_plays(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 5")
+    frames = stage.held.frames
+    segments = [segment for frame in frames for segment in frame["segments"]]
+    assert segments
+    assert all({"br", "bytes", "ms", "ttfb_ms"} == segment.keys() for segment in segments)
+    assert all(segment["br"] in (448, 948, 2548) for segment in segments)
+    last = frames[-1]["cmcd"]
+    assert (last["sta"], last["tb"], last["d"], last["pr"]) == ("p", 2548, 2000, 1)
+    assert last["bl"] > 1000
+    assert [frame["cmcd"]["msd"] for frame in frames if "msd" in frame["cmcd"]] != []
+    width, height = frames[-1]["viewport"]
+    assert abs(width / height - 16 / 9) < 0.02
+
+
+async def test_the_player_obeys_a_lower_cap_and_climbs_when_it_is_lifted(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().load_rung.br === 2548")
+    await hurry(page)
+    await stage.decide(500, "the network does not carry more")
+    await until(page, "lectern.state().cap === 0 && lectern.state().load_rung.br === 448")
+    assert await page.text_content(".live .verdict strong") == "Up to 240p. "
+    await stage.decide(2548, "the network carries this rung")
+    await until(page, "lectern.state().load_rung.br === 2548")
+
+
+async def test_without_word_from_the_server_the_player_judges_for_itself(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    stage.cap, stage.ttl_ms = 500, 700
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().cap === 0")
+    await hurry(page)
+    stage.acknowledges = False
+    await until(page, "lectern.state().cap === -1")
+    assert "chooses by itself" in str(await page.text_content(".live .verdict"))
+    await until(page, "lectern.state().load_rung.br > 448")
+
+
+async def test_a_collapse_of_the_network_is_reported_before_the_slow_segment_is_through(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().load_rung.br === 2548")
+    await hurry(page)
+    cdp = await page.context.new_cdp_session(page)
+    await cdp.send("Network.enable")
+    slow = {"offline": False, "latency": 40, "downloadThroughput": 300_000 / 8, "uploadThroughput": 300_000 / 8}
+    await cdp.send("Network.emulateNetworkConditions", slow)
+    low = await until(page, "lectern.state().frames.find(frame => frame.mtp < 600)")
+    await until(page, f"lectern.state().acked >= {low['seq']}")
+    reported = next(frame for frame in stage.held.frames if frame["seq"] == low["seq"])
+    assert reported["segments"] == []
+
+
+async def test_a_reload_goes_on_within_a_second_in_the_same_session(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 0.5")
+    await page.evaluate("document.querySelector('video').currentTime = 20")
+    await until(page, "lectern.state().position > 20.5 && lectern.state().acked > 10")
+    before = await state(page)
+    await page.reload()
+    await until(page, "lectern.state()?.position > 0 && lectern.state().connection === 'live'")
+    after = await state(page)
+    assert abs(after["position"] - before["position"]) < 1.0
+    assert after["session_id"] == before["session_id"]
+    assert (after["epoch"], len(stage.created)) == (2, 1)
+    [beacon] = stage.held.beacons
+    assert "seq" not in beacon
+    assert abs(beacon["position"] - before["position"]) < 1.0
+    await until(page, f"lectern.state().acked > {before['seq']} + 2")
+    assert [frame["seq"] for frame in stage.held.frames] == list(range(1, len(stage.held.frames) + 1))
+
+
+async def test_another_device_that_watched_later_decides_where_a_lecture_resumes(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 1")
+    await page.goto("about:blank")
+    stage.held.status = "ended"
+    stage.resume_position = 30.0
+    stage.lecture_seen = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).isoformat()
+    await page.go_back()
+    await until(page, "lectern.state()?.position > 30")
+    assert (await state(page))["position"] < 32
+    assert len(stage.created) == 2
+
+
+async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 1")
+    await page.evaluate("document.querySelector('video').currentTime = 25")
+    await until(page, "lectern.state().position > 25.5 && lectern.state().frames.at(-1).position > 25.3")
+    frames = stage.held.frames
+    landed = next(i for i, frame in enumerate(frames) if frame["position"] >= 25)
+    assert frames[landed]["cmcd"]["sta"] == "k"
+    assert abs(frames[landed]["position"] - 25) < 0.2
+    assert frames[landed - 1]["position"] < 3
+
+
+async def test_a_renewed_playback_token_goes_on_without_a_break(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    stage.playback_tokens.append("play-2")
+    fresh = {"token": f"session-{stage.held.session_id}", "playback": stage.playback()}
+    await stage.send({"type": "token", **fresh, "expires_at": "2030-01-01T00:00:00Z"})
+    await page.evaluate("document.querySelector('video').currentTime = 36")
+    await until(page, "lectern.state().position > 36.5")
+    assert await page.is_hidden(".overlay")
+
+
+async def test_an_expired_playback_token_is_fetched_anew(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    stage.playback_tokens.append("play-2")
+    await page.evaluate("document.querySelector('video').currentTime = 36")
+    await until(page, "lectern.state().position > 36.5", within_s=15)
+
+
+async def test_an_expired_access_token_is_renewed_without_a_word(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    stage.valid_token = "another"
+    await page.click("text=The epoch is the fence")
+    await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && lectern.state().position > 0.3")
+    assert stage.lives == 2
+
+
+async def test_leaving_for_another_lecture_ends_the_session(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    first = stage.held
+    await page.click("text=The epoch is the fence")
+    await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && lectern.state().position > 0.3")
+    assert first.status == "ended"
+    assert stage.held is not first
+
+
+async def test_the_end_of_the_video_ends_the_session_and_playing_again_begins_another(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate("document.querySelector('video').currentTime = 47.3")
+    await page.wait_for_selector("text=Up next")
+    await until(page, "lectern.state().stopped === 'ended'")
+    assert stage.held.status == "ended"
+    assert stage.held.frames[-1]["position"] > 47.5
+    await page.click("text=Watch again")
+    await until(page, "lectern.state().connection === 'live' && lectern.state().position < 10")
+    assert len(stage.created) == 2
+
+
+async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await stage.close(4409)
+    await page.wait_for_selector("text=Playing on another device")
+    assert (await state(page))["paused"]
+    stage.held.position = 30.0
+    await page.click("text=Continue here")
+    await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
+
+
+async def test_a_session_that_is_gone_is_replaced_while_the_picture_goes_on(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    before = await state(page)
+    await stage.close(4404)
+    await until(page, f"lectern.state().session_id !== '{before['session_id']}' && lectern.state().acked > 2")
+    after = await state(page)
+    assert before["position"] < after["position"] < before["position"] + 5
+    assert after["stalls"] == 0
+
+
+async def test_refused_credentials_are_renewed_once_and_then_one_signs_in_again(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    first = stage.held.session_id
+    await stage.close(4401)
+    await until(page, f"lectern.state().session_id !== '{first}' && lectern.state().connection === 'live'")
+    assert (stage.lives, len(stage.created)) == (2, 2)
+    await stage.close(4401)
+    await page.wait_for_selector("text=Signed out")
+    await page.click(".overlay >> text=Sign in")
+    await page.wait_for_selector("#login")
+
+
+async def test_too_many_sessions_are_only_taken_over_when_asked(stage: Stage, page: Page, enter: Enter) -> None:
+    stage.too_many = True
+    await enter()
+    await page.wait_for_selector("text=Watching elsewhere")
+    assert stage.created == []
+    await page.click("text=Watch here")
+    await until(page, PLAYING)
+    assert stage.created[0]["takeover"] is True
+
+
+async def test_a_lecture_that_is_being_encoded_says_so(stage: Stage, page: Page, enter: Enter) -> None:
+    stage.video_status = "processing"
+    await enter()
+    await page.wait_for_selector("text=Almost there")
+    stage.video_status = "ready"
+    await until(page, PLAYING)
+
+
+async def test_faults_of_a_form_stand_beside_their_fields(origin: str, page: Page, faults: list[str]) -> None:
+    await page.goto(f"{origin}/#/signin")
+    await page.fill("#login", "ada")
+    await page.fill("#password", "wrong")
+    await page.click("button[type=submit]")
+    await page.wait_for_selector("text=do not go together")
+    await page.click("text=Create an account")
+    await page.fill("#username", "taken")
+    await page.fill("#email", "ada@example.org")
+    await page.fill("#password", "password")
+    await page.click("button[type=submit]")
+    await until(page, "document.querySelector('#username-note').textContent.includes('taken')")
+    await page.fill("#username", "ada")
+    await page.click("button[type=submit]")
+    await until(page, "document.querySelector('#password-note').textContent.includes('too common')")
+    assert await page.get_attribute("#password", "aria-invalid") == "true"
+
+
+async def test_nothing_sticks_out_sideways_on_any_window(page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    for width in (1920, 1024, 768, 360):
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def test_the_keyboard_reaches_the_content_and_plays(origin: str, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.keyboard.press("k")
+    await until(page, "lectern.state().paused")
+    at = (await state(page))["position"]
+    await page.keyboard.press("l")
+    await until(page, f"lectern.state().position > {at} + 9")
+    await page.focus("#skip")
+    await page.keyboard.press("Enter")
+    assert await page.evaluate("document.activeElement.id") == "page"
+    assert page.url.endswith(f"/#/lectures/{FIRST}")
+
+
+async def test_a_course_that_does_not_exist_is_said_in_words(
+    stage: Stage, origin: str, page: Page, faults: list[str]
+) -> None:
+    await page.goto(f"{origin}/#/courses/{COURSE[:-1]}9/nothing")
+    await page.wait_for_selector("h1")
+    await page.goto(f"{origin}/#/nowhere")
+    await page.wait_for_selector("text=This address leads nowhere.")

@@ -1,0 +1,220 @@
+/**
+ * The HTTP API: signing in, and the few routes that the page reads.
+ *
+ * @typedef {{id: string, username: string, email: string, role: string}} User
+ */
+
+const STORE_KEY = "lectern.account";
+const TIMEOUT_MS = 10_000;
+
+/** What the server refused, with RFC 9457's members. `status` 0: it could not be reached at all. */
+export class Problem extends Error {
+  constructor(status, body = {}, retryAfterS = null) {
+    super(body.detail || body.title || `HTTP ${status}`);
+    this.name = "Problem";
+    this.status = status;
+    this.code = body.code ?? (status === 0 ? "unreachable" : "unknown");
+    /** @type {{pointer: string, detail: string}[]} */
+    this.errors = body.errors ?? [];
+    this.retryAfterS = retryAfterS;
+    this.body = body;
+  }
+}
+
+const WORDS = {
+  unreachable: "The server cannot be reached. Check the connection and try again.",
+  bad_credentials: "That user name and password do not go together.",
+  username_taken: "That user name is taken. Try another.",
+  email_taken: "There is an account with that e-mail address already.",
+  not_entitled: "This lecture is for those who take the course.",
+  payment_required: "This course has to be bought first.",
+  too_many_sessions: "You are watching in several places already.",
+};
+
+/** A failure in words for the person before the screen. @param {unknown} error */
+export function explain(error) {
+  if (!(error instanceof Problem)) return "Something went wrong on this page. Reload it and try again.";
+  if (WORDS[error.code]) return WORDS[error.code];
+  if (error.status === 429) return `Too many tries. Wait ${error.retryAfterS ?? "a few"} seconds and try again.`;
+  if (error.status === 404) return "That is not here, or no longer.";
+  if (error.status >= 500) return "A part of the server is away for the moment. Try again shortly.";
+  return sentence(error.message);
+}
+
+/** @param {string} text */
+export function sentence(text) {
+  const trimmed = text.trim();
+  if (!trimmed) return "";
+  const capital = trimmed[0].toUpperCase() + trimmed.slice(1);
+  return /[.!?…]$/.test(capital) ? capital : `${capital}.`;
+}
+
+/** Events: `account`, when somebody signs in or out, here or in another tab. */
+export class Api extends EventTarget {
+  /** How far the server's clock is ahead of ours, ms, to a second. */
+  clockAheadMs = 0;
+  #refreshing = null;
+
+  constructor() {
+    super();
+    window.addEventListener("storage", (event) => {
+      if (event.key === STORE_KEY) this.dispatchEvent(new Event("account"));
+    });
+  }
+
+  /** @returns {User|null} */
+  get user() {
+    return this.#account?.user ?? null;
+  }
+
+  /** @returns {string|null} */
+  get accessToken() {
+    return this.#account?.access_token ?? null;
+  }
+
+  get #account() {
+    try {
+      return JSON.parse(localStorage.getItem(STORE_KEY));
+    } catch {
+      return null;
+    }
+  }
+
+  #keep(account) {
+    if (account) localStorage.setItem(STORE_KEY, JSON.stringify(account));
+    else localStorage.removeItem(STORE_KEY);
+  }
+
+  async signIn(login, password) {
+    await this.#enter("/api/auth/login", { login, password });
+  }
+
+  async register(username, email, password) {
+    await this.#enter("/api/auth/register", { username, email, password });
+  }
+
+  async #enter(path, body) {
+    const { user, access_token, refresh_token } = await this.#send("POST", path, { body });
+    this.#keep({ user, access_token, refresh_token });
+    this.dispatchEvent(new Event("account"));
+  }
+
+  async signOut() {
+    const refresh_token = this.#account?.refresh_token;
+    this.#keep(null);
+    this.dispatchEvent(new Event("account"));
+    if (refresh_token) await this.#send("POST", "/api/auth/logout", { body: { refresh_token } }).catch(() => {});
+  }
+
+  async courses() {
+    return (await this.call("GET", "/api/courses?limit=100")).items;
+  }
+
+  course(courseId) {
+    return this.call("GET", `/api/courses/${courseId}`);
+  }
+
+  async lectures(courseId) {
+    return (await this.call("GET", `/api/courses/${courseId}/lectures?limit=100`)).items;
+  }
+
+  lecture(lectureId) {
+    return this.call("GET", `/api/lectures/${lectureId}`);
+  }
+
+  enrol(courseId) {
+    return this.call("POST", "/api/enrollments", { course_id: courseId });
+  }
+
+  video(videoId) {
+    return this.call("GET", `/api/videos/${videoId}`);
+  }
+
+  createSession(videoId, circumstances) {
+    return this.call("POST", `/api/videos/${videoId}/sessions`, circumstances);
+  }
+
+  session(sessionId) {
+    return this.call("GET", `/api/videos/sessions/${sessionId}`);
+  }
+
+  /**
+   * One call with the account's token, renewed once when the server no longer takes it.
+   *
+   * @throws {Problem}
+   */
+  async call(method, path, body) {
+    const token = this.accessToken;
+    try {
+      return await this.#send(method, path, { body, token });
+    } catch (error) {
+      if (error.status !== 401 || !token) throw error;
+      await this.refresh(token);
+      return this.#send(method, path, { body, token: this.accessToken });
+    }
+  }
+
+  /**
+   * A new pair of tokens for a spent one. One tab asks, the others take what it got: a refresh token is good once.
+   *
+   * @param {string|null} spent  the access token that was refused
+   */
+  refresh(spent = this.accessToken) {
+    this.#refreshing ??= this.#exclusively(() => this.#renew(spent)).finally(() => (this.#refreshing = null));
+    return this.#refreshing;
+  }
+
+  #exclusively(work) {
+    return navigator.locks ? navigator.locks.request("lectern.refresh", work) : work();
+  }
+
+  async #renew(spent) {
+    const account = this.#account;
+    if (!account) throw new Problem(401, { code: "signed_out", detail: "Sign in to go on." });
+    if (account.access_token !== spent) return;
+    try {
+      const fresh = await this.#send("POST", "/api/auth/refresh", { body: { refresh_token: account.refresh_token } });
+      this.#keep({
+        user: fresh.user ?? account.user,
+        access_token: fresh.access_token,
+        refresh_token: fresh.refresh_token ?? account.refresh_token,
+      });
+    } catch (error) {
+      if (error.status === 401) {
+        this.#keep(null);
+        this.dispatchEvent(new Event("account"));
+      }
+      throw error;
+    }
+  }
+
+  async #send(method, path, { body, token } = {}) {
+    const headers = { Accept: "application/json" };
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    if (token) headers.Authorization = `Bearer ${token}`;
+    let response;
+    let text;
+    try {
+      const signal = AbortSignal.timeout(TIMEOUT_MS);
+      // Going back in the history would else show where one was before.
+      response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal });
+      text = await response.text();
+    } catch {
+      throw new Problem(0);
+    }
+    const date = Date.parse(response.headers.get("Date") ?? "");
+    if (date) this.clockAheadMs = date - Date.now();
+    const answer = parse(text);
+    if (response.ok) return answer;
+    throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);
+  }
+}
+
+function parse(text) {
+  if (!text) return null;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

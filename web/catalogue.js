@@ -1,0 +1,174 @@
+/**
+ * The list of courses, and one course with its lectures.
+ */
+import { explain } from "./api.js";
+import { h, icon, setText } from "./dom.js";
+import { clock, plural, price, span } from "./format.js";
+
+const CHECK = "M5 12.5l4.5 4.5L19 7.5";
+const HUES = [176, 200, 218, 250, 286, 330, 8];
+const PLAY = "M8 5.5v13l10.5-6.5z";
+
+/** @param {{api: import("./api.js").Api}} options */
+export async function cataloguePage({ api }) {
+  const courses = await api.courses();
+  return h(
+    "div",
+    { class: "page" },
+    h("header", { class: "masthead" }, h("h1", { tabindex: "-1" }, "Courses"), h("p", null, "Lectures that keep your place.")),
+    courses.length === 0
+      ? h("p", { class: "quiet" }, "Nothing has been published yet.")
+      : h("ul", { class: "courses" }, ...courses.map(courseCard)),
+  );
+}
+
+function courseCard(course) {
+  return h(
+    "li",
+    { class: "card course" },
+    cover(course),
+    h(
+      "div",
+      { class: "text" },
+      h("h2", null, h("a", { href: `#/courses/${course.id}` }, course.title)),
+      h("p", { class: "summary" }, course.description),
+      h("p", { class: "meta" }, courseMeta(course)),
+    ),
+  );
+}
+
+function courseMeta(course) {
+  const parts = [];
+  if (Number.isFinite(course.lecture_count)) parts.push(plural(course.lecture_count, "lecture"));
+  if (span(course.duration)) parts.push(span(course.duration));
+  parts.push(price(course));
+  return parts.join(" · ");
+}
+
+/** The course's picture, or one drawn from its name. */
+function cover(course) {
+  const initial = [...course.title.trim()][0]?.toUpperCase() ?? "";
+  const drawn = h("div", { class: "cover", "aria-hidden": "true" }, h("span", null, initial));
+  const sum = [...course.title].reduce((total, letter) => (total * 31 + letter.codePointAt(0)) % 9973, 7);
+  drawn.style.setProperty("--hue", String(HUES[sum % HUES.length]));
+  if (course.thumbnail_url) {
+    const picture = h("img", { src: course.thumbnail_url, alt: "", loading: "lazy" });
+    picture.addEventListener("error", () => picture.remove(), { once: true });
+    drawn.append(picture);
+  }
+  return drawn;
+}
+
+/**
+ * @param {object} options
+ * @param {import("./api.js").Api} options.api
+ * @param {string} options.courseId
+ * @param {(hash: string) => void} options.navigate
+ */
+export async function coursePage({ api, courseId, navigate }) {
+  const [course, lectures] = await Promise.all([api.course(courseId), api.lectures(courseId)]);
+  rememberCourse(lectures, courseId);
+  const failure = h("p", { class: "failure", role: "alert", hidden: true });
+  const begin = async (lecture) => {
+    failure.hidden = true;
+    const target = `#/lectures/${lecture.id}`;
+    if (!api.user) return navigate(`#/signin?next=${encodeURIComponent(target)}`);
+    try {
+      if (course.is_free) await api.enrol(courseId);
+      return navigate(target);
+    } catch (error) {
+      if (lecture.is_preview) return navigate(target);
+      setText(failure, explain(error));
+      failure.hidden = false;
+      return undefined;
+    }
+  };
+  return h(
+    "div",
+    { class: "page" },
+    h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Courses")),
+    h(
+      "header",
+      { class: "masthead course-head" },
+      cover(course),
+      h(
+        "div",
+        null,
+        h("h1", { tabindex: "-1" }, course.title),
+        h("p", null, course.description),
+        h("p", { class: "meta" }, courseMeta(course)),
+        failure,
+        startButton(lectures, begin),
+      ),
+    ),
+    h("h2", { class: "section" }, "Lectures"),
+    lectureList(lectures, { onpick: begin }),
+  );
+}
+
+function startButton(lectures, begin) {
+  if (lectures.length === 0) return h("p", { class: "quiet" }, "No lectures yet.");
+  const started = lectures.some(({ progress }) => progress?.watched_duration > 0);
+  const next = lectures.find(({ progress }) => !progress?.completed) ?? lectures[0];
+  const text = started ? `Continue with “${next.title}”` : "Start learning";
+  return h("button", { class: "primary", type: "button", onclick: () => begin(next) }, icon(PLAY), text);
+}
+
+/**
+ * Lectures in order, each with how much of it was watched.
+ *
+ * @param {object[]} lectures
+ * @param {object} [options]
+ * @param {string} [options.currentId]
+ * @param {(lecture: object) => void} [options.onpick]  else a link leads there
+ */
+export function lectureList(lectures, { currentId, onpick } = {}) {
+  return h("ol", { class: "lectures" }, ...lectures.map((lecture) => lectureRow(lecture, currentId === lecture.id, onpick)));
+}
+
+function lectureRow(lecture, current, onpick) {
+  const { progress, duration } = lecture;
+  const share = duration > 0 ? Math.min((progress?.watched_duration ?? 0) / duration, 1) : 0;
+  const percent = Math.round((progress?.completed ? 1 : share) * 100);
+  const pick = (event) => {
+    if (!onpick) return;
+    event.preventDefault();
+    onpick(lecture);
+  };
+  const mark = progress?.completed ? icon(CHECK) : String(lecture.sequence_order ?? "");
+  const told = progress?.completed ? "completed" : percent > 0 ? `${percent} % watched` : "";
+  const row = h(
+    "a",
+    { href: `#/lectures/${lecture.id}`, "aria-current": current ? "page" : null, onclick: pick },
+    h("span", { class: "mark", dataset: { done: String(Boolean(progress?.completed)) } }, mark),
+    h("span", { class: "title" }, lecture.title, told && h("span", { class: "visually-hidden" }, `, ${told}`)),
+    h("span", { class: "length" }, lecture.is_preview && h("em", null, "Preview"), duration ? clock(duration) : ""),
+    !progress?.completed && h("span", { class: "bar", "aria-hidden": "true" }, h("span")),
+  );
+  row.style.setProperty("--watched", `${percent}%`);
+  return h("li", null, row);
+}
+
+// A lecture that one may not watch does not say which course it belongs to; the list it was found in does.
+const COURSE_OF = "lectern.course-of";
+
+/** @param {{id: string}[]} lectures @param {string} courseId */
+export function rememberCourse(lectures, courseId) {
+  const known = { ...courseMap(), ...Object.fromEntries(lectures.map(({ id }) => [id, courseId])) };
+  try {
+    sessionStorage.setItem(COURSE_OF, JSON.stringify(known));
+  } catch {
+    // Only a convenience.
+  }
+}
+
+/** @param {string} lectureId @returns {string|null} */
+export const courseOf = (lectureId) => courseMap()[lectureId] ?? null;
+
+function courseMap() {
+  try {
+    return JSON.parse(sessionStorage.getItem(COURSE_OF)) ?? {};
+  } catch {
+    return {};
+  }
+}

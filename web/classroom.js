@@ -1,0 +1,671 @@
+/**
+ * The classroom: one lecture, its video and captions, the course around it, and what the server decides about it.
+ *
+ * Player and session are two things with two lives: the picture goes on when the session's server is away, and a
+ * session can be replaced under a playing picture.
+ */
+import { explain } from "./api.js";
+import { courseOf, lectureList, rememberCourse } from "./catalogue.js";
+import { h, icon, setText } from "./dom.js";
+import { clock, rateText, rungName, span } from "./format.js";
+import { LivePanel } from "./live.js";
+import * as place from "./place.js";
+import { Player, viewportOf } from "./player.js";
+import { VideoSession } from "./session.js";
+
+const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
+const ENCODING_POLL_MS = 2_500;
+const PROGRESS_MS = 15_000;
+const RETRY_MS = 5_000;
+const CREDENTIALS_AGAIN_MS = 60_000;
+const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
+
+const RATES = [0.75, 1, 1.25, 1.5, 2];
+const CAPTIONS_KEY = "lectern.captions";
+const PLAY = "M8 5.5v13l10.5-6.5z";
+
+export class Classroom {
+  /**
+   * @param {object} options
+   * @param {import("./api.js").Api} options.api
+   * @param {string} options.lectureId
+   * @param {(hash: string) => void} options.navigate
+   */
+  constructor({ api, lectureId, navigate }) {
+    this.#api = api;
+    this.lectureId = lectureId;
+    this.#navigate = navigate;
+    this.element = this.#build();
+    const on = (target, name, listener) => target.addEventListener(name, listener, { signal: this.#off.signal });
+    on(window, "pagehide", () => this.#hide());
+    on(window, "pageshow", (event) => event.persisted && location.reload());
+    on(window, "online", () => this.session?.wake());
+    on(document, "visibilitychange", () => this.#visibility());
+    on(document, "keydown", (event) => this.#key(event));
+  }
+
+  /** @type {VideoSession|null} */
+  session = null;
+  /** @type {Player|null} */
+  player = null;
+
+  #api;
+  #navigate;
+  #off = new AbortController();
+  #lecture = null;
+  #video = null;
+  #course = null;
+  #lectures = [];
+  #ladder = [];
+  #segmentS = 4;
+  #panel = null;
+  #renewing = false;
+  #finished = false;
+  #credentialsRenewedAt = -Infinity;
+  #clocks = [];
+  #log = { decisions: [], acks: [], frames: [] };
+
+  #stage = h("div", { class: "stage" });
+  #screen = h("video", { playsinline: true, controls: true, preload: "auto", tabindex: "0" });
+  #overlay = h("div", { class: "overlay", role: "status", hidden: true });
+  #title = h("h1", { tabindex: "-1" }, " ");
+  #description = h("p", { class: "description" });
+  #crumbs = h("p", { class: "crumbs" });
+  #toolbar = h("div", { class: "toolbar", hidden: true });
+  #captions = h("button", { type: "button", class: "toggle", "aria-pressed": "false", hidden: true }, "Captions");
+  #quality = h("span", { class: "quality" });
+  #side = h("aside", { class: "side", "aria-label": "Live quality" });
+  #list = h("div");
+
+  /** What end-to-end tests and the curious look at. Times in `at` are ms of `performance.now()`. */
+  state() {
+    return {
+      lecture_id: this.lectureId,
+      ...(this.session?.state ?? { connection: "idle" }),
+      ...(this.player?.state ?? {}),
+      ladder: this.#ladder,
+      decisions: [...this.#log.decisions],
+      acks: [...this.#log.acks],
+      frames: [...this.#log.frames],
+    };
+  }
+
+  /** Fetches the lecture and begins. */
+  async open() {
+    try {
+      this.#lecture = await this.#api.lecture(this.lectureId);
+    } catch (error) {
+      this.#refused(error);
+      return;
+    }
+    this.#showLecture();
+    this.#loadCourse();
+    await this.#withVideo(this.#lecture.video);
+  }
+
+  /** Leaves for another page: the session ends, and the place is kept. */
+  close() {
+    this.#keepPlace();
+    this.#off.abort();
+    this.#clocks.forEach(clearInterval);
+    const left = this.player && !this.#finished ? this.player.frame() : null;
+    if (left) this.session?.record(left);
+    this.session?.end();
+    place.forgetSession(this.lectureId);
+    this.#panel?.destroy();
+    this.player?.destroy();
+  }
+
+  // The lecture and its course
+
+  #build() {
+    this.#stage.append(this.#screen, this.#overlay);
+    this.#toolbar.append(this.#captions, this.#rateChooser(), this.#quality);
+    this.#captions.addEventListener("click", () => this.#toggleCaptions());
+    return h(
+      "div",
+      { class: "classroom" },
+      h(
+        "div",
+        { class: "main" },
+        this.#stage,
+        this.#toolbar,
+        h("header", { class: "about" }, this.#crumbs, this.#title, this.#description),
+        h("section", { class: "outline", "aria-label": "Lectures of this course" }, this.#list),
+      ),
+      this.#side,
+    );
+  }
+
+  #showLecture() {
+    const { title, description } = this.#lecture;
+    setText(this.#title, title);
+    setText(this.#description, description ?? "");
+    document.title = `${title} · Lectern`;
+  }
+
+  async #loadCourse() {
+    const { course_id: courseId } = this.#lecture;
+    try {
+      [this.#course, this.#lectures] = await Promise.all([this.#api.course(courseId), this.#api.lectures(courseId)]);
+    } catch {
+      return; // the lecture plays without its surroundings
+    }
+    rememberCourse(this.#lectures, courseId);
+    this.#crumbs.replaceChildren(h("a", { href: `#/courses/${courseId}` }, this.#course.title));
+    this.#showList();
+    if (this.#off.signal.aborted) return;
+    this.#clocks.push(setInterval(() => this.#updateProgress(), PROGRESS_MS));
+  }
+
+  #showList() {
+    const here = this.#lectures.find(({ id }) => id === this.lectureId);
+    if (here) here.duration ??= this.#video?.duration_seconds ?? null;
+    const focused = this.#list.contains(document.activeElement);
+    this.#list.replaceChildren(
+      h("h2", { class: "section" }, "Lectures", h("span", null, this.#courseSummary())),
+      lectureList(this.#lectures, { currentId: this.lectureId }),
+    );
+    if (focused) this.#list.querySelector("[aria-current]")?.focus();
+  }
+
+  #courseSummary() {
+    const done = this.#lectures.filter(({ progress }) => progress?.completed).length;
+    const length = this.#lectures.reduce((sum, { duration }) => sum + (duration ?? 0), 0);
+    return [`${done} of ${this.#lectures.length} completed`, span(length)].filter(Boolean).join(" · ");
+  }
+
+  async #updateProgress() {
+    if (document.hidden || this.#off.signal.aborted || this.#list.contains(document.activeElement)) return;
+    try {
+      this.#lectures = await this.#api.lectures(this.#lecture.course_id);
+      this.#showList();
+    } catch {
+      // The next round tries again.
+    }
+  }
+
+  #refused(error) {
+    const courseId = error.body?.course_id ?? courseOf(this.lectureId);
+    if (error.status === 401) {
+      this.#signIn();
+    } else if (error.status === 403) {
+      const open = () => this.#navigate(courseId ? `#/courses/${courseId}` : "#/");
+      this.#notice("Not yours yet", explain(error), [courseId ? "See the course" : "See all courses", open]);
+    } else {
+      this.#notice("This lecture cannot be shown", explain(error), ["Try again", () => this.#again()]);
+    }
+  }
+
+  #again() {
+    this.#notice(null);
+    this.open();
+  }
+
+  #signIn() {
+    this.#navigate(`#/signin?next=${encodeURIComponent(`#/lectures/${this.lectureId}`)}`);
+  }
+
+  /** Waits until the video can be played, and plays it. */
+  async #withVideo(video) {
+    if (!video) {
+      this.#notice("No video yet", "This lecture’s video has not been uploaded.");
+      return;
+    }
+    if (video.status === "error") {
+      this.#notice("This video could not be prepared", "Its author has been told.");
+      return;
+    }
+    if (video.status !== "ready" || !video.playback) {
+      this.#notice("Almost there", "This lecture is being encoded. It begins here by itself when it is ready.");
+      await this.#pause(ENCODING_POLL_MS);
+      if (this.#off.signal.aborted) return;
+      const newer = await this.#api.video(video.id).catch(() => video);
+      await this.#withVideo(newer);
+      return;
+    }
+    this.#notice(null);
+    this.#video = video;
+    if (this.#lectures.length > 0) this.#showList();
+    await this.#begin();
+  }
+
+  #pause(ms) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#off.signal.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
+    });
+  }
+
+  // Sessions
+
+  /** Begins where this tab, or another device, left off: in this tab's own session while that one lives. */
+  async #begin() {
+    const saved = place.savedSession(this.lectureId);
+    if (saved?.video_id === this.#video.id && (await this.#resumeSession(saved))) return;
+    place.forgetSession(this.lectureId);
+    const created = await this.#createSession();
+    if (!created) return;
+    this.#ladder = created.ladder;
+    this.#segmentS = created.segment_s;
+    this.#watchLecture({
+      source: (created.playback ?? this.#video.playback).hls,
+      position: this.#resumePosition(created.resume_position),
+      decision: created.decision,
+    });
+    this.#attach(this.#newSession(created));
+  }
+
+  async #resumeSession(saved) {
+    this.#ladder = saved.ladder;
+    this.#segmentS = saved.segment_s;
+    const session = this.#sessionFrom(saved.session_id, saved.url, saved.token, saved.backlog);
+    const hello = new Promise((resolve) => {
+      session.addEventListener("hello", (event) => resolve(event.detail), { once: true });
+      session.addEventListener("stopped", () => resolve(null), { once: true });
+      setTimeout(() => resolve({ resume_position: null }), HELLO_MS);
+    });
+    this.#attach(session, { quietly: true });
+    const greeting = await hello;
+    if (this.#off.signal.aborted) return true;
+    if (!greeting) {
+      this.session = null;
+      return false;
+    }
+    const { progress } = this.#lecture;
+    const position = this.#resumePosition(greeting.resume_position ?? progress?.position ?? 0);
+    this.#watchLecture({ source: this.#video.playback.hls, position, decision: greeting.decision });
+    this.#guard(session);
+    return true;
+  }
+
+  /** The newer of this tab's own memory and the server's. */
+  #resumePosition(fromServer) {
+    const { progress, duration } = this.#lecture;
+    const at = progress?.last_watched_at ? Date.parse(progress.last_watched_at) : null;
+    const here = place.placeIn(this.lectureId);
+    const position = place.resumeAt(here, { position: fromServer ?? 0, at }, this.#api.clockAheadMs);
+    const end = this.#video.duration_seconds ?? duration ?? Infinity;
+    return position < end - 1 ? position : 0;
+  }
+
+  async #createSession(takeover = false) {
+    const { connection } = navigator;
+    try {
+      return await this.#api.createSession(this.#video.id, {
+        device: deviceKind(),
+        viewport: viewportOf(this.#screen),
+        connection: connection?.type ?? connection?.effectiveType,
+        save_data: connection?.saveData ?? false,
+        player: "lectern-web hls.js",
+        ...(takeover && { takeover }),
+      });
+    } catch (error) {
+      if (error.code === "too_many_sessions" && !takeover) return (await this.#askTakeover(error)) ? this.#createSession(true) : null;
+      if (error.status === 401) this.#signIn();
+      else if (!this.player) this.#notice("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
+      else if (error.status === 403) this.#notEntitled();
+      else if (error.status === 0 || error.status >= 429) this.#renewSoon();
+      return null;
+    }
+  }
+
+  #retryBegin() {
+    this.#notice(null);
+    this.#begin();
+  }
+
+  #askTakeover(error) {
+    const count = error.body?.sessions?.length ?? 3;
+    return new Promise((resolve) => {
+      const settle = (answer) => () => {
+        this.#notice(null);
+        if (!answer) this.#navigate("#/");
+        resolve(answer);
+      };
+      this.#notice(
+        "Watching elsewhere",
+        `You have ${count} lectures open already. Watching here stops the others.`,
+        ["Watch here", settle(true)],
+        ["Not now", settle(false)],
+      );
+    });
+  }
+
+  #newSession(created) {
+    return this.#sessionFrom(created.session_id, created.ws_url, created.token);
+  }
+
+  #sessionFrom(sessionId, url, token, backlog) {
+    return new VideoSession({
+      sessionId,
+      url,
+      token,
+      backlog,
+      sample: () => this.#frame(),
+      lookUp: () => this.#api.session(sessionId),
+      accessToken: () => this.#api.accessToken,
+    });
+  }
+
+  /** While nobody listens and nothing moves there is nothing to tell. */
+  #frame() {
+    if (!this.player) return null;
+    if (this.session?.state.connection !== "live" && this.#screen.paused) return null;
+    return this.player.frame();
+  }
+
+  #attach(session, { quietly = false } = {}) {
+    this.session = session;
+    const on = (name, listener) =>
+      session.addEventListener(name, ({ detail }) => this.session === session && listener(detail));
+    on("decision", (change) => {
+      this.player?.obey(change.decision);
+      this.#panel?.decided(change);
+      if (change.decision) this.#remember("decisions", decisionSummary(change.decision));
+    });
+    on("token", ({ playback }) => playback && this.player?.renew(playback));
+    on("ack", ({ seq, saved, gaps }) => this.#remember("acks", { seq, saved, gaps }));
+    on("frame", ({ seq, frame }) => this.#remember("frames", { seq, position: frame.position, ...frame.cmcd }));
+    on("hello", () => this.#keepSession());
+    if (!quietly) this.#guard(session);
+    session.start();
+  }
+
+  #guard(session) {
+    session.addEventListener("stopped", ({ detail }) => this.session === session && this.#stopped(detail));
+  }
+
+  #remember(kind, entry) {
+    const log = this.#log[kind];
+    log.push({ at: performance.now(), ...entry });
+    if (log.length > REMEMBERED) log.shift();
+  }
+
+  #stopped({ reason }) {
+    switch (reason) {
+      case "ended":
+      case "gone":
+        if (!this.#finished && !this.#screen.paused) this.#renewSession();
+        return; // else playing on begins a new one
+      case "superseded":
+        this.#superseded();
+        return;
+      case "credentials":
+        this.#renewCredentials();
+        return;
+      case "not_entitled":
+        this.#notEntitled();
+        return;
+      default: // the picture goes on without us, on the player's own judgement
+        return;
+    }
+  }
+
+  /** Another session under the same picture. */
+  async #renewSession() {
+    if (this.#renewing || this.#off.signal.aborted) return;
+    this.#renewing = true;
+    place.forgetSession(this.lectureId);
+    try {
+      const created = await this.#createSession();
+      if (!created || this.#off.signal.aborted) return;
+      if (created.playback) this.player?.renew(created.playback);
+      this.#attach(this.#newSession(created));
+    } finally {
+      this.#renewing = false;
+    }
+  }
+
+  async #renewSoon() {
+    await this.#pause(RETRY_MS);
+    if (this.session?.state.connection === "stopped" && !this.#screen.paused) this.#renewSession();
+  }
+
+  async #renewCredentials() {
+    const again = performance.now() - this.#credentialsRenewedAt < CREDENTIALS_AGAIN_MS;
+    this.#credentialsRenewedAt = performance.now();
+    try {
+      if (again) throw new Error("refused twice");
+      await this.#api.refresh();
+      await this.#renewSession();
+    } catch {
+      this.#screen.pause();
+      this.#notice("Signed out", "Your account was changed, or you signed out elsewhere.", ["Sign in", () => this.#signIn()]);
+    }
+  }
+
+  #superseded() {
+    this.#screen.pause();
+    this.#notice("Playing on another device", "This lecture went on somewhere else. It can only play in one place.", [
+      "Continue here",
+      () => this.#takeBack(),
+    ]);
+  }
+
+  #takeBack() {
+    const { session } = this;
+    this.#notice(null);
+    const follow = ({ detail }) => {
+      // Where the other device got to; the lecture goes on, not back.
+      if (Math.abs(detail.resume_position - this.#screen.currentTime) > 2) this.#screen.currentTime = detail.resume_position;
+      this.player?.play();
+    };
+    session.addEventListener("hello", follow, { once: true });
+    session.reclaim();
+  }
+
+  #notEntitled() {
+    this.#screen.pause();
+    const course = `#/courses/${this.#lecture.course_id}`;
+    this.#notice("No longer open to you", "You do not take this course any more.", ["See the course", () => this.#navigate(course)]);
+  }
+
+  // The picture
+
+  #watchLecture({ source, position, decision }) {
+    const player = new Player(this.#screen, { ladder: this.#ladder, segmentS: this.#segmentS });
+    this.player = player;
+    player.addEventListener("moment", ({ detail }) => this.session?.record(detail.frame));
+    player.addEventListener("blocked", () => this.#offerToPlay(position));
+    player.addEventListener("captions", ({ detail }) => this.#showCaptionsState(detail));
+    player.addEventListener("expired", () => this.#renewPlayback());
+    player.addEventListener("fatal", ({ detail }) => this.#notice("The picture has stopped", detail.message));
+    player.addEventListener("ended", () => this.#end());
+    const on = (name, listener) => this.#screen.addEventListener(name, listener, { signal: this.#off.signal });
+    on("play", () => this.#playing());
+    on("playing", () => !this.session?.state.stopped && this.#notice(null));
+    on("timeupdate", () => this.#keepPlace());
+
+    this.#panel?.destroy();
+    this.#panel = new LivePanel({
+      ladder: this.#ladder,
+      player: () => this.player?.state ?? null,
+      session: () => this.session?.state ?? null,
+    });
+    this.#side.replaceChildren(this.#panel.element);
+    this.#toolbar.hidden = false;
+    const live = this.session?.state.decision ?? decision ?? null;
+    if (live) this.#panel.decided({ decision: live, expired: false });
+    this.#clocks.push(setInterval(() => this.#showQuality(), 1_000));
+    if (live) player.obey(live);
+    this.#startPlaying(player, { source, position, estimateKbps: decision?.cmsd?.etp });
+  }
+
+  async #startPlaying(player, options) {
+    try {
+      await player.load(options);
+      if (this.player === player && !this.#off.signal.aborted) await player.play();
+    } catch {
+      this.#notice("The player cannot be loaded", "Check the connection, then reload the page.");
+    }
+  }
+
+  #playing() {
+    this.#finished = false;
+    if (this.session?.state.connection !== "stopped") return;
+    if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
+  }
+
+  #end() {
+    this.#finished = true;
+    place.forgetPlace(this.lectureId);
+    place.forgetSession(this.lectureId);
+    this.session?.end().then(() => this.#updateProgress());
+    const at = this.#lectures.findIndex(({ id }) => id === this.lectureId);
+    const next = this.#lectures[at + 1];
+    const again = () => {
+      this.#notice(null);
+      this.#screen.currentTime = 0;
+      this.player.play();
+    };
+    if (next) this.#notice("Up next", next.title, ["Go on", () => this.#navigate(`#/lectures/${next.id}`)], ["Watch again", again]);
+    else this.#notice("That was the last lecture", "Well done.", ["Watch again", again]);
+  }
+
+  #offerToPlay(position) {
+    const begin = () => {
+      this.#notice(null);
+      this.player.play();
+      this.#screen.focus();
+    };
+    const text = position > 1 ? `Go on at ${clock(position)}` : "Play";
+    this.#overlay.replaceChildren(h("button", { type: "button", class: "big-play", onclick: begin }, icon(PLAY), text));
+    this.#overlay.dataset.kind = "play";
+    this.#overlay.hidden = false;
+  }
+
+  async #renewPlayback() {
+    const video = await this.#api.video(this.#video.id).catch(() => null);
+    if (video?.playback) this.player?.renew(video.playback);
+  }
+
+  /** Says something over the picture, with up to two ways to go on; `null` takes it away. */
+  #notice(title, text, ...actions) {
+    this.#overlay.hidden = title === null;
+    delete this.#overlay.dataset.kind;
+    if (title === null) return;
+    const buttons = actions.map(([label, act], i) =>
+      h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: act }, label),
+    );
+    this.#overlay.replaceChildren(h("h2", null, title), h("p", null, text), h("div", { class: "actions" }, ...buttons));
+  }
+
+  #showQuality() {
+    const state = this.player?.state;
+    if (!state?.rung) return;
+    setText(this.#quality, [...new Set([rungName(state.rung), rateText(state.rung.br)])].join(" · "));
+  }
+
+  #rateChooser() {
+    const select = h(
+      "select",
+      { id: "rate", onchange: (event) => (this.#screen.playbackRate = Number(event.target.value)) },
+      ...RATES.map((value) => h("option", { value, selected: value === 1 }, `${value}×`)),
+    );
+    this.#screen.addEventListener("ratechange", () => (select.value = String(this.#screen.playbackRate)));
+    return h("label", { class: "rate" }, "Speed ", select);
+  }
+
+  // Captions: on until somebody turns them off, and remembered.
+
+  #showCaptionsState({ tracks, active }) {
+    this.#captions.hidden = tracks.length === 0;
+    this.#captions.setAttribute("aria-pressed", String(active >= 0));
+    if (tracks.length > 0 && active < 0 && !this.#captions.dataset.chosen && wantsCaptions()) {
+      this.#captions.dataset.chosen = "by default";
+      this.player.showCaptions(0);
+    }
+  }
+
+  #toggleCaptions() {
+    const on = this.#captions.getAttribute("aria-pressed") !== "true";
+    this.#captions.dataset.chosen = "by hand";
+    localStorage.setItem(CAPTIONS_KEY, on ? "on" : "off");
+    this.player.showCaptions(on ? 0 : -1);
+    this.#captions.setAttribute("aria-pressed", String(on));
+  }
+
+  #key(event) {
+    const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.player) return;
+    const screen = this.#screen;
+    const seek = (by) => (screen.currentTime = Math.min(Math.max(0, screen.currentTime + by), screen.duration || 0));
+    const keys = {
+      k: () => (screen.paused ? this.player.play() : screen.pause()),
+      j: () => seek(-10),
+      l: () => seek(10),
+      c: () => !this.#captions.hidden && this.#toggleCaptions(),
+      m: () => (screen.muted = !screen.muted),
+      f: () => (document.fullscreenElement ? document.exitFullscreen() : screen.requestFullscreen()),
+    };
+    keys[event.key.toLowerCase()]?.();
+  }
+
+  // Keeping the place
+
+  #keepPlace() {
+    const screen = this.#screen;
+    if (!this.player || this.#finished || screen.readyState === 0) return;
+    const before = place.placeIn(this.lectureId);
+    const moved = !before || Math.abs(before.position - screen.currentTime) > 0.05;
+    place.keepPlace(this.lectureId, {
+      position: screen.currentTime,
+      at: moved ? Date.now() : before.at,
+      playing: !screen.paused,
+      session_id: this.session?.sessionId ?? null,
+    });
+  }
+
+  #keepSession() {
+    const { session } = this;
+    if (!session || this.#finished || session.state.connection === "stopped") return;
+    place.keepSession(this.lectureId, {
+      session_id: session.sessionId,
+      url: session.url,
+      token: session.token,
+      video_id: this.#video.id,
+      segment_s: this.#segmentS,
+      ladder: this.#ladder,
+      backlog: session.backlog,
+    });
+  }
+
+  #visibility() {
+    // On a phone this may be the last thing the page gets to do.
+    if (document.hidden) {
+      this.#keepPlace();
+      this.#keepSession();
+    } else {
+      this.session?.wake();
+    }
+  }
+
+  /** The page goes away: perhaps for good, perhaps for a reload. */
+  #hide() {
+    const { session, player } = this;
+    if (!session || !player || session.state.connection === "stopped") return;
+    this.#keepPlace();
+    this.#keepSession();
+    // Without a number: it may overtake frames that are still on the socket, and those must not become late.
+    const report = new Blob([JSON.stringify(player.frame())], { type: "application/json" });
+    navigator.sendBeacon(
+      `/api/videos/sessions/${session.sessionId}/network?token=${encodeURIComponent(session.token)}`,
+      report,
+    );
+    session.leave();
+  }
+}
+
+function decisionSummary({ n, epoch, rung, cmsd, reason, ttl_ms }) {
+  return { n, epoch, rung, mb: cmsd?.mb ?? null, etp: cmsd?.etp ?? null, reason, ttl_ms };
+}
+
+function deviceKind() {
+  if (!matchMedia("(pointer: coarse)").matches) return "desktop";
+  return Math.min(screen.width, screen.height) < 600 ? "phone" : "tablet";
+}
+
+function wantsCaptions() {
+  return localStorage.getItem(CAPTIONS_KEY) !== "off";
+}

@@ -1,0 +1,132 @@
+/**
+ * The page's frame: who is signed in, and which of the pages the address names.
+ *
+ *   #/                      courses
+ *   #/courses/<id>          one course
+ *   #/lectures/<id>         the classroom
+ *   #/signin?next=<hash>    signing in, then on to `next`
+ */
+import { Api, explain } from "./api.js";
+import { cataloguePage, coursePage } from "./catalogue.js";
+import { Classroom } from "./classroom.js";
+import { h } from "./dom.js";
+import { forgetAll } from "./place.js";
+import { signInPage } from "./signin.js";
+
+const api = new Api();
+const page = document.getElementById("page");
+const account = document.getElementById("account");
+
+/** @type {Classroom|null} */
+let classroom = null;
+let visit = 0;
+
+function navigate(hash) {
+  if (location.hash === hash) show();
+  else location.hash = hash;
+}
+
+async function show() {
+  const mine = ++visit;
+  classroom?.close();
+  classroom = null;
+  const [path, query = ""] = (location.hash.slice(1) || "/").split("?");
+  const [, kind, id] = path.split("/");
+  document.title = "Lectern";
+  page.setAttribute("aria-busy", "true");
+  try {
+    const element = await build(kind, id, new URLSearchParams(query));
+    if (mine !== visit) return;
+    page.replaceChildren(element);
+    window.scrollTo(0, 0);
+    if (mine > 1) page.querySelector("h1")?.focus({ preventScroll: true });
+  } catch (error) {
+    if (mine === visit) page.replaceChildren(failed(error));
+  } finally {
+    if (mine === visit) page.removeAttribute("aria-busy");
+  }
+  if (classroom && mine === visit) await classroom.open();
+}
+
+async function build(kind, id, query) {
+  switch (kind) {
+    case "":
+    case undefined:
+      return cataloguePage({ api });
+    case "courses":
+      return coursePage({ api, courseId: id, navigate });
+    case "lectures":
+      classroom = new Classroom({ api, lectureId: id, navigate });
+      return classroom.element;
+    case "signin":
+      return signInPage({ api, next: query.get("next") ?? "#/", navigate });
+    default:
+      return failed(null);
+  }
+}
+
+function failed(error) {
+  return h(
+    "div",
+    { class: "page narrow" },
+    h(
+      "div",
+      { class: "entry card" },
+      h("h1", { tabindex: "-1" }, error ? "That did not work" : "Nothing here"),
+      h("p", null, error ? explain(error) : "This address leads nowhere."),
+      h(
+        "p",
+        { class: "actions" },
+        error && h("button", { class: "primary", type: "button", onclick: show }, "Try again"),
+        h("a", { class: "plain", href: "#/" }, "All courses"),
+      ),
+    ),
+  );
+}
+
+function showAccount() {
+  const { user } = api;
+  if (!user) {
+    const there = location.hash.startsWith("#/signin");
+    const next = encodeURIComponent(location.hash || "#/");
+    account.replaceChildren(there ? "" : h("a", { class: "plain", href: `#/signin?next=${next}` }, "Sign in"));
+    return;
+  }
+  const leave = async () => {
+    classroom?.close();
+    classroom = null;
+    forgetAll();
+    await api.signOut();
+    navigate("#/");
+  };
+  account.replaceChildren(
+    h("span", { class: "who", title: user.email ?? "" }, user.username),
+    h("button", { class: "plain", type: "button", onclick: leave }, "Sign out"),
+  );
+}
+
+// For end-to-end tests and the curious: to look at, not to steer with.
+Object.defineProperty(window, "lectern", {
+  value: Object.freeze({
+    get session() {
+      return classroom?.session ?? null;
+    },
+    get player() {
+      return classroom?.player ?? null;
+    },
+    state: () => classroom?.state() ?? null,
+  }),
+});
+
+// The address belongs to the routes, so the skip link may not change it.
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  page.focus();
+});
+api.addEventListener("account", showAccount);
+window.addEventListener("hashchange", () => {
+  showAccount();
+  show();
+});
+showAccount();
+show();

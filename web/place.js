@@ -1,0 +1,75 @@
+/**
+ * Where this tab was in each lecture, and the session it was watching in, so that a reload goes on at the same frame
+ * and in the same session instead of beginning another view.
+ *
+ * Kept in `sessionStorage`: it is one tab's affair, and gone with the tab. A duplicated tab gets a copy; the server then
+ * lets the newer one win.
+ *
+ * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
+ *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
+ * @typedef {{position: number, at: number, playing: boolean, session_id: string}} Place   at: ms since 1970, our clock
+ */
+
+const PREFIX = "lectern.place.";
+const SESSION_PREFIX = "lectern.session.";
+
+/** @param {string} lectureId @returns {Place|null} */
+export const placeIn = (lectureId) => read(PREFIX + lectureId);
+
+/** @param {string} lectureId @param {Place} place */
+export const keepPlace = (lectureId, place) => write(PREFIX + lectureId, place);
+
+/** @param {string} lectureId @returns {SavedSession|null} */
+export const savedSession = (lectureId) => read(SESSION_PREFIX + lectureId);
+
+/** @param {string} lectureId @param {SavedSession} session */
+export const keepSession = (lectureId, session) => write(SESSION_PREFIX + lectureId, session);
+
+/** @param {string} lectureId */
+export function forgetSession(lectureId) {
+  sessionStorage.removeItem(SESSION_PREFIX + lectureId);
+}
+
+/** @param {string} lectureId */
+export function forgetPlace(lectureId) {
+  sessionStorage.removeItem(PREFIX + lectureId);
+}
+
+/** Somebody signed out: nothing of theirs stays. */
+export function forgetAll() {
+  for (const key of Object.keys(sessionStorage)) {
+    if (key.startsWith(PREFIX) || key.startsWith(SESSION_PREFIX)) sessionStorage.removeItem(key);
+  }
+}
+
+/**
+ * The newer of what this tab and what the server remember.
+ *
+ * @param {Place|null} here
+ * @param {{position: number, at: number|null}} there  at: ms since 1970 by the server's clock; null = never watched
+ * @param {number} clockAheadMs  the server's clock less ours
+ * @returns {number} seconds
+ */
+export function resumeAt(here, there, clockAheadMs) {
+  if (!here) return there.position;
+  // The server saves once a second, and its clock is known to a second.
+  const slackMs = 2_500;
+  const newerThere = there.at !== null && there.at > here.at + clockAheadMs + slackMs;
+  return newerThere ? there.position : here.position;
+}
+
+function read(key) {
+  try {
+    return JSON.parse(sessionStorage.getItem(key));
+  } catch {
+    return null;
+  }
+}
+
+function write(key, value) {
+  try {
+    sessionStorage.setItem(key, JSON.stringify(value));
+  } catch {
+    // Full or forbidden: the server's own memory is within a second of ours.
+  }
+}

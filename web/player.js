@@ -1,0 +1,466 @@
+/**
+ * hls.js bound to a video element: plays, measures, and obeys a cap.
+ *
+ * Events: `levels`, `captions` {tracks, active}, `blocked` (autoplay was refused), `moment` {frame} (a telemetry frame
+ * that cannot wait), `stall` {active}, `expired` (the playback address is no longer good), `fatal` {message}, `ended`.
+ */
+import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
+
+const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
+const HLS_WORKER = "/vendor/hls.js/hls.worker.js";
+
+// Long enough to ride out a bad patch, short enough that a decision is seen on the picture and not only in the plot.
+const BUFFER_S = 20;
+// Before anything is measured segments are of a low rung; only a few of those are fetched.
+const FIRST_BUFFER_S = 6;
+const FIRST_MS = 2_500;
+// What is buffered ahead is fetched again at a better rung only where that costs next to nothing: so many times that
+// rung's bitrate measured, so much buffer left meanwhile, and not all the time.
+const SPARE = 4;
+const REPLACE_BUFFER_MS = 8_000;
+const REPLACE_EVERY_MS = 15_000;
+// Extra frames around seeks and pauses, per second; the server takes ten of all kinds.
+const MOMENTS_PER_S = 4;
+const SEGMENTS_PER_FRAME = 64;
+
+export class Player extends EventTarget {
+  /**
+   * @param {HTMLVideoElement} video
+   * @param {{ladder: import("./measure.js").Rung[], segmentS: number}} stream
+   */
+  constructor(video, { ladder, segmentS }) {
+    super();
+    this.video = video;
+    this.ladder = ladder;
+    this.#segmentS = segmentS;
+    this.#listen();
+  }
+
+  #segmentS;
+  #hls = null;
+  #off = new AbortController();
+  #rungs = []; // of each hls.js level
+  #capKbps = null;
+  #source = "";
+  #renewed = new Map(); // playback token of an address we were given -> the one that replaces it
+
+  #throughput = new Throughput();
+  #inFlight = null;
+  #loading = null; // rung of the video segment asked for last
+  #segments = [];
+  #moments = []; // when the last extra frames were made
+
+  #started = false;
+  #blocked = false;
+  #askedAt = 0;
+  #startupMs = null;
+  #startupTold = false;
+  #stallSince = null;
+  #stallBegan = false;
+  #stallMs = 0;
+  #stalls = 0;
+  #jumped = false;
+  #lastPosition = 0;
+  #droppedBefore = 0;
+  #fatal = false;
+  #recoveredAt = -Infinity;
+  #refusedAt = -Infinity;
+  #replacedAt = -Infinity;
+  #retries = 0;
+
+  /**
+   * Begins to fetch; resolves when the element may be asked to play.
+   *
+   * @param {object} options
+   * @param {string} options.source     the HLS manifest
+   * @param {number} options.position   where to begin, s
+   * @param {number} [options.estimateKbps]  what the server expects of the network
+   */
+  async load({ source, position, estimateKbps }) {
+    this.#source = source;
+    this.#askedAt = performance.now();
+    this.#lastPosition = position;
+    const { default: Hls } = await import(HLS_MODULE);
+    if (this.#off.signal.aborted) return;
+    if (!Hls.isSupported()) {
+      this.#loadNatively(source, position);
+      return;
+    }
+    this.#hls = new Hls({
+      startPosition: position,
+      maxBufferLength: FIRST_BUFFER_S,
+      maxMaxBufferLength: FIRST_BUFFER_S,
+      backBufferLength: 60,
+      // The server sees the viewport and suggests no pixels that nobody sees.
+      capLevelToPlayerSize: false,
+      abrEwmaDefaultEstimate: Math.min(Math.max(estimateKbps ?? 1_000, 200), 5_000) * 1_000,
+      // Three seconds of memory when it gets worse, and not much more when it gets better.
+      abrEwmaFastVoD: 2,
+      abrEwmaSlowVoD: 6,
+      workerPath: HLS_WORKER,
+      xhrSetup: (xhr, url) => {
+        const current = this.#currentAddress(url);
+        if (current !== url) xhr.open("GET", current, true);
+      },
+    });
+    this.#bind(Hls);
+    this.#hls.loadSource(source);
+    // Attaching resets the element, and would take back a `play` from before.
+    const attached = new Promise((resolve) => this.#hls.once(Hls.Events.MEDIA_ATTACHED, resolve));
+    this.#hls.attachMedia(this.video);
+    await attached;
+  }
+
+  /** Plays, or tells `blocked` when the browser wants to be asked by a person. */
+  async play() {
+    try {
+      await this.video.play();
+    } catch (error) {
+      if (error.name !== "NotAllowedError") return;
+      this.#blocked = true;
+      this.dispatchEvent(new Event("blocked"));
+    }
+  }
+
+  /** @param {import("./session.js").Decision|null} decision  null = choose by yourself */
+  obey(decision) {
+    this.#capKbps = decision?.cmsd?.mb ?? null;
+    if (this.#hls) this.#hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+  }
+
+  /** From now on loads go out under these addresses. @param {{hls: string}} playback */
+  renew(playback) {
+    const [before, now] = [playbackToken(this.#source), playbackToken(playback.hls)];
+    if (before && now) {
+      for (const old of this.#renewed.keys()) this.#renewed.set(old, now);
+      this.#renewed.set(before, now);
+      this.#renewed.delete(now);
+    }
+    this.#source = playback.hls;
+    if (this.#fatal) this.#reload();
+  }
+
+  /** @param {number} index  of the captions' tracks; -1 = off */
+  showCaptions(index) {
+    if (!this.#hls) return;
+    this.#hls.subtitleDisplay = index >= 0;
+    this.#hls.subtitleTrack = index;
+  }
+
+  /** The telemetry of the time since the last frame, with CMCD's keys and units. @returns {import("./session.js").Frame} */
+  frame() {
+    const frame = this.#measure(this.video.currentTime, this.#status());
+    this.#jumped = false;
+    return frame;
+  }
+
+  /** What the page shows. Rungs as in the ladder; rates in kbit/s; null where nothing is known yet. */
+  get state() {
+    const { video } = this;
+    const rung = (level) => this.#rungs[level] ?? null;
+    const cap = this.#hls?.autoLevelCapping ?? -1;
+    return {
+      position: video.currentTime,
+      duration: Number.isFinite(video.duration) ? video.duration : null,
+      paused: video.paused,
+      ended: video.ended,
+      status: this.#status(),
+      buffer_s: this.#bufferMs() / 1_000,
+      throughput_kbps: this.#throughput.estimate(this.#progress()),
+      level: this.#hls?.currentLevel ?? -1,
+      load_level: this.#hls?.loadLevel ?? -1,
+      cap,
+      rung: rung(this.#hls?.currentLevel ?? -1),
+      load_rung: this.#loading,
+      cap_rung: cap >= 0 ? rung(cap) : null,
+      cap_kbps: this.#capKbps,
+      stalled: this.#stallSince !== null,
+      stalls: this.#stalls,
+      startup_ms: this.#startupMs,
+      dropped_frames: video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0,
+    };
+  }
+
+  destroy() {
+    this.#off.abort();
+    this.#hls?.destroy();
+    this.#hls = null;
+    this.video.removeAttribute("src");
+    this.video.load();
+  }
+
+  // hls.js
+
+  #bind(Hls) {
+    const { Events, ErrorTypes } = Hls;
+    const hls = this.#hls;
+    hls.on(Events.MANIFEST_PARSED, () => {
+      this.#rungs = matchLadder(hls.levels, this.ladder);
+      this.#retries = 0;
+      this.#fatal = false;
+      hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+      this.dispatchEvent(new Event("levels"));
+    });
+    // After this event hls.js chooses a track itself; whoever listens to ours chooses after that.
+    hls.on(Events.SUBTITLE_TRACKS_UPDATED, () => queueMicrotask(() => this.#tellCaptions()));
+    hls.on(Events.SUBTITLE_TRACK_SWITCH, () => this.#tellCaptions());
+    hls.on(Events.FRAG_LOADING, (_, { frag }) => {
+      if (!isVideoSegment(frag)) return;
+      this.#inFlight = frag;
+      this.#loading = this.#rungs[frag.level] ?? null;
+    });
+    hls.on(Events.FRAG_LOADED, (_, { frag }) => {
+      if (isVideoSegment(frag)) this.#fetched(frag);
+    });
+    hls.on(Events.FRAG_LOAD_EMERGENCY_ABORTED, (_, { frag, stats }) => {
+      // What was given up is the best evidence there is of a collapse.
+      if (!isVideoSegment(frag)) return;
+      this.#throughput.add({ bytes: stats.loaded, ms: performance.now() - stats.loading.start });
+      this.#inFlight = null;
+    });
+    hls.on(Events.ERROR, (_, error) => {
+      if (isVideoSegment(error.frag)) this.#inFlight = null;
+      // hls.js tries the other rungs before it gives up; under an address that has run out they are refused too.
+      if ([401, 403, 410].includes(error.response?.code)) this.#refused();
+      if (error.fatal) this.#recover(error, ErrorTypes);
+    });
+  }
+
+  #fetched(frag) {
+    this.#inFlight = null;
+    this.#retries = 0;
+    this.#fatal = false;
+    this.#segmentS = frag.duration || this.#segmentS;
+    const { loading, total, loaded } = frag.stats;
+    const bytes = loaded || total;
+    if (!bytes || cameFromCache(frag.stats.url ?? this.#currentAddress(frag.url))) return;
+    const download = {
+      br: this.#rungs[frag.level]?.br,
+      bytes,
+      ms: Math.max(1, Math.round(loading.end - loading.start)),
+      ttfb_ms: Math.max(0, Math.round(loading.first - loading.start)),
+    };
+    this.#throughput.add({ bytes, ms: loading.end - loading.start });
+    this.#segments.push(download);
+    this.#climb();
+  }
+
+  /** Follows a network that has become much better sooner than hls.js, whose average weighs seconds, not segments. */
+  #climb() {
+    const hls = this.#hls;
+    const kbps = this.#throughput.estimate();
+    if (kbps * 1_000 > hls.bandwidthEstimate * 1.5) hls.bandwidthEstimate = kbps * 1_000;
+    const [shown, fetched] = [this.#rungs[hls.currentLevel], this.#rungs[hls.loadLevel]];
+    if (!shown || !fetched || fetched.br < shown.br * 1.5 || kbps < fetched.br * SPARE) return;
+    const recently = performance.now() - this.#replacedAt < REPLACE_EVERY_MS;
+    if (recently || this.#bufferMs() < REPLACE_BUFFER_MS || navigator.connection?.saveData) return;
+    this.#replacedAt = performance.now();
+    hls.nextLevel = -1; // stays automatic, and begins at the next switching point
+  }
+
+  #refused() {
+    if (performance.now() - this.#refusedAt < 5_000) return;
+    this.#refusedAt = performance.now();
+    this.dispatchEvent(new Event("expired"));
+  }
+
+  #recover(error, ErrorTypes) {
+    this.#fatal = true;
+    if (error.type === ErrorTypes.MEDIA_ERROR && performance.now() - this.#recoveredAt > 5_000) {
+      this.#recoveredAt = performance.now();
+      this.#fatal = false;
+      this.#hls.recoverMediaError();
+    } else if (error.type === ErrorTypes.NETWORK_ERROR) {
+      this.#retries += 1;
+      const delay = Math.min(500 * 2 ** this.#retries, 10_000);
+      const timer = setTimeout(() => this.#fatal && this.#reload(), delay);
+      this.#off.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+      if (this.#retries >= 3) this.#tell("fatal", { message: "The video cannot be reached. Trying again…" });
+    } else {
+      this.#tell("fatal", { message: "This video cannot be played here." });
+    }
+  }
+
+  #reload() {
+    if (!this.#hls) return;
+    this.#fatal = false;
+    if (this.#hls.levels.length === 0) this.#hls.loadSource(this.#source);
+    else this.#hls.startLoad(this.video.currentTime);
+  }
+
+  #currentAddress(url) {
+    for (const [old, now] of this.#renewed) if (url.includes(`/${old}/`)) return url.replace(`/${old}/`, `/${now}/`);
+    return url;
+  }
+
+  #tellCaptions() {
+    if (!this.#hls) return;
+    this.#tell("captions", { tracks: this.#hls.subtitleTracks, active: this.#hls.subtitleTrack });
+  }
+
+  /** A browser without Media Source Extensions plays HLS by itself: no cap, no measurements, but the place is kept. */
+  #loadNatively(source, position) {
+    this.video.src = source;
+    this.video.addEventListener("loadedmetadata", () => (this.video.currentTime = position), { once: true });
+  }
+
+  // The media element
+
+  #listen() {
+    const { video } = this;
+    const on = (name, listener) => video.addEventListener(name, listener, { signal: this.#off.signal });
+    on("timeupdate", () => {
+      if (!video.seeking) this.#lastPosition = video.currentTime;
+    });
+    on("play", () => {
+      // A person's time to press play is no startup delay.
+      if (!this.#started && this.#blocked) this.#askedAt = performance.now();
+    });
+    on("playing", () => {
+      if (!this.#started) this.#begun();
+      this.#endStall();
+    });
+    on("waiting", () => this.#beginStall());
+    on("pause", () => {
+      this.#endStall();
+      if (!video.ended) this.#moment(video.currentTime, "p");
+    });
+    on("seeking", () => {
+      this.#endStall();
+      // What was watched up to the jump counts; what was jumped over does not.
+      if (!this.#jumped && this.#started) this.#moment(this.#lastPosition, video.paused ? "a" : "p");
+      this.#jumped = true;
+    });
+    on("seeked", () => {
+      this.#lastPosition = video.currentTime;
+      if (this.#moment(video.currentTime, "k")) this.#jumped = false;
+    });
+    on("ended", () => {
+      this.#moment(video.currentTime, "p");
+      this.dispatchEvent(new Event("ended"));
+    });
+  }
+
+  #begun() {
+    this.#started = true;
+    this.#startupMs = Math.round(performance.now() - this.#askedAt);
+    const timer = setTimeout(() => {
+      if (!this.#hls) return;
+      this.#hls.config.maxBufferLength = this.#hls.config.maxMaxBufferLength = BUFFER_S;
+    }, FIRST_MS);
+    this.#off.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+  }
+
+  #beginStall() {
+    const { video } = this;
+    if (!this.#started || this.#stallSince !== null || video.seeking || video.paused || video.ended) return;
+    this.#stallSince = performance.now();
+    this.#stallBegan = true;
+    this.#stalls += 1;
+    this.#tell("stall", { active: true });
+  }
+
+  #endStall() {
+    if (this.#stallSince === null) return;
+    this.#stallMs += performance.now() - this.#stallSince;
+    this.#stallSince = null;
+    this.#tell("stall", { active: false });
+  }
+
+  #moment(position, status) {
+    const now = performance.now();
+    this.#moments = this.#moments.filter((at) => now - at < 1_000);
+    if (this.#moments.length >= MOMENTS_PER_S) return false;
+    this.#moments.push(now);
+    this.#tell("moment", { frame: this.#measure(position, status) });
+    return true;
+  }
+
+  // Measuring
+
+  #status() {
+    const { video } = this;
+    if (this.#jumped || video.seeking) return "k";
+    if (video.ended) return "e";
+    if (!this.#started) return video.paused ? "d" : "s";
+    if (video.paused) return "a";
+    return this.#stallSince === null ? "p" : "r";
+  }
+
+  #measure(position, sta) {
+    const cmcd = {
+      sta,
+      bl: Math.round(this.#bufferMs()),
+      d: Math.round(this.#segmentS * 1_000),
+      pr: this.video.playbackRate,
+      tb: this.ladder.at(-1)?.br,
+      br: this.#loading?.br,
+      mtp: this.#throughput.estimate(this.#progress()) ?? undefined,
+    };
+    if (this.#startupMs !== null && !this.#startupTold) {
+      cmcd.msd = this.#startupMs;
+      this.#startupTold = true;
+    }
+    this.#foldStalls(cmcd);
+    const dropped = this.video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0;
+    const frame = {
+      position: Math.round(Math.max(0, position) * 1_000) / 1_000,
+      cmcd,
+      segments: this.#segments.splice(0, SEGMENTS_PER_FRAME),
+      dropped_frames: Math.max(0, dropped - this.#droppedBefore),
+      viewport: viewportOf(this.video),
+    };
+    this.#droppedBefore = dropped;
+    return frame;
+  }
+
+  /** `bs` in the one frame in which a stall began, `bsd` in each that it lasted into: so both add up. */
+  #foldStalls(cmcd) {
+    if (this.#stallSince !== null) {
+      const now = performance.now();
+      this.#stallMs += now - this.#stallSince;
+      this.#stallSince = now;
+    }
+    if (this.#stallBegan) cmcd.bs = true;
+    const whole = Math.round(this.#stallMs);
+    if (whole > 0) cmcd.bsd = whole;
+    this.#stallBegan = false;
+    this.#stallMs = 0;
+  }
+
+  #progress() {
+    const stats = this.#inFlight?.stats;
+    if (!stats?.loading?.start || stats.aborted || stats.loading.end) return null;
+    return { bytes: stats.loaded, ms: performance.now() - stats.loading.start };
+  }
+
+  #bufferMs() {
+    const { buffered, currentTime } = this.video;
+    for (let i = 0; i < buffered.length; i += 1) {
+      // A tenth of a second of tolerance: segments do not always meet to the sample.
+      if (buffered.start(i) <= currentTime + 0.1 && currentTime <= buffered.end(i)) {
+        return (buffered.end(i) - currentTime) * 1_000;
+      }
+    }
+    return 0;
+  }
+
+  #tell(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** The picture's size in device pixels. @param {HTMLVideoElement} video @returns {[number, number]} */
+export function viewportOf(video) {
+  const scale = window.devicePixelRatio || 1;
+  return [Math.round(video.clientWidth * scale), Math.round(video.clientHeight * scale)];
+}
+
+function isVideoSegment(frag) {
+  return frag?.type === "main" && frag.sn !== "initSegment";
+}
+
+/** The token in a playback address, `<origin>/<token>/manifest/...`. */
+function playbackToken(address) {
+  return /\/([^/]+)\/manifest\//.exec(address)?.[1] ?? null;
+}
