@@ -1,0 +1,1 @@
+"""The demo school: lectures about this server, and the people in it."""

@@ -1,0 +1,96 @@
+"""`bin/loadtest` as it is called, against a double of the product."""
+
+import asyncio
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtests.__main__ import locust_command, parse
+from tests.support.fake_lectern import FakeLectern
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+async def run(*arguments: str) -> tuple[int | None, str]:
+    """Exit status and output of the scenario."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "loadtests", *arguments,
+        cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    return process.returncode, out.decode()
+
+
+async def test_help_says_what_it_does():
+    process = await asyncio.create_subprocess_exec(ROOT / "bin" / "loadtest", "--help", stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"--players" in out
+    assert b"bin/loadtest" in out
+
+
+def test_the_defaults_are_fifty_players_for_thirty_seconds():
+    command = locust_command(parse([]))
+    asked = dict(pairwise(command))
+    assert asked["--users"] == "50"
+    assert asked["--run-time"] == "30s"
+    assert asked["--host"] == "http://127.0.0.1:8080"
+    assert "--processes" not in command
+
+
+async def test_players_watch_and_the_table_tells_how_it_was(tmp_path: Path):
+    fake, file = FakeLectern(), tmp_path / "figures.json"
+    async with fake.running() as base_url:
+        arguments = ("--host", base_url, "--players", "5", "--seconds", "3", "--interval-s", "0.1")
+        status, out = await run(*arguments, "--accounts", str(tmp_path / "accounts"), "--figures", str(file))
+        assert status == 0, out
+        told: dict[str, Any] = json.loads(file.read_text())
+        assert told["sessions"] == len(fake.sessions) == 5
+        assert told["frames"] == sum(len(held.arrivals) for held in fake.sessions.values())
+        assert told["frames_lost"] == told["frames_twice"] == told["errors"] == 0
+        assert told["ack_ms"]["p99"] >= told["ack_ms"]["p50"] > 0
+        assert {held.status for held in fake.sessions.values()} == {"ended"}
+        assert fake.registered == 2
+        for word in ("sessions", "frames", "acks", "reconnects", "errors", "p50", "p95", "p99", "decision"):
+            assert word in out
+        assert list((tmp_path / "accounts").iterdir())
+
+
+async def test_a_server_that_breaks_its_promises_makes_it_fail(tmp_path: Path):
+    fake = FakeLectern()
+    fake.twist = lambda message: {**message, "saved": 10**6} if message["type"] == "ack" else message
+    async with fake.running() as base_url:
+        status, out = await run("--host", base_url, "--players", "1", "--seconds", "1", "--accounts", str(tmp_path))
+    assert status == 1
+    assert "an ack covers what was never sent or applied" in out
+
+
+async def test_no_server_is_a_failure(unused_tcp_port: int, tmp_path: Path):
+    status, out = await run(
+        "--host", f"http://127.0.0.1:{unused_tcp_port}", "--players", "1", "--seconds", "1", "--accounts", str(tmp_path)
+    )
+    assert status == 1
+    assert "no session" in out
+
+
+@pytest.mark.slow
+async def test_several_processes_add_up(tmp_path: Path):
+    fake, file = FakeLectern(), tmp_path / "figures.json"
+    async with fake.running() as base_url:
+        arguments = ("--host", base_url, "--players", "4", "--seconds", "4", "--interval-s", "0.1", "--processes", "2")
+        status, out = await run(*arguments, "--accounts", str(tmp_path / "accounts"), "--figures", str(file))
+        assert status == 0, out
+        told = json.loads(file.read_text())
+        assert told["sessions"] == len(fake.sessions) == 4
+        assert told["frames"] == sum(len(held.arrivals) for held in fake.sessions.values())
