@@ -1,0 +1,1 @@
+"""Load: simulated players over the wire. Nothing here imports the server."""
