@@ -9,11 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 PIP = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+LOG_EVERY_S = 5.0
 NO_VENV = """This Python ({python}) cannot make virtual environments: its modules venv or ensurepip are missing.
 Debian, Ubuntu: apt-get install python3-venv"""
 
@@ -84,22 +86,79 @@ def _make() -> int:
 
 def _install(groups: list[str]) -> int:
     """All stale groups in one go: their versions agree, and pip says so if they do not."""
-    count = sum(line[:1].isalnum() for group in groups for line in requirements(group).read_text().splitlines())
-    print(f"Installing {count} packages ({', '.join(groups)}), once", flush=True)
+    count = len({package for group in groups for package in _packages(group)})
+    progress = Progress(f"Installing {count} packages ({', '.join(groups)}), once", count)
     command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--require-hashes", "--no-deps"]
     for group in groups:
         _stamp(group).unlink(missing_ok=True)
         command += ["-r", str(requirements(group))]
-    # A terminal sees pip's own progress; a log one line and what goes wrong.
-    if not sys.stdout.isatty():
-        command.append("--quiet")
-    done = subprocess.run(command, check=False, env={**os.environ, **PIP}, stdin=subprocess.DEVNULL)
-    if done.returncode == 0:
+    # pip's own words are many and partly about this machine's settings: they are shown only if it fails.
+    command += ["--progress-bar", "off"]
+    said: list[str] = []
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **PIP},
+        text=True,
+        errors="replace",
+    ) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            said.append(line.rstrip())
+            progress.hear(line)
+    progress.end()
+    if pip.returncode == 0:
         for group in groups:
             _stamp(group).write_text(_fingerprint(group))
     else:
+        print("\n".join(quote(said)), file=sys.stderr)
         print("bin/setup: pip could not install the packages; is there a network?", file=sys.stderr)
-    return done.returncode
+    return pip.returncode
+
+
+def _packages(group: str) -> list[str]:
+    lines = requirements(group).read_text().splitlines()
+    return [line.partition("==")[0] for line in lines if line[:1].isalnum()]
+
+
+def quote(said: list[str]) -> list[str]:
+    """What a failed pip said that matters: its last lines, without the warnings."""
+    return [line for line in said if not line.startswith("WARNING:")][-25:]
+
+
+class Progress:
+    """How far pip has come: at a terminal one line that is written over, in a log one now and then."""
+
+    def __init__(self, title: str, count: int) -> None:
+        self._title = title
+        self._count = count
+        self._seen = 0
+        self._is_terminal = sys.stdout.isatty()
+        self._told_at = time.monotonic()
+        print(title, end="" if self._is_terminal else "\n", flush=True)
+
+    def hear(self, line: str) -> None:
+        """One line of pip's."""
+        if line.startswith(("Collecting ", "Requirement already satisfied: ")):
+            self._seen = min(self._seen + 1, self._count)
+            self._tell(f"fetching {self._seen} of {self._count}")
+        elif line.startswith("Installing collected packages"):
+            self._tell("unpacking", important=True)
+
+    def end(self) -> None:
+        """Finish the line."""
+        if self._is_terminal:
+            print(f"\r\x1b[2K{self._title}", flush=True)
+
+    def _tell(self, text: str, *, important: bool = False) -> None:
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[2K{f'{self._title}: {text}'[:width]}", end="", flush=True)
+        elif important or time.monotonic() - self._told_at >= LOG_EVERY_S:
+            self._told_at = time.monotonic()
+            print(f"  {text}", flush=True)
 
 
 if __name__ == "__main__":

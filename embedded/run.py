@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from demo.accounts import ACCOUNTS, ADMIN
 from embedded import npm, processes
 from embedded.processes import PartFailedError
 from embedded.programs import Keeper, shorten_log
@@ -122,21 +123,28 @@ class Supervisor:
         self.system.start_stores()
         self.system.start_video_host()
         self.screen.update("Starting the server")
-        server = self.system.start_server()
+        # Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked.
+        if self.demo is None:
+            self.demo = self.system.is_ours
+        server = self.system.start_server((ADMIN.email, ADMIN.password) if self.demo else None)
+        if self.demo:
+            self._start_seed()  # it has something to draw until the server answers
         server.await_ready(READY_TIMEOUT_S)
         self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
-        if self._wants_demo():
-            self._start_seed()
-
-    def _wants_demo(self) -> bool:
-        """Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked."""
-        return self.demo if self.demo is not None else not self.system.given
 
     def _start_seed(self) -> None:
         log = self.system.logs / "seed.log"
         shorten_log(log)
         self._seed = processes.spawn(
-            [sys.executable, "-m", "demo.seed", "--url", f"http://{self.system.host}:{self.system.port}"],
+            [
+                sys.executable,
+                "-m",
+                "demo.seed",
+                "--url",
+                self.system.local_address,
+                "--cache",
+                str(self.system.demo_clips),
+            ],
             env={**os.environ, **self.system.settings},
             log=log,
             stdout=subprocess.PIPE,
@@ -145,13 +153,25 @@ class Supervisor:
 
     def _show(self) -> None:
         system, bold = self.system, self.screen.bold
-        rows = {"Embedded": ", ".join(system.embedded()), "Given": ", ".join(system.given)}
-        rows |= {"Data": str(system.data), "Logs": str(system.logs)}
         self.screen.say(f"\n  Lectern is running at {bold(system.address)}   ({time.monotonic() - self.began:.1f} s)\n")
-        for name, text in rows.items():
+        rows = [("Sign in", f"{login:<28}{password:<20}{role}") for login, password, role in self._accounts()]
+        rows += [("Embedded", ", ".join(system.embedded())), ("Given", ", ".join(system.given))]
+        rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
+        before = ""
+        for name, text in rows:
             if text:
-                self.screen.say(f"  {name:<10}{text}")
-        self.screen.say("\n  Ctrl-C stops all of it.\n")
+                self.screen.say(f"  {name if name != before else '':<10}{text}")
+                before = name
+        self.screen.say("\n  Ctrl-C stops all of it. The data outlive it.\n")
+
+    def _accounts(self) -> list[tuple[str, str, str]]:
+        """(login, password, role) of everybody who is known to be there."""
+        demo = [(account.email, account.password, account.role) for account in ACCOUNTS] if self.demo else []
+        admin = self.system.admin
+        # An administrator whom the configuration names is the operator's own business.
+        if admin is None or self.system.config.auth.first_admin_email or any(admin[0] == login for login, *_ in demo):
+            return demo
+        return [*demo, (*admin, "admin")]
 
     def _watch(self, selector: selectors.BaseSelector, woken: socket.socket) -> None:
         if self._seed is not None and self._seed.stdout is not None:

@@ -20,6 +20,8 @@ from server.config import Redis as RedisSettings
 LOOPBACK = "127.0.0.1"
 WILDCARDS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
 ACCOUNT = "lectern"
+POSTGRES = "Postgres 18"
+VIDEO_HOST = "stand-in video host"
 ADMIN_EMAIL = "admin@lectern.example"
 WEBHOOK_PATH = "/api/videos/webhooks/cloudflare"
 VIDEO_HOST_STOP_S = 5.0
@@ -44,6 +46,8 @@ class System:
         self.given: list[str] = []
         # For the server, over what the operator's own environment says.
         self.settings = {"LECTERN_SERVER__PORT": str(port)}
+        # (e-mail address, password) of the first administrator, where we know one.
+        self.admin: tuple[str, str] | None = None
 
     @property
     def address(self) -> str:
@@ -53,11 +57,21 @@ class System:
         name = "localhost" if self.host in (LOOPBACK, "::1") else self.host
         return f"http://{name}:{self.port}"
 
+    @property
+    def local_address(self) -> str:
+        """Where programs on this machine find the server."""
+        return f"http://{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def demo_clips(self) -> Path:
+        """Where drawn lectures are kept."""
+        return self.data / "demo"
+
     def start_stores(self) -> None:
         """Postgres, Valkey and S3, as far as they are not given; each answers afterwards. Raises `PartFailedError`."""
         if self.config.postgres.dsn == PostgresSettings().dsn:
             postgres = Postgres(self.data)
-            self._start("Postgres 18", postgres)
+            self._start(POSTGRES, postgres)
             self.settings["LECTERN_POSTGRES__DSN"] = postgres.dsn
         else:
             self.given.append(f"Postgres ({_place(self.config.postgres.dsn)})")
@@ -107,7 +121,7 @@ class System:
             "--data": str(videos),
             "--account-id": ACCOUNT,
             "--api-token": self.keys.api_token,
-            "--webhook-url": f"http://{_bracketed(self.host)}:{self.port}{WEBHOOK_PATH}",
+            "--webhook-url": f"{self.local_address}{WEBHOOK_PATH}",
             "--webhook-secret": self.keys.webhook_secret,
             "--signing-key-file": str(signing_key_file(self.data, self.keys)),
             "--key-id": self.keys.signing_key_id,
@@ -121,15 +135,29 @@ class System:
             on_parent_death=signal.SIGTERM,  # so that it can end its encoders
             stop_timeout_s=VIDEO_HOST_STOP_S,
         )
-        self._start("stand-in video host", host)
+        self._start(VIDEO_HOST, host)
 
-    def start_server(self) -> Program:
-        """Start the server, which migrates; `await_ready` says when it answers."""
-        if not self.config.auth.secret:
+    @property
+    def is_ours(self) -> bool:
+        """Whether people and videos are kept in embedded parts, so that anything may be put there."""
+        return POSTGRES in self.parts and VIDEO_HOST in self.parts
+
+    def start_server(self, admin: tuple[str, str] | None = None) -> Program:
+        """Start the server, which migrates; `await_ready` says when it answers.
+
+        `admin` is the first administrator where the configuration names none; without it an embedded database gets
+        one with a password of its own.
+        """
+        auth = self.config.auth
+        if not auth.secret:
             self.settings["LECTERN_AUTH__SECRET"] = self.keys.auth_secret
-        if not self.config.auth.first_admin_email and "Postgres 18" in self.parts:
-            self.settings["LECTERN_AUTH__FIRST_ADMIN_EMAIL"] = ADMIN_EMAIL
-            self.settings["LECTERN_AUTH__FIRST_ADMIN_PASSWORD"] = self.keys.admin_password
+        if auth.first_admin_email and auth.first_admin_password:
+            self.admin = (auth.first_admin_email, auth.first_admin_password)
+        elif admin is not None or POSTGRES in self.parts:
+            self.admin = admin or (ADMIN_EMAIL, self.keys.admin_password)
+        if self.admin is not None:
+            self.settings["LECTERN_AUTH__FIRST_ADMIN_EMAIL"] = self.admin[0]
+            self.settings["LECTERN_AUTH__FIRST_ADMIN_PASSWORD"] = self.admin[1]
         server = Program(
             "server",
             [sys.executable, "-m", "server"],

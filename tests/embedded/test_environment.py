@@ -77,3 +77,26 @@ def test_setup_needs_nothing_but_the_standard_library() -> None:
     script = str(processes.ROOT / "embedded" / "environment.py")
     done = subprocess.run([sys.executable, "-I", "-S", script, "--help"], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_what_a_failed_pip_said_is_shown_without_its_warnings() -> None:
+    said = ["Collecting aiohttp", "WARNING: Location 'file:///x' is ignored", "ERROR: no matching distribution"]
+    assert environment.quote(said) == ["Collecting aiohttp", "ERROR: no matching distribution"]
+
+
+def test_a_log_gets_the_progress_of_an_installation_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "LOG_EVERY_S", 0)
+    progress = environment.Progress("Installing 2 packages", 2)
+    for line in (
+        "Collecting aiohttp==1",
+        "  Using cached aiohttp.whl",
+        "Collecting yarl==1",
+        "Installing collected packages: x",
+    ):
+        progress.hear(line)
+    progress.end()
+    assert capsys.readouterr().out.splitlines() == [
+        "Installing 2 packages", "  fetching 1 of 2", "  fetching 2 of 2", "  unpacking",
+    ]  # fmt: skip
