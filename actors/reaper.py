@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 import structlog
@@ -53,6 +55,7 @@ class Reaper:
 
     async def reap(self) -> int:
         """Claim what is due, fold what its streams still hold, save it and let it go; how many there were."""
+        strays = set(self._registry.strays)
         async with self._db.connection() as connection:
             rows = await sessions_sql.claim_orphans(
                 connection,
@@ -60,13 +63,23 @@ class Reaper:
                 alive_s=self._settings.process_alive_s,
                 suspend_after_s=self._settings.suspend_after_s,
                 end_after_s=self._settings.end_after_s,
+                strays=list(strays),
                 most=MOST,
             )
+        try:
+            await self._finish(sorted(rows, key=lambda row: row["id"]))
+        except BaseException:
+            self._registry.strays.update(row["id"] for row in rows)
+            raise
+        if len(rows) < MOST:
+            self._registry.strays -= strays
+        return len(rows)
+
+    async def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         done = []
-        for row in sorted(rows, key=lambda row: row["id"]):
+        for row in rows:
             session = await recover(row, self._streams, self._clock)
             session.retire_as = row["retire_as"]
             done.append(session.checkpoint(release=True))
         if done:
             await self._checkpoints.save(done, seen=False)
-        return len(done)

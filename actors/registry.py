@@ -24,6 +24,8 @@ class Registry:
     def __init__(self, process_id: UUID) -> None:
         self.process_id = process_id
         self._sessions: dict[UUID, VideoSession] = {}
+        # Claimed by this process, perhaps, and yet not held, for a part was away in between. The reaper finishes them.
+        self.strays: set[UUID] = set()
 
     def __iter__(self) -> Iterator[VideoSession]:
         return iter(self._sessions.values())
@@ -37,9 +39,10 @@ class Registry:
 
     def add(self, session: VideoSession) -> None:
         """Hold a session that was just claimed; one of a lower epoch is superseded, of a higher one wins."""
+        self.strays.discard(session.id)
         held = self._sessions.get(session.id)
         if held is not None and held.epoch > session.epoch:
-            session.dropped = True
+            session.dropped_as = 4409, "superseded"
             return
         if held is not None:
             self.drop(held, 4409, "superseded")
@@ -48,7 +51,7 @@ class Registry:
 
     def drop(self, session: VideoSession, code: int, reason: str) -> None:
         """Let go of a session and end its socket, if it has one, with this close code."""
-        session.dropped = True
+        session.dropped_as = code, reason
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
         metrics.SESSIONS.set(len(self._sessions))

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import structlog
 from asyncpg import PostgresError
 from redis.exceptions import RedisError
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 
 BEAT_S = 1.0
 FRAMES, CLAIMED = "frames", "claimed"
+RESTART = 1012, "restart"
 # Sessions marked for reading in one slice of the sweep.
 SLICE = 500
 # How Postgres and Redis say that they can't just now.
@@ -54,6 +56,7 @@ class Runtime:
         self.checkpoints = Checkpoints(self.registry, db, streams, settings, clock, complete_share=complete_share)
         self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock)
         self._tasks: list[asyncio.Task[None]] = []
+        self._draining = False
 
     async def start(self) -> None:
         """Say that this process lives, then begin to work."""
@@ -71,13 +74,14 @@ class Runtime:
 
     async def drain(self, timeout_s: float) -> None:
         """Save everything and give it up, then end every socket with 1012; not later than `timeout_s` from now."""
+        self._draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 await self.checkpoints.save_changed(release=True)
         except AWAY as error:
             log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
         for session in list(self.registry):
-            self.registry.drop(session, 1012, "restart")
+            self.registry.drop(session, *RESTART)
 
     async def stop(self) -> None:
         """Stop working and say that this process is gone."""
@@ -95,17 +99,17 @@ class Runtime:
 
         Raises PostgresAway, RedisError.
         """
-        async with self._db.connection() as connection:
-            row = await sessions_sql.claim_session(
-                connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
-            )
-        if row is None:
-            return None
-        await self.announce_claim(session_id)
         try:
+            async with self._db.connection() as connection:
+                row = await sessions_sql.claim_session(
+                    connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
+                )
+            if row is None:
+                return None
+            await self.announce_claim(session_id)
             session = await recover(row, self._streams, self._clock)
         except BaseException:
-            await self._give_back(row)
+            self.registry.strays.add(session_id)
             raise
         session.decide(self.settings.decision_ttl_ms)
         self.registry.add(session)
@@ -116,16 +120,12 @@ class Runtime:
         with contextlib.suppress(*AWAY):
             await self._streams.nudge(CLAIMED, session_id)
 
-    async def _give_back(self, row: Mapping[str, Any]) -> None:
-        """A claim that came to nothing: nobody owns the session, so that anybody may claim it."""
-        with contextlib.suppress(*AWAY):
-            async with self._db.connection() as connection:
-                await sessions_sql.give_back(connection, session_id=row["id"], epoch=row["epoch"])
-
     def attach(self, session: VideoSession, peer: Peer) -> None:
         """A socket speaks for the session from now on."""
-        if session.dropped:
-            peer.end(4409, "superseded")
+        if self._draining:
+            self.registry.drop(session, *RESTART)
+        if session.dropped_as is not None:
+            peer.end(*session.dropped_as)
             return
         session.peer = peer
         session.closed_at = None
@@ -181,7 +181,7 @@ class Runtime:
             PostgresAway, RedisError.
         """
         session = self.registry.get(row["id"])
-        if session is None and not row["owner_alive"]:
+        if session is None and (not row["owner_alive"] or row["id"] in self.registry.strays):
             session = await self.claim(row["id"], "rest")
             if session is None:
                 return None
@@ -200,7 +200,7 @@ class Runtime:
         if appended.duplicates:
             session.count_duplicates(appended.duplicates)
         await self.ingest.served(session, 1.0)
-        return appended, session.wire_decision
+        return appended, msgspec.to_builtins(session.advice)
 
     # What goes on by itself ------------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, StringConstraints
 from actors.runtime import Runtime
 from actors.video_session import messages, quality
 from actors.video_session.actor import VideoSession
-from actors.video_session.messages import BadFrame, Bye, Telemetry, parse_rest_frame, parse_socket_frame
-from actors.video_session.quality import QualityState, Rung
+from actors.video_session.messages import BadFrame, Bye, Rung, Telemetry, parse_rest_frame, parse_socket_frame
+from actors.video_session.quality import QualityState
 from actors.video_session.state import load_state
 from server.data.db import PostgresAway, Record, queries
 from server.data.streams import StreamFull
@@ -302,7 +302,7 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
                 socket.end(4400, "bad_frames")
                 return
             where = f" at {error.pointer}" if error.pointer else ""
-            socket.send(messages.error("bad_frame", error.detail + where, retryable=False))
+            socket.send(messages.encode(messages.Error("bad_frame", error.detail + where)))
         while core.crowded(session) and not socket.ending:
             socket.paused = True
             await core.room(session)
@@ -329,7 +329,8 @@ async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket
         token, _ = _session_token(call, session.id, claims.sub, claims.ver, claims.role)
         uid = video["cloudflare_uid"]
         playback = call.app[VIDEO_HOST].playback(uid) if uid else None
-        socket.send(messages.token(token, playback, call.app[CLOCK].now() + timedelta(seconds=ttl_s)))
+        expires_at = call.app[CLOCK].now() + timedelta(seconds=ttl_s)
+        socket.send(messages.encode(messages.Token(token, playback, expires_at)))
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------
@@ -412,7 +413,8 @@ def _first_decision(ladder: Sequence[Mapping[str, Any]], body: NewSession, ttl_m
     decided = quality.decide(
         QualityState(), msgspec.convert(ladder, list[Rung]), viewport_px=viewport_px, save_data=body.save_data
     )
-    return decided.on_the_wire(n=0, epoch=0, ttl_ms=ttl_ms)
+    advice: dict[str, Any] = msgspec.to_builtins(decided.advice(n=0, epoch=0, ttl_ms=ttl_ms))
+    return advice
 
 
 async def _make_room(call: Call[NewSession], tx: Any) -> list[UUID]:
@@ -446,23 +448,27 @@ def _hello(call: Call[None], session: VideoSession, claims: Claims) -> bytes:
     settings, limit = call.config.sessions, call.config.limits.telemetry
     token, _ = _session_token(call, session.id, claims.sub, claims.ver, claims.role)
     position_ms = session.state.position_ms
-    return messages.hello(
-        session_id=session.id,
-        epoch=session.epoch,
-        seq=session.state.seq,
-        saved=session.saved[0],
-        resume_position=(session.resume_ms if position_ms is None else position_ms) / 1000,
-        ladder=msgspec.to_builtins(session.ladder),
-        decision=session.wire_decision,
-        token=token,
-        heartbeat_s=settings.heartbeat_s,
-        limits={
-            "frame_bytes": settings.frame_bytes,
-            "rate": limit.rate,
-            "per_s": limit.per_s,
-            "burst": limit.burst,
-            "interval_ms": settings.interval_ms,
-        },
+    assert session.advice is not None, "a claim decides"
+    return messages.encode(
+        messages.Hello(
+            protocol=messages.PROTOCOL,
+            session_id=session.id,
+            epoch=session.epoch,
+            seq=session.state.seq,
+            saved=session.saved[0],
+            resume_position=(session.resume_ms if position_ms is None else position_ms) / 1000,
+            ladder=session.ladder,
+            decision=session.advice,
+            token=token,
+            heartbeat_s=settings.heartbeat_s,
+            limits=messages.Limits(
+                frame_bytes=settings.frame_bytes,
+                rate=limit.rate,
+                per_s=limit.per_s,
+                burst=limit.burst,
+                interval_ms=settings.interval_ms,
+            ),
+        )
     )
 
 

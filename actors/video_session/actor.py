@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import asdict
 
 from actors.video_session import messages, quality
-from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
-from actors.video_session.quality import Decision, Rung
+from actors.video_session.messages import MAX_SEQ_JUMP, Ack, Advice, BadFrame, Rung, Telemetry, encode_frame
 from actors.video_session.state import SessionState, advance, apply, load_state
 from server import metrics
 from server.data.streams import Entry, Write, stream_key
@@ -66,10 +66,10 @@ class VideoSession:
     """One session, owned under `epoch`. `version` counts changes that a checkpoint should keep."""
 
     __slots__ = (
-        "_n", "_save_data", "_viewport_px", "bye", "closed_at", "decided", "dropped", "duplicates", "epoch", "id",
+        "_save_data", "_viewport_px", "advice", "bye", "closed_at", "dropped_as", "duplicates", "epoch", "id",
         "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "peer", "pending", "resume_ms",
         "retire_as", "saved", "saved_at", "saved_frames", "saved_version", "state", "trimmed_frames", "used_at",
-        "user_id", "version", "video_id", "wire_decision",
+        "user_id", "version", "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -91,16 +91,19 @@ class VideoSession:
         self.bye = False
         self.retire_as: str | None = None
         self.kept_at = -math.inf
-        self.dropped = False
+        self.dropped_as: tuple[int, str] | None = None
         self.version = 0
         self.saved_version = 0
         self.saved = self.state.cursor
         self.saved_frames = self.trimmed_frames = self.state.frames
         self.saved_at = self.used_at = self.last_ack_at = now
         self.closed_at: float | None = now
-        self._n = 0
-        self.decided: Decision | None = None
-        self.wire_decision: dict[str, Any] = {}
+        self.advice: Advice | None = None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether this process has let go of the session; `dropped_as` is the close code and reason for its socket."""
+        return self.dropped_as is not None
 
     # What comes in ---------------------------------------------------------------------------------------------------
 
@@ -188,12 +191,10 @@ class VideoSession:
         decided = quality.decide(
             self.state.quality, self.ladder, viewport_px=self._viewport_px, save_data=self._save_data
         )
-        before = self.decided
+        before = self.advice
         if before is not None and (before.rung, before.reason) == (decided.rung, decided.reason):
             return False
-        self.decided = decided
-        self._n += 1
-        self.wire_decision = decided.on_the_wire(n=self._n, epoch=self.epoch, ttl_ms=ttl_ms)
+        self.advice = decided.advice(n=before.n + 1 if before else 1, epoch=self.epoch, ttl_ms=ttl_ms)
         self.version += 1
         metrics.DECISIONS.labels(decided.reason).inc()
         return True
@@ -203,14 +204,14 @@ class VideoSession:
         changed = self.decide(ttl_ms)
         if self.peer is None:
             return
-        if changed:
-            self.peer.send_decision(messages.decision(self.wire_decision))
+        if changed and self.advice is not None:
+            self.peer.send_decision(messages.encode(messages.Decision(**asdict(self.advice))))
         self.send_ack(now)
 
     def send_ack(self, now: float) -> None:
         """Tell the player where it stands."""
         if self.peer is not None:
-            self.peer.send_ack(messages.ack(self.state.seq, self.saved[0], self.state.gaps))
+            self.peer.send_ack(messages.encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
             self.last_ack_at = now
 
     # What is kept ----------------------------------------------------------------------------------------------------
@@ -236,7 +237,7 @@ class VideoSession:
             cursor=state.cursor,
             frames=state.frames,
             duplicates=self.duplicates,
-            decision=msgspec.json.encode(self.wire_decision),
+            decision=msgspec.json.encode(self.advice),
             ranges="{" + ",".join(f"[{start},{end})" for start, end in state.watched_ranges_ms) + "}",
             position_ms=state.position_ms,
             released=release,

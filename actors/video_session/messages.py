@@ -13,7 +13,6 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-import orjson
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 PROTOCOL = "lectern.v1"
@@ -164,51 +163,93 @@ def total(amounts: Amounts | UnsetType, most: float) -> float:
 # To the player ------------------------------------------------------------------------------------------------------
 
 
-def ack(seq: int, saved: int, gaps: int) -> bytes:
+class Rung(Struct, frozen=True):
+    """One rung of a ladder: bitrate in kbit/s, picture in pixels. Rung 0 is the lowest."""
+
+    rung: int
+    br: float
+    width: int | None = None
+    height: int | None = None
+
+
+class Cmsd(Struct, omit_defaults=True):
+    """CTA-5006's words, both kbit/s: maximum suggested bitrate, and estimated throughput once it was measured."""
+
+    mb: int
+    etp: int | UnsetType = UNSET
+
+
+class Advice(Struct):
+    """A quality decision: fetch at most `rung`, for `ttl_ms` and as long as acknowledgements come. `n` counts from 1
+    within an `epoch`; `reason` is for people."""
+
+    n: int
+    epoch: int
+    rung: int
+    cmsd: Cmsd
+    reason: str
+    ttl_ms: int
+
+
+class Decision(Advice, tag="decision", tag_field="type"):
+    """A decision that changed."""
+
+
+class Limits(Struct):
+    """What a player may send, and how often it should report (`interval_ms`)."""
+
+    frame_bytes: int
+    rate: float
+    per_s: float
+    burst: float
+    interval_ms: int
+
+
+class Hello(Struct, tag="hello", tag_field="type"):
+    """The first message of a socket: where the session stands and what it may send. `seq` is the highest frame that is
+    applied, `saved` the highest in Postgres; positions in seconds."""
+
+    protocol: str
+    session_id: UUID
+    epoch: int
+    seq: int
+    saved: int
+    resume_position: float
+    ladder: list[Rung]
+    decision: Advice
+    token: str
+    heartbeat_s: float
+    limits: Limits
+
+
+class Ack(Struct, tag="ack", tag_field="type"):
     """`seq`: highest in Redis and applied. `saved`: highest in Postgres. `gaps`: frames that never came, in all."""
-    return b'{"type":"ack","seq":%d,"saved":%d,"gaps":%d}' % (seq, saved, gaps)
+
+    seq: int
+    saved: int
+    gaps: int
 
 
-def decision(value: dict[str, Any]) -> bytes:
-    """A decision as `Decision.on_the_wire` makes it."""
-    return orjson.dumps({"type": "decision", **value})
-
-
-def hello(
-    *, session_id: UUID, epoch: int, seq: int, saved: int, resume_position: float, ladder: list[dict[str, Any]],
-    decision: dict[str, Any], token: str, heartbeat_s: float, limits: dict[str, Any],
-) -> bytes:  # fmt: skip
-    """The first message of a socket: where the session stands and what it may send."""
-    return orjson.dumps(
-        {
-            "type": "hello",
-            "protocol": PROTOCOL,
-            "session_id": str(session_id),
-            "epoch": epoch,
-            "seq": seq,
-            "saved": saved,
-            "resume_position": resume_position,
-            "ladder": ladder,
-            "decision": decision,
-            "token": token,
-            "heartbeat_s": heartbeat_s,
-            "limits": limits,
-        }
-    )
-
-
-def token(value: str, playback: dict[str, Any] | None, expires_at: datetime) -> bytes:
+class Token(Struct, tag="token", tag_field="type"):
     """New credentials before the old ones run out, all good until `expires_at`."""
-    return orjson.dumps(
-        {"type": "token", "token": value, "playback": playback, "expires_at": expires_at}, option=orjson.OPT_UTC_Z
-    )
+
+    token: str
+    playback: dict[str, Any] | None
+    expires_at: datetime
 
 
-def error(code: str, detail: str, *, retryable: bool) -> bytes:
+class Error(Struct, tag="error", tag_field="type"):
     """A frame was refused."""
-    return orjson.dumps({"type": "error", "code": code, "detail": detail, "retryable": retryable})
+
+    code: str
+    detail: str
+    retryable: bool = False
 
 
-def bye(code: str, retry_ms: int | None) -> bytes:
-    """We are about to close; `retry_ms` is None where the player must not come back by itself."""
-    return orjson.dumps({"type": "bye", "code": code, "retry_ms": retry_ms})
+TO_PLAYER = (Hello, Ack, Decision, Token, Error)
+FROM_PLAYER = (Telemetry, Bye)
+
+
+def encode(message: Struct) -> bytes:
+    """A message to the player as JSON."""
+    return _encoder.encode(message)

@@ -10,11 +10,10 @@ believed at once, one above it slowly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from actors.video_session.messages import MAX_KBPS, MAX_MS, Telemetry, first
+from actors.video_session.messages import MAX_KBPS, MAX_MS, Advice, Cmsd, Rung, Telemetry, first
 
 # Weight of the newest sample in the mean of inverse throughputs.
 ALPHA = 0.3
@@ -34,15 +33,6 @@ LOW_BUFFER = "the buffer is nearly empty"
 VIEWPORT = "the picture is shown no larger"
 DATA_SAVER = "the learner saves data"
 REASONS = (NOT_MEASURED, ROOM, NARROW, LOW_BUFFER, VIEWPORT, DATA_SAVER)
-
-
-class Rung(Struct, frozen=True):
-    """One rung of a ladder: bitrate in kbit/s, picture in pixels. Rung 0 is the lowest."""
-
-    rung: int
-    br: float
-    width: int | None = None
-    height: int | None = None
 
 
 class QualityState(Struct):
@@ -65,12 +55,10 @@ class Decision(Struct, frozen=True):
     etp: int | None
     reason: str
 
-    def on_the_wire(self, *, n: int, epoch: int, ttl_ms: int) -> dict[str, Any]:
-        """The members of a `decision` message but its type."""
-        cmsd = {"mb": self.mb} if self.etp is None else {"mb": self.mb, "etp": self.etp}
-        return {
-            "n": n, "epoch": epoch, "rung": self.rung, "cmsd": cmsd, "reason": self.reason, "ttl_ms": ttl_ms,
-        }  # fmt: skip
+    def advice(self, *, n: int, epoch: int, ttl_ms: int) -> Advice:
+        """The decision in the player's words: the `n`-th of this `epoch`."""
+        cmsd = Cmsd(self.mb, UNSET if self.etp is None else self.etp)
+        return Advice(n=n, epoch=epoch, rung=self.rung, cmsd=cmsd, reason=self.reason, ttl_ms=ttl_ms)
 
 
 def observe(state: QualityState, frame: Telemetry) -> None:

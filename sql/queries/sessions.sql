@@ -8,12 +8,9 @@ WHERE id = :session_id AND status <> 'ended'
 RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
           resume_ms;
 
--- name: give_back(session_id, epoch)!
-UPDATE video_sessions SET owner = NULL WHERE id = :session_id AND epoch = :epoch;
-
--- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, most)
--- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; and those that nobody owns nor
--- has seen for long, to be suspended or ended as `retire_as` says.
+-- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, strays, most)
+-- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
+-- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = 'reaper'
 WHERE id IN (
@@ -22,6 +19,7 @@ WHERE id IN (
         s.owner IS NULL AND s.status = 'active'
             AND s.seen_at < now() - make_interval(secs => least(:suspend_after_s::float8, :end_after_s::float8))
         OR s.owner IS NULL AND s.seen_at < now() - make_interval(secs => :end_after_s)
+        OR s.owner = :owner AND s.id = ANY (:strays::uuid[])
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
             WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from actors.video_session.messages import parse_rest_frame
+from actors.video_session.messages import Rung, parse_rest_frame
 from actors.video_session.quality import (
     DATA_SAVER,
     LOW_BUFFER,
@@ -15,7 +16,6 @@ from actors.video_session.quality import (
     VIEWPORT,
     Decision,
     QualityState,
-    Rung,
     decide,
     observe,
 )
@@ -106,8 +106,8 @@ def test_absurd_figures_of_a_loopback_are_clamped() -> None:
 
 
 def test_the_wire_speaks_cmsd_and_leaves_out_what_is_not_known() -> None:
-    wire = decided(QualityState()).on_the_wire(n=1, epoch=2, ttl_ms=10_000)
-    assert wire == {
+    advice = decided(QualityState()).advice(n=1, epoch=2, ttl_ms=10_000)
+    assert msgspec.to_builtins(advice) == {
         "n": 1, "epoch": 2, "rung": 1, "cmsd": {"mb": 800}, "reason": NOT_MEASURED, "ttl_ms": 10_000,
     }  # fmt: skip
 
