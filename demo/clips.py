@@ -54,6 +54,11 @@ class Clip:
     path: Path
     captions: Path
 
+    def remove(self) -> None:
+        """Take it out of the cache."""
+        self.path.unlink(missing_ok=True)
+        self.captions.unlink(missing_ok=True)
+
 
 @lru_cache(maxsize=1)
 def _edition() -> str:

@@ -434,8 +434,8 @@ TRACE: Final = Lecture(
             (
                 "This could be a phone on a train.",
                 "Time runs to the right. The height is what the network could carry.",
-                "There are good minutes, in which everything is possible.",
-                "And there are tunnels, in which nothing is.",
+                "There are good minutes, in which everything is possible, even the highest rung of the ladder.",
+                "And there are tunnels, in which next to nothing comes through, and the phone waits for the other end.",
                 "Put your finger on the curve, and you can feel the ride.",
             ),
             ("curve", "axes", "good", "dips", "axes"),

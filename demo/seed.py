@@ -25,6 +25,7 @@ from demo.client import CallRefused, Client
 from demo.clips import Clip, ClipNotMade, make_clip
 from demo.content import COURSES, Course, Lecture
 from demo.narration import voice
+from demo.progress import say
 
 NICENESS: Final = 10
 START_TIMEOUT_S: Final = 120.0
@@ -59,10 +60,6 @@ class Slot:
     row: dict[str, Any]
 
 
-def say(line: str) -> None:
-    print(line, flush=True)
-
-
 class Seed:
     """One run."""
 
@@ -81,7 +78,7 @@ class Seed:
         slots = await self._find_slots(rows)
         lacking = [slot for slot in slots if not await self._is_ready(slot)]
         if not lacking:
-            say("The demo lectures are ready")
+            say(f"The {len(slots)} demo lectures are ready")
             return
         if voice() is None:
             say("No speech library on this platform: the lectures have soft tones and captions instead of a voice")
@@ -89,7 +86,7 @@ class Seed:
             await self._finish(slot, len(slots))
             # What follows can wait for everything else that goes on here.
             os.nice(max(0, NICENESS - os.nice(0)))
-        say(f"The demo lectures are ready ({len(slots)})")
+        say(f"All {len(slots)} demo lectures are ready")
 
     async def _await_server(self) -> None:
         """A server that is still starting leaves time to draw what is needed first."""
@@ -167,7 +164,7 @@ class Seed:
         return {row["title"]: row for row in (*drafts, *published)}
 
     async def _make_accounts_and_courses(self, rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        say("Accounts and courses")
+        say("Accounts and courses", passing=True)
         learner = Client(self._http, self._place.server)
         # The administrator first: with the roles route it is who makes the instructor one.
         await self._make_account(Client(self._http, self._place.server), ADMIN)
@@ -248,7 +245,9 @@ class Seed:
             captions = clip.captions.read_text(encoding="utf-8")
             path = f"/api/videos/{video['id']}/captions/{LANGUAGE}"
             await self._owner.call("PUT", path, captions, media_type="text/vtt")
-        say(f"{name}: ready")
+        # It lies at the video host now, and can be made again.
+        clip.remove()
+        say(f"{name[:1].upper()}{name[1:]} is ready: {slot.lecture.title}")
 
     async def _draw(self, course: Course, lecture: Lecture, name: str) -> Clip:
         """In a thread; if this task is cancelled the drawing stops too."""
@@ -261,7 +260,7 @@ class Seed:
             raise
 
     async def _upload(self, slot: Slot, clip: Clip, name: str) -> dict[str, Any]:
-        say(f"{name}: uploading")
+        say(f"{name}: uploading", passing=True)
         body = {
             "lecture_id": slot.row["id"],
             "title": slot.lecture.title,
@@ -312,7 +311,7 @@ def _in_steps(what: str, stopped: threading.Event) -> Callable[[int], None]:
             raise ClipNotMade("stopped")
         if percent // 5 > told:
             told = percent // 5
-            say(f"{what} {told * 5} %")
+            say(f"{what} {told * 5} %", passing=True)
 
     return tell
 
@@ -362,7 +361,8 @@ async def seed(place: Place) -> int:
         except (SeedFailed, CallRefused, ClipNotMade, aiohttp.ClientError, OSError) as error:
             print(f"The demo data are not complete: {error}", file=sys.stderr)
             return 1
-    say("Demo accounts: " + ", ".join(f"{account.email} / {account.password}" for account in ACCOUNTS))
+    if sys.stdout.isatty():  # bin/run shows them itself
+        say("Demo accounts: " + ", ".join(f"{account.email} / {account.password}" for account in ACCOUNTS))
     return 0
 
 

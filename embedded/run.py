@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TextIO
 
 from demo.accounts import ACCOUNTS, ADMIN
+from demo.progress import PASSING
 from embedded import npm, processes
 from embedded.processes import PartFailedError
 from embedded.programs import Keeper, shorten_log
@@ -95,7 +96,6 @@ class Supervisor:
         self._keepers: list[Keeper] = []
         self._seed: subprocess.Popen[bytes] | None = None
         self._seed_text = b""
-        self._seed_said = ""
 
     def run(self) -> int:
         """Until a signal or a failed start; answers the exit status."""
@@ -193,15 +193,18 @@ class Supervisor:
         if self._seed is None or self._seed.stdout is None:
             return False
         read = os.read(self._seed.stdout.fileno(), 65536)
-        *lines, self._seed_text = (self._seed_text + read).replace(b"\r", b"\n").split(b"\n")
-        for line in filter(None, (line.decode(errors="replace").strip() for line in lines)):
-            self._seed_said = line
-            self.screen.update(f"  {line}")
+        lines = (self._seed_text + read).splitlines(keepends=True)
+        whole = not lines or lines[-1].endswith((b"\r", b"\n"))
+        self._seed_text = b"" if whole else lines.pop()
+        for line in lines:
+            show = self.screen.update if line.endswith(PASSING.encode()) else self.screen.say
+            show(f"  {line.decode(errors='replace').rstrip()}")
         if read:
             return True
-        status = self._seed.wait()
-        log = self.system.logs / "seed.log"
-        self.screen.say(f"  {self._seed_said}" if status == 0 else f"  The demo data are not complete, see {log}")
+        if self._seed.wait() != 0:
+            log = self.system.logs / "seed.log"
+            self.screen.say(f"  The demo lectures are not complete; the next bin/run goes on with them. See {log}")
+            self.screen.say(f"  {processes.tail(log, lines=1)}")
         self._seed = None
         return False
 
