@@ -89,12 +89,6 @@ class Seed:
         say(f"All {len(slots)} demo lectures are ready")
 
     async def _await_server(self) -> None:
-        """A server that is still starting leaves time to draw what is needed first."""
-        if await self._owner.is_up():
-            return
-        first = self._courses[0].lectures[0]
-        total = sum(len(course.lectures) for course in self._courses)
-        await self._draw(self._courses[0], first, f"lecture 1/{total}")
         async with _deadline(START_TIMEOUT_S, f"No server answers at {self._place.server}"):
             while not await self._owner.is_up():  # noqa: ASYNC110  nobody in this process could set an event
                 await asyncio.sleep(0.2)

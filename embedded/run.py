@@ -128,7 +128,7 @@ class Supervisor:
             self.demo = self.system.is_ours
         server = self.system.start_server((ADMIN.email, ADMIN.password) if self.demo else None)
         if self.demo:
-            self._start_seed()  # it has something to draw until the server answers
+            self._start_seed()  # it waits for the server, and is loaded by then
         server.await_ready(READY_TIMEOUT_S)
         self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
 
