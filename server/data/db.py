@@ -5,8 +5,8 @@ server to confirm a cancellation or a rollback takes longer than a client is wil
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -29,6 +29,21 @@ class PostgresAway(Exception):
     """Postgres did not answer within `postgres.timeout_s`, or not at all."""
 
 
+class ConnectionLost(PostgresAway):
+    """The connection died, maybe long ago in the pool; whether its last statement was carried out is unknown."""
+
+
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+# How Postgres says that it can't just now: the same may work later, and nothing is wrong with what was asked. A closed
+# connection (asyncpg's InterfaceError, which bad arguments are too) and a time-out are told as PostgresAway.
+DATABASE_AWAY = (PostgresAway, *_LOST, asyncpg.InsufficientResourcesError, asyncpg.QueryCanceledError)
+
+
 class _PooledConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
     """No reset statement on release: no session state is ever set through the pool, so it would only cost a round trip.
     asyncpg still rolls back a transaction that was left open."""
@@ -37,12 +52,8 @@ class _PooledConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else
         return ""
 
 
-# What a connection that died while it lay in the pool answers to its first statement.
-_STALE = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError, ConnectionError)
-
-
 class Database:
-    """The pool. Times are seconds; everything here raises PostgresAway when Postgres does not answer in time.
+    """The pool. Times are seconds; everything here raises one of DATABASE_AWAY when Postgres does not answer in time.
 
     A Database can also be given to a named query in place of a connection: the statement then runs on a connection of
     its own, and a plain SELECT is asked again once if that connection turns out to be stale.
@@ -82,12 +93,8 @@ class Database:
         """A connection outside any transaction: every statement stands for itself."""
         connection = await self._acquire()
         try:
-            yield connection
-        except (TimeoutError, asyncio.CancelledError) as error:
-            connection.terminate()
-            if isinstance(error, TimeoutError):
-                raise PostgresAway from error
-            raise
+            with _watched(connection):
+                yield connection
         finally:
             await self.pool.release(connection)
 
@@ -96,20 +103,16 @@ class Database:
         """A connection in a transaction: committed at the end of the block, rolled back when it raises."""
         connection, transaction = await self._begin()
         try:
-            try:
-                yield connection
-            except (TimeoutError, asyncio.CancelledError):
-                raise
-            except BaseException:
-                if not connection.is_closed():
-                    await transaction.rollback()
-                raise
-            await transaction.commit()
-        except (TimeoutError, asyncio.CancelledError) as error:
-            connection.terminate()
-            if isinstance(error, TimeoutError):
-                raise PostgresAway from error
-            raise
+            with _watched(connection):
+                try:
+                    yield connection
+                except (TimeoutError, asyncio.CancelledError):
+                    raise
+                except BaseException:
+                    if not connection.is_closed():
+                        await transaction.rollback()
+                    raise
+                await transaction.commit()
         finally:
             await self.pool.release(connection)
 
@@ -138,7 +141,7 @@ class Database:
         try:
             async with self.connection() as connection:
                 return await getattr(connection, method)(sql, *args)
-        except _STALE:
+        except ConnectionLost:
             if not sql.lstrip().upper().startswith("SELECT"):
                 raise
         async with self.connection() as connection:
@@ -154,13 +157,12 @@ class Database:
             connection = await self._acquire()
             transaction = connection.transaction()
             try:
-                await transaction.start()
+                with _watched(connection):
+                    await transaction.start()
             except BaseException as error:
                 connection.terminate()
                 await self.pool.release(connection)
-                if isinstance(error, TimeoutError):
-                    raise PostgresAway from error
-                if attempt == 1 and isinstance(error, _STALE):
+                if attempt == 1 and isinstance(error, ConnectionLost):
                     continue
                 raise
             return connection, transaction
@@ -172,10 +174,28 @@ async def _away() -> AsyncIterator[None]:
     """While connecting any refusal of the network or of a starting or full server means that Postgres is away."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.TooManyConnectionsError, *_LOST) as error:
         raise PostgresAway(str(error) or type(error).__name__) from error
-    except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError, asyncpg.AdminShutdownError) as error:
-        raise PostgresAway(str(error)) from error
+
+
+@contextmanager
+def _watched(connection: Connection) -> Iterator[None]:
+    """Throw the connection away when it is abandoned in mid-query, and tell of its loss in one way."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        connection.terminate()
+        raise
+    except TimeoutError as error:
+        connection.terminate()
+        raise PostgresAway("no answer in time") from error
+    except _LOST as error:
+        connection.terminate()
+        raise ConnectionLost(str(error)) from error
+    except (OSError, asyncpg.InterfaceError) as error:
+        if not connection.is_closed():
+            raise
+        raise ConnectionLost(str(error)) from error
 
 
 async def _prepare_connection(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -14,7 +14,7 @@ import orjson
 import redis.exceptions
 from aiohttp import web
 
-from server.data.db import PostgresAway
+from server.data.db import DATABASE_AWAY
 from server.services.outside import ServiceError, ServiceNotConfigured, ServiceSlow
 
 REGISTRY: dict[str, type["Problem"]] = {}
@@ -395,21 +395,10 @@ CONSTRAINTS: dict[str, type[Problem]] = {
     "users_email_key": EmailTaken,
 }
 
-_DATABASE_AWAY = (
-    PostgresAway,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.InternalClientError,
-)
 _REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
 # In order: the first that fits counts.
 _FOREIGN: tuple[tuple[tuple[type[Exception], ...], type[Problem]], ...] = (
-    (_DATABASE_AWAY, DatabaseUnavailable),
+    (DATABASE_AWAY, DatabaseUnavailable),
     (_REDIS_AWAY, RedisUnavailable),
     ((ServiceNotConfigured,), NotConfigured),
     ((ServiceSlow,), UpstreamTimedOut),

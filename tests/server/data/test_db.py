@@ -15,7 +15,7 @@ import pytest
 
 from embedded.postgres import Postgres
 from server.data import db
-from server.data.db import Database, PostgresAway, Queries, queries
+from server.data.db import DATABASE_AWAY, Database, PostgresAway, Queries, queries
 
 SQL = """
 -- name: list_numbers(count)
@@ -183,8 +183,26 @@ async def test_a_restart_costs_a_reader_and_a_transaction_nothing(own: Database,
 async def test_a_server_that_is_gone_is_told_in_time(own: Database, own_postgres: Postgres) -> None:
     await asyncio.to_thread(own_postgres.stop)
     for attempt in (own.fetchval("SELECT 1"), _in_transaction(own)):
-        with pytest.raises((PostgresAway, asyncpg.PostgresConnectionError)):
+        with pytest.raises(PostgresAway):
             await attempt
+
+
+async def test_a_connection_that_dies_in_use_is_told_as_postgres_away(own: Database, own_postgres: Postgres) -> None:
+    for context in (own.connection, own.transaction):
+        with pytest.raises(PostgresAway):
+            async with context() as connection:
+                await connection.execute("SELECT 1")
+                await asyncio.to_thread(own_postgres.kill)
+                await asyncio.to_thread(own_postgres.start)
+                await connection.execute("SELECT 1")
+        assert await own.fetchval("SELECT 1") == 1
+
+
+async def test_what_is_wrong_with_a_statement_is_not_blamed_on_postgres(own: Database) -> None:
+    for sql, argument in (("SELECT $1::int", "text"), ("SELECT 1/$1::int", 0)):
+        with pytest.raises((asyncpg.DataError, asyncpg.InterfaceError)) as raised:
+            await own.fetchval(sql, argument)
+        assert not isinstance(raised.value, DATABASE_AWAY)
 
 
 async def _in_transaction(database: Database) -> Any:
