@@ -109,7 +109,7 @@ class Database:
                 except (TimeoutError, asyncio.CancelledError):
                     raise
                 except BaseException:
-                    if not connection.is_closed():
+                    if not _is_gone(connection):
                         await transaction.rollback()
                     raise
                 await transaction.commit()
@@ -160,7 +160,7 @@ class Database:
                 with _watched(connection):
                     await transaction.start()
             except BaseException as error:
-                connection.terminate()
+                _drop(connection)
                 await self.pool.release(connection)
                 if attempt == 1 and isinstance(error, ConnectionLost):
                     continue
@@ -184,18 +184,32 @@ def _watched(connection: Connection) -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        connection.terminate()
+        _drop(connection)
         raise
     except TimeoutError as error:
-        connection.terminate()
+        _drop(connection)
         raise PostgresAway("no answer in time") from error
     except _LOST as error:
-        connection.terminate()
+        _drop(connection)
         raise ConnectionLost(str(error)) from error
     except (OSError, asyncpg.InterfaceError) as error:
-        if not connection.is_closed():
+        if not _is_gone(connection):
             raise
         raise ConnectionLost(str(error)) from error
+
+
+def _drop(connection: Connection) -> None:
+    """Close it at once, without a word to the server."""
+    if not _is_gone(connection):
+        connection.terminate()
+
+
+def _is_gone(connection: Connection) -> bool:
+    """Whether it is closed. The pool takes one that broke out of our hands: asking it then is an InterfaceError."""
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
 
 
 async def _prepare_connection(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from embedded.postgres import Postgres
 from server.data import db
-from server.data.db import DATABASE_AWAY, Database, PostgresAway, Queries, queries
+from server.data.db import DATABASE_AWAY, Connection, Database, PostgresAway, Queries, queries
 
 SQL = """
 -- name: list_numbers(count)
@@ -190,11 +190,7 @@ async def test_a_server_that_is_gone_is_told_in_time(own: Database, own_postgres
 async def test_a_connection_that_dies_in_use_is_told_as_postgres_away(own: Database, own_postgres: Postgres) -> None:
     for context in (own.connection, own.transaction):
         with pytest.raises(PostgresAway):
-            async with context() as connection:
-                await connection.execute("SELECT 1")
-                await asyncio.to_thread(own_postgres.kill)
-                await asyncio.to_thread(own_postgres.start)
-                await connection.execute("SELECT 1")
+            await _restart_in_use(context(), own_postgres)
         assert await own.fetchval("SELECT 1") == 1
 
 
@@ -203,6 +199,14 @@ async def test_what_is_wrong_with_a_statement_is_not_blamed_on_postgres(own: Dat
         with pytest.raises((asyncpg.DataError, asyncpg.InterfaceError)) as raised:
             await own.fetchval(sql, argument)
         assert not isinstance(raised.value, DATABASE_AWAY)
+
+
+async def _restart_in_use(context: AbstractAsyncContextManager[Connection], server: Postgres) -> None:
+    async with context as connection:
+        await connection.execute("SELECT 1")
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await connection.execute("SELECT 1")
 
 
 async def _in_transaction(database: Database) -> Any:
