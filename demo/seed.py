@@ -63,10 +63,18 @@ class Slot:
 class Seed:
     """One run."""
 
-    def __init__(self, http: aiohttp.ClientSession, place: Place, courses: tuple[Course, ...] = COURSES) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        place: Place,
+        courses: tuple[Course, ...] = COURSES,
+        on_first: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_first` is called when the first lecture can be watched."""
         self._http = http
         self._place = place
         self._courses = courses
+        self._on_first = on_first
         self._owner = Client(http, place.server)
 
     async def run(self) -> None:
@@ -84,8 +92,7 @@ class Seed:
             say("No speech library on this platform: the lectures have soft tones and captions instead of a voice")
         for slot in lacking:
             await self._finish(slot, len(slots))
-            # What follows can wait for everything else that goes on here.
-            os.nice(max(0, NICENESS - os.nice(0)))
+            self._on_first()
         say(f"All {len(slots)} demo lectures are ready")
 
     async def _await_server(self) -> None:
@@ -234,7 +241,10 @@ class Seed:
         clip = await self._draw(slot.course, slot.lecture, name)
         if video is None:
             video = await self._upload(slot, clip, name)
-        await self._await_encoding(video["id"], name)
+        video = await self._await_encoding(video["id"], name)
+        if slot.row["duration"] is None:
+            duration = round(video["duration_seconds"])
+            await self._owner.call("PUT", f"/api/lectures/{slot.row['id']}", {"duration": duration})
         if not await self._has_captions(video):
             captions = clip.captions.read_text(encoding="utf-8")
             path = f"/api/videos/{video['id']}/captions/{LANGUAGE}"
@@ -267,13 +277,14 @@ class Seed:
         video: dict[str, Any] = answer["video"]
         return video
 
-    async def _await_encoding(self, video_id: str, name: str) -> None:
+    async def _await_encoding(self, video_id: str, name: str) -> dict[str, Any]:
+        """The video's row when it is ready."""
         tell = _in_steps(f"{name}: encoding", threading.Event())
         async with _deadline(ENCODE_TIMEOUT_S, f"{name} was not encoded in time"):
             while True:
-                video = await self._owner.call("GET", f"/api/videos/{video_id}")
+                video: dict[str, Any] = await self._owner.call("GET", f"/api/videos/{video_id}")
                 if video["status"] == "ready":
-                    return
+                    return video
                 if video["status"] == "error":
                     raise SeedFailed(f"{name}: the video host refused the clip: {video['error']}")
                 tell(await self._encoded_percent(video.get("cloudflare_uid")))
@@ -343,6 +354,11 @@ def read_place(arguments: list[str] | None, environ: dict[str, str]) -> Place:
     return Place(given.server, given.cache, given.postgres_dsn, given.admin_email, given.admin_password, host)
 
 
+def give_way() -> None:
+    """What follows can wait for everything else that goes on here."""
+    os.nice(max(0, NICENESS - os.nice(0)))
+
+
 async def seed(place: Place) -> int:
     """One run; the exit status."""
     task = asyncio.current_task()
@@ -351,7 +367,7 @@ async def seed(place: Place) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with aiohttp.ClientSession() as http:
         try:
-            await Seed(http, place).run()
+            await Seed(http, place, on_first=give_way).run()
         except (SeedFailed, CallRefused, ClipNotMade, aiohttp.ClientError, OSError) as error:
             print(f"The demo data are not complete: {error}", file=sys.stderr)
             return 1

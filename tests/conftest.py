@@ -5,6 +5,7 @@
 `redis_url`           the session's Valkey, emptied before the test
 `object_store`        the session's S3 store (`endpoint_url`, `access_key`, `secret_key`, bucket `lectern`)
 `own_postgres`, `own_valkey`  servers of this test alone (started), to be killed, paused or restarted
+`system`              everything as `bin/run` starts it, without the demo's courses
 `page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
 """
 
@@ -17,8 +18,9 @@ from embedded.s3 import ObjectStore
 from embedded.valkey import Valkey
 from tests.support import services
 from tests.support.browser import browser, page
+from tests.support.whole import system
 
-__all__ = ["browser", "page"]
+__all__ = ["browser", "page", "system"]
 
 
 @pytest.fixture(scope="session")
