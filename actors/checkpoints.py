@@ -12,15 +12,14 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from redis.exceptions import RedisError
 
 from actors.registry import Registry
 from actors.video_session.actor import Checkpoint, VideoSession
 from server import metrics
 from server.clock import Clock
 from server.config import Sessions
-from server.data.db import Database, PostgresAway, queries
-from server.data.streams import Streams
+from server.data.db import DATABASE_AWAY, Database, queries
+from server.data.streams import REDIS_AWAY, Streams
 
 log = structlog.get_logger()
 sessions_sql = queries("sessions")
@@ -71,7 +70,7 @@ class Checkpoints:
             self._kicked.clear()
             try:
                 await self.save_changed()
-            except (PostgresAway, asyncpg.PostgresError) as error:
+            except DATABASE_AWAY as error:
                 log.warning("checkpoint_postponed", error=repr(error))
 
     async def save_changed(self, *, release: bool = False) -> None:
@@ -157,7 +156,7 @@ class Checkpoints:
         try:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
             await self._streams.delete([c.session.key for c in trim if c.status == "ended"])
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_AWAY as error:
             log.warning("trim_postponed", error=repr(error))
             return
         for checkpoint in trim:

@@ -13,19 +13,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import structlog
-from redis.exceptions import RedisError
 
 from actors.video_session.actor import VideoSession
 from server import metrics
 from server.clock import Clock
 from server.config import Sessions
-from server.data.streams import Entry, Streams, Write, Written
+from server.data.streams import REDIS_AWAY, Entry, Streams, Write, Written
 
 log = structlog.get_logger()
 
 # Bounds of one round trip: sessions, frames per session written, entries per session read.
 BATCH, FRAMES, ENTRIES = 1000, 256, 512
-RENEW_S = 3600.0
 BACKOFF_S, MOST_BACKOFF_S = 0.05, 1.0
 
 
@@ -79,7 +77,7 @@ class Ingest:
         waiters = [waiter for session in batch for waiter in self._waiters.pop(session, ())]
         now = self._clock.monotonic()
         writes = {session: write for session in batch if (write := session.next_write(FRAMES))}
-        renew = [session for session in batch if now - session.kept_at > RENEW_S]
+        renew = [session for session in batch if now - session.kept_at > self._settings.stream_ttl_s / 24]
         try:
             written, read = await self._streams.write_and_read(
                 list(writes.values()),
@@ -87,7 +85,7 @@ class Ingest:
                 ENTRIES,
                 [session.key for session in renew],
             )
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_AWAY as error:
             log.warning("redis_away", error=repr(error), sessions=len(batch))
             self._put_back(batch, writes, waiters)
             return False
@@ -145,7 +143,7 @@ class Ingest:
             log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
             try:
                 await self._streams.delete([session.key])
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_AWAY as error:
                 log.warning("redis_away", error=repr(error), sessions=1)
         return False
 
@@ -154,7 +152,7 @@ class Ingest:
         log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
         try:
             await self._streams.bury(session.key, entry, error)
-        except (RedisError, OSError, TimeoutError):
+        except REDIS_AWAY:
             log.warning("dead_letter_not_kept", session=str(session.id))
 
 

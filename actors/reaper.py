@@ -6,17 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import asyncpg
 import structlog
-from redis.exceptions import RedisError
 
 from actors.checkpoints import Checkpoints, sessions_sql
 from actors.recovery import recover
 from actors.registry import Registry
 from server.clock import Clock
 from server.config import Sessions
-from server.data.db import Database, PostgresAway
-from server.data.streams import Streams
+from server.data.db import DATABASE_AWAY, Database
+from server.data.streams import REDIS_AWAY, Streams
 
 log = structlog.get_logger()
 
@@ -49,7 +47,7 @@ class Reaper:
             try:
                 while await self.reap() == MOST:
                     pass
-            except (PostgresAway, asyncpg.PostgresError, RedisError, OSError, TimeoutError) as error:
+            except (*DATABASE_AWAY, *REDIS_AWAY) as error:
                 log.warning("reaper_postponed", error=repr(error))
             await asyncio.sleep(self._settings.reaper_s)
 

@@ -15,8 +15,6 @@ from uuid import UUID, uuid4
 
 import msgspec
 import structlog
-from asyncpg import PostgresError
-from redis.exceptions import RedisError
 
 from actors.checkpoints import Checkpoints, sessions_sql
 from actors.ingest import Ingest
@@ -27,8 +25,8 @@ from actors.video_session.actor import Peer, VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
 from server.clock import Clock
 from server.config import Sessions
-from server.data.db import Database, PostgresAway
-from server.data.streams import Appended, Streams, stream_key
+from server.data.db import DATABASE_AWAY, Database
+from server.data.streams import REDIS_AWAY, Appended, Streams, stream_key
 
 log = structlog.get_logger()
 
@@ -38,7 +36,7 @@ RESTART = 1012, "restart"
 # Sessions marked for reading in one slice of the sweep.
 SLICE = 500
 # How Postgres and Redis say that they can't just now.
-AWAY = (PostgresAway, PostgresError, RedisError, OSError, TimeoutError)
+AWAY = (*DATABASE_AWAY, *REDIS_AWAY)
 
 
 class Runtime:

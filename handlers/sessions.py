@@ -19,7 +19,7 @@ from actors.video_session.actor import VideoSession
 from actors.video_session.messages import BadFrame, Bye, Rung, Telemetry, parse_rest_frame, parse_socket_frame
 from actors.video_session.quality import QualityState
 from actors.video_session.state import load_state
-from server.data.db import PostgresAway, Record, queries
+from server.data.db import DATABASE_AWAY, Record, queries
 from server.data.streams import StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CLOCK, SOCKETS, TOKENS, VIDEO_HOST
@@ -319,7 +319,7 @@ async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket
             video = await sessions.get_watchable_video(
                 call.db, video_id=session.video_id, viewer_id=claims.sub, viewer_role=claims.role
             )
-        except PostgresAway:
+        except DATABASE_AWAY:
             pause_s = min(RETRY_S, pause_s)
             continue
         pause_s = ttl_s * (1 - RENEW_SHARE)

@@ -199,7 +199,7 @@ async def live_core(app: web.Application) -> AsyncIterator[None]:
     config = app[CONFIG]
     core = Runtime(
         app[DATABASE],
-        Streams(app[REDIS]),
+        Streams(app[REDIS], config.sessions.stream_ttl_s),
         config.sessions,
         app[CLOCK],
         complete_share=config.progress.complete_share,

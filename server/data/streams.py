@@ -9,21 +9,24 @@ replay a `prev` above the cursor tells that Redis lost what lay between.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 SLOTS = 64
-TTL_S = 24 * 3600
 DEAD_LETTERS = "dead:telemetry"
 MAX_DEAD_LETTERS = 10_000
 NUDGES = "nudge"
 # How long one wait for a nudge takes; nothing depends on it.
 LISTEN_S = 30.0
+
+# How Redis says that it cannot just now: gone, too slow, loading, out of memory, read-only.
+REDIS_AWAY = (RedisError, OSError, TimeoutError)
 
 _TOO_SMALL = "equal or smaller"
 
@@ -119,8 +122,9 @@ class Streams:
     """The streams behind one Redis client. Every call raises `redis.RedisError` when Redis is away; no call is
     repeated by itself, since an unknown outcome is the caller's to settle."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, ttl_s: float = 24 * 3600) -> None:
         self._redis = redis
+        self._ttl_s = math.ceil(ttl_s)  # a stream that nobody uses goes by itself
 
     async def write_and_read(
         self, writes: Sequence[Write], cursors: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
@@ -132,9 +136,9 @@ class Streams:
         """
         pipe = self._redis.pipeline(transaction=False)
         for write in writes:
-            _queue_write(pipe, write)
+            self._queue_write(pipe, write)
         for key in renew:
-            pipe.expire(key, TTL_S)
+            pipe.expire(key, self._ttl_s)
         pipe.xread({key: f"{seq}-{sub}" for key, (seq, sub) in cursors.items()}, count=count)
         *answers, read = await pipe.execute(raise_on_error=False)
         if isinstance(read, Exception):
@@ -144,6 +148,19 @@ class Streams:
             _text(key): [_entry(*e) for e in entries] for key, entries in streams
         }
 
+    def _queue_write(self, pipe: Any, write: Write) -> None:
+        if len(write.frames) == 1:
+            # The usual case, and the cheapest.
+            seq, frame = write.frames[0]
+            pipe.xadd(write.key, {"prev": write.prev, "frame": frame}, id=f"{seq}-0")
+            return
+        arguments: list[int | bytes] = [self._ttl_s]
+        prev = write.prev
+        for seq, frame in write.frames:
+            arguments += [prev, seq, frame]
+            prev = seq
+        pipe.eval(_WRITE, 1, write.key, *arguments)
+
     async def append(
         self, key: str, cursor: tuple[int, int], frames: Sequence[tuple[int | None, bytes]], most: int
     ) -> Appended:
@@ -152,7 +169,7 @@ class Streams:
         Raises:
             StreamFull: the stream holds `most` entries or more.
         """
-        arguments: list[int | bytes | str] = [TTL_S, most, *cursor]
+        arguments: list[int | bytes | str] = [self._ttl_s, most, *cursor]
         for seq, frame in frames:
             arguments += ["" if seq is None else seq, frame]
         accepted = int(await self._redis.eval(_APPEND, 1, key, *arguments))
@@ -171,7 +188,7 @@ class Streams:
         pipe = self._redis.pipeline(transaction=False)
         for key, (seq, sub) in cursors.items():
             pipe.xtrim(key, minid=f"{seq}-{sub + 1}", approximate=False)
-            pipe.expire(key, TTL_S)
+            pipe.expire(key, self._ttl_s)
         await pipe.execute(raise_on_error=False)
 
     async def delete(self, keys: Iterable[str]) -> None:
@@ -199,20 +216,6 @@ class Streams:
                     raise asyncio.CancelledError
                 if message is not None:
                     yield _text(message["data"])
-
-
-def _queue_write(pipe: Any, write: Write) -> None:
-    if len(write.frames) == 1:
-        # The usual case, and the cheapest.
-        seq, frame = write.frames[0]
-        pipe.xadd(write.key, {"prev": write.prev, "frame": frame}, id=f"{seq}-0")
-        return
-    arguments: list[int | bytes] = [TTL_S]
-    prev = write.prev
-    for seq, frame in write.frames:
-        arguments += [prev, seq, frame]
-        prev = seq
-    pipe.eval(_WRITE, 1, write.key, *arguments)
 
 
 def _written(answer: Any) -> Written:

@@ -1,0 +1,77 @@
+"""What nobody holds is finished: sessions of dead processes, strays, those long unseen."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from redis.exceptions import RedisError
+
+from actors.video_session.messages import encode_frame
+from embedded.valkey import Valkey
+from server.data.streams import stream_key
+from tests.actors.conftest import Place
+from tests.support.core import Core, eventually, insert_session, report, running, state_of
+
+
+async def test_a_dead_process_sessions_are_folded_saved_and_released(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core, owner=uuid4(), status="active", epoch=4)
+    for seq in (1, 2, 3):
+        await still_core.redis.xadd(
+            stream_key(session_id), {"prev": seq - 1, "frame": encode_frame(report(seq))}, id=f"{seq}-0"
+        )
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["epoch"], row["owner"], row["claimed_by"]) == (3, 5, None, "reaper")
+    assert (state_of(row)["frames"], row["status"]) == (3, "active")
+    assert await still_core.runtime.reaper.reap() == 0
+
+
+async def test_a_living_process_keeps_its_sessions(core: Core, still_core: Core, place: Place) -> None:
+    session, listener = await core.open(await place.new_session(core))
+    assert await still_core.runtime.reaper.reap() == 0
+    core.runtime.submit(session, report(1))
+    await eventually(lambda: listener.saved == 1)
+    assert listener.ended is None
+
+
+@pytest.mark.parametrize(("unseen_s", "status"), [(10, "active"), (61, "suspended"), (3601, "ended")])
+async def test_who_was_not_seen_for_long_is_suspended_then_ended(
+    still_core: Core, place: Place, unseen_s: int, status: str
+) -> None:
+    session_id = await place.new_session(still_core)
+    await still_core.db.execute(
+        "UPDATE video_sessions SET seen_at = now() - make_interval(secs => $2) WHERE id = $1", session_id, unseen_s
+    )
+    await still_core.runtime.reaper.reap()
+    row = await still_core.row(session_id)
+    assert row["status"] == status
+    assert (row["ended_at"] is not None) == (status == "ended")
+
+
+async def test_nothing_is_reaped_in_a_process_s_first_seconds(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, grace_s=0.5) as core:
+        session_id = await place.new_session(core, owner=uuid4())
+        await asyncio.sleep(0.3)
+        assert (await core.row(session_id))["epoch"] == 0
+
+        async def finished() -> bool:
+            return (await core.row(session_id))["owner"] is None
+
+        await eventually(finished)
+
+
+async def test_a_claim_that_redis_cut_short_is_finished_by_its_own_process(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url, start=False) as core:
+        session_id = await insert_session(core.db, place.lecture, place.user_id)
+        await core.redis.xadd(stream_key(session_id), {"prev": 0, "frame": encode_frame(report(1))}, id="1-0")
+        own_valkey.kill()
+        with pytest.raises(RedisError):
+            await core.runtime.claim(session_id, "socket")
+        assert (await core.row(session_id))["owner"] == core.runtime.registry.process_id
+        with pytest.raises(RedisError):
+            await core.runtime.reaper.reap()
+        own_valkey.start()
+        assert await core.runtime.reaper.reap() == 1
+        row = await core.row(session_id)
+        assert (row["last_seq"], row["owner"]) == (1, None)
+        assert not core.runtime.registry.strays

@@ -1,0 +1,138 @@
+"""The life of sessions: claimed, fed from beside, drained; several processes on the same parts."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame
+from embedded.valkey import Valkey
+from server.data.db import queries
+from server.data.streams import StreamFull
+from tests.actors.conftest import Place
+from tests.support.core import Core, Listener, eventually, insert_session, report, running, state_of
+
+sessions = queries("sessions")
+
+
+async def own(core: Core, session_id: UUID, user_id: UUID) -> dict[str, object]:
+    """The row as a REST frame's handler reads it."""
+    return dict(await sessions.get_own_session(core.db, session_id=session_id, user_id=user_id, alive_s=2.0))
+
+
+async def test_what_was_never_made_or_has_ended_cannot_be_claimed(core: Core, place: Place) -> None:
+    assert await core.runtime.claim(uuid4(), "socket") is None
+    assert await core.runtime.claim(await place.new_session(core, status="ended"), "socket") is None
+
+
+async def test_bye_ends_a_session_with_all_that_came_before_it(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    session, listener = await core.open(session_id)
+    for seq in range(1, 31):
+        core.runtime.submit(session, report(seq))
+    await core.runtime.end(session)
+    await eventually(lambda: listener.ended is not None)
+    assert listener.ended == (1000, "bye")
+    row = await core.row(session_id)
+    assert (row["status"], row["last_seq"], row["owner"]) == ("ended", 30, None)
+    assert not await core.redis.exists(session.key)
+
+
+async def test_a_beacon_claims_what_nobody_holds_and_lets_it_go_again(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, rest_idle_s=0.1) as core:
+        session_id = await place.new_session(core)
+        delivered = await core.runtime.deliver(await own(core, session_id, place.user_id), [report(None, 3.0)])
+        assert delivered is not None
+        assert delivered[0].accepted == 1
+        await eventually(lambda: core.runtime.registry.get(session_id) is None)
+        row = await core.row(session_id)
+        assert (row["last_seq"], row["last_sub"], row["owner"], row["claimed_by"]) == (0, 1, None, "rest")
+        assert state_of(row)["position_ms"] == 3000
+
+
+async def test_a_beacon_at_another_process_reaches_the_owner_and_kicks_nobody(place: Place) -> None:
+    async with running(place.dsn, place.redis_url) as one, running(place.dsn, place.redis_url) as two:
+        session_id = await place.new_session(one)
+        session, listener = await one.open(session_id)
+        one.runtime.submit(session, report(1))
+        await eventually(lambda: listener.saved == 1)
+        delivered = await two.runtime.deliver(await own(two, session_id, place.user_id), [report(2), report(1)])
+        assert delivered is not None
+        assert (delivered[0].accepted, delivered[0].duplicates) == (1, 1)
+        assert delivered[1] is not None
+        await eventually(lambda: listener.saved == 2)
+        assert listener.ended is None
+        assert len(two.runtime.registry) == 0
+
+
+async def test_a_beacon_with_an_absurd_seq_writes_nothing(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    row = await own(core, session_id, place.user_id)
+    with pytest.raises(BadFrame):
+        await core.runtime.deliver(row, [report(1), report(MAX_SEQ_JUMP + 2)])
+    assert await core.redis.keys("tel:*") == []
+
+
+async def test_frames_that_nobody_saves_are_refused_some_day(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False, unsaved_max=3) as core:
+        session_id = await place.new_session(core)
+        await core.open(session_id)
+        async with running(place.dsn, place.redis_url, unsaved_max=3) as other:
+            await core.runtime._beat()
+            row = await own(core, session_id, place.user_id)
+            await other.runtime.deliver(row, [report(1), report(2), report(3)])
+            with pytest.raises(StreamFull):
+                await other.runtime.deliver(row, [report(4)])
+
+
+async def test_a_session_claimed_elsewhere_tells_its_old_socket_even_without_a_nudge(place: Place) -> None:
+    async with running(place.dsn, place.redis_url) as one, running(place.dsn, place.redis_url) as two:
+        session_id = await place.new_session(one)
+        _, first = await one.open(session_id)
+        _, second = await two.open(session_id)
+        await eventually(lambda: first.ended is not None)
+        assert (first.ended, second.ended) == ((4409, "superseded"), None)
+        # Behind the nudges stands the sweep: here nobody was told.
+        await two.db.execute(
+            "UPDATE video_sessions SET epoch = epoch + 1, claimed_by = 'rest' WHERE id = $1", session_id
+        )
+        await eventually(lambda: second.ended is not None)
+        assert second.ended == (1012, "restart")
+
+
+async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core, place: Place) -> None:
+    opened = [await core.open(await place.new_session(core)) for _ in range(3)]
+    for session, _ in opened:
+        core.runtime.submit(session, report(1))
+    await eventually(lambda: all(listener.applied == 1 for _, listener in opened))
+    await core.runtime.drain(1.0)
+    for session, listener in opened:
+        assert listener.ended == (1012, "restart")
+        row = await core.row(session.id)
+        assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "active")
+    session = await core.runtime.claim(opened[0][0].id, "socket")
+    assert session is not None
+    late = Listener()
+    core.runtime.attach(session, late)
+    assert late.ended == (1012, "restart")
+
+
+async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url) as core:
+        session_id = await insert_session(core.db, place.lecture, place.user_id)
+        session, listener = await core.open(session_id)
+        core.runtime.submit(session, report(1))
+        await eventually(lambda: listener.applied == 1)
+        own_valkey.kill()
+        began = asyncio.get_running_loop().time()
+        await core.runtime.drain(1.0)
+        assert asyncio.get_running_loop().time() - began < 1.5
+        assert listener.ended == (1012, "restart")
+        assert (await core.row(session_id))["last_seq"] == 1
+
+
+async def test_a_stopped_process_says_that_it_is_gone(place: Place) -> None:
+    async with running(place.dsn, place.redis_url) as core:
+        process_id = core.runtime.registry.process_id
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        assert not await other.db.fetchval("SELECT EXISTS (SELECT 1 FROM processes WHERE id = $1)", process_id)

@@ -1,0 +1,131 @@
+"""The live core of a process without HTTP: real Postgres and Redis, sessions made by SQL, players that only record."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from actors.runtime import Runtime
+from actors.video_session.actor import VideoSession
+from actors.video_session.messages import Ack, Decision, Telemetry, parse_rest_frame
+from server.clock import Clock
+from server.config import Sessions
+from server.data.db import Database
+from server.data.streams import Streams
+from tests.support.lectures import LADDER, Lecture
+
+FAST = {"checkpoint_s": 0.05, "sweep_s": 0.3, "reaper_s": 0.1, "grace_s": 0.0, "process_alive_s": 2.0}
+
+
+class Listener:
+    """A player's socket that keeps what a session says."""
+
+    def __init__(self) -> None:
+        self.acks: list[Ack] = []
+        self.decisions: list[Decision] = []
+        self.ended: tuple[int, str] | None = None
+
+    def send_ack(self, payload: bytes) -> None:
+        self.acks.append(msgspec.json.decode(payload, type=Ack))
+
+    def send_decision(self, payload: bytes) -> None:
+        self.decisions.append(msgspec.json.decode(payload, type=Decision))
+
+    def end(self, code: int, reason: str, _retry_ms: int | None = None) -> None:
+        self.ended = self.ended or (code, reason)
+
+    @property
+    def applied(self) -> int:
+        return self.acks[-1].seq if self.acks else 0
+
+    @property
+    def saved(self) -> int:
+        return self.acks[-1].saved if self.acks else 0
+
+
+class Core:
+    """One process's runtime and the parts behind it."""
+
+    def __init__(self, runtime: Runtime, db: Database, redis: Redis, streams: Streams) -> None:
+        self.runtime = runtime
+        self.db = db
+        self.redis = redis
+        self.streams = streams
+
+    async def open(self, session_id: UUID) -> tuple[VideoSession, Listener]:
+        """Claim the session for a socket, as an opening does."""
+        session = await self.runtime.claim(session_id, "socket")
+        assert session is not None
+        listener = Listener()
+        self.runtime.attach(session, listener)
+        return session, listener
+
+    async def feed(self, session: VideoSession, frames: int) -> None:
+        """Write and apply the next frames of a session by hand; for a core of which nothing goes on by itself."""
+        for seq in range(session.highest + 1, session.highest + frames + 1):
+            session.accept(report(seq))
+        write = session.next_write(frames)
+        assert write is not None
+        _, read = await self.streams.write_and_read([write], {session.key: session.state.cursor}, frames)
+        session.take(read[session.key])
+        session.answer(10_000, 0.0)
+
+    async def row(self, session_id: UUID) -> dict[str, Any]:
+        """The session's row, its state among it."""
+        row = await self.db.fetchrow("SELECT * FROM video_sessions WHERE id = $1", session_id)
+        assert row is not None
+        return dict(row)
+
+
+@asynccontextmanager
+async def running(dsn: str, redis_url: str, *, start: bool = True, **sessions: Any) -> AsyncIterator[Core]:
+    """A runtime on these parts. With `start=False` nothing goes on by itself: the test takes each step."""
+    db = await Database.open(dsn, pool_size=5, timeout_s=2.5)
+    redis = Redis.from_url(redis_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0))
+    streams = Streams(redis)
+    runtime = Runtime(db, streams, Sessions(**(FAST | sessions)), Clock(), complete_share=0.9)
+    if start:
+        await runtime.start()
+    try:
+        yield Core(runtime, db, redis, streams)
+    finally:
+        await runtime.stop()
+        await redis.aclose()
+        await db.close()
+
+
+async def insert_session(db: Database, lecture: Lecture, user_id: UUID, **columns: Any) -> UUID:
+    """A session of this learner, made by SQL; `columns` as in `video_sessions`."""
+    values = {"video_id": lecture.video_id, "user_id": user_id, "lecture_id": lecture.lecture_id, "segment_s": 2.0}
+    values |= {"ladder": LADDER} | columns
+    places = ", ".join(f"${n}" for n in range(1, len(values) + 1))
+    sql = f"INSERT INTO video_sessions ({', '.join(values)}) VALUES ({places}) RETURNING id"  # noqa: S608
+    session_id: UUID = await db.fetchval(sql, *values.values())
+    return session_id
+
+
+def report(seq: int | None, position: float | None = None, **members: Any) -> Telemetry:
+    """A telemetry frame; a second of playing for each seq unless told otherwise."""
+    value = {"position": float(seq or 0) if position is None else position, **members}
+    return parse_rest_frame(value if seq is None else value | {"seq": seq})
+
+
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 5.0) -> None:
+    """Wait until this holds of what other tasks do. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not (await held if isinstance(held := holds(), Awaitable) else held):  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.005)
+
+
+def state_of(row: dict[str, Any]) -> dict[str, Any]:
+    """The state in a session's row."""
+    state = row["state"]
+    decoded: dict[str, Any] = orjson.loads(state) if isinstance(state, str) else state
+    return decoded
