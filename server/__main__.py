@@ -37,10 +37,11 @@ async def serve(config: Config) -> int:
     """Run one process to its end."""
     from server.app import StartError, create_app  # noqa: PLC0415 - a bad setting is told before the slow imports
     from server.data.migrate import MigrationError  # noqa: PLC0415
+    from server.http.protocol import Runner  # noqa: PLC0415
 
     stopped = _stop_on_signals()
     app = create_app(config)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=config.sessions.drain_s / 2)
+    runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=config.sessions.drain_s / 2)
     try:
         listener = _bind(config.server.host, config.server.port)
         await runner.setup()

@@ -400,6 +400,7 @@ _REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, 
 _FOREIGN: tuple[tuple[tuple[type[Exception], ...], type[Problem]], ...] = (
     (DATABASE_AWAY, DatabaseUnavailable),
     (_REDIS_AWAY, RedisUnavailable),
+    ((web.RequestPayloadError,), MalformedRequest),
     ((ServiceNotConfigured,), NotConfigured),
     ((ServiceSlow,), UpstreamTimedOut),
     ((ServiceError,), UpstreamFailed),

@@ -31,6 +31,7 @@ from server.data.db import Database
 from server.http.auth import RANKS, Principal, authenticate
 from server.http.keys import CONFIG, DATABASE
 from server.http.problems import (
+    BodyTooLarge,
     MalformedJson,
     NotFound,
     Problem,
@@ -237,6 +238,7 @@ class Endpoint:
         self._reads_token = route.role not in (ANONYMOUS, SELF_SERVED)
         self._empty_body = b"{}" if route.body and not _required(route.body) else None
         self._timeout_s = route.timeout_s or config.server.handler_timeout_s
+        self._body_bytes = config.server.body_bytes
         self._body_timeout_s = config.server.body_timeout_s
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -287,6 +289,10 @@ class Endpoint:
         kind = request.headers.get("Content-Type")
         if kind is not None and kind.partition(";")[0].strip().lower() != "application/json" and request.body_exists:
             raise UnsupportedMediaType("The body must be application/json.", headers={"Accept": "application/json"})
+        if request.headers.get("Content-Encoding", "identity").lower() not in _CONTENT_ENCODINGS:
+            raise UnsupportedMediaType("The body is encoded as we cannot read it.", headers=_READABLE)
+        if (request.content_length or 0) > self._body_bytes:
+            raise BodyTooLarge
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 raw = await request.read()
@@ -316,6 +322,9 @@ def _required(model: type[BaseModel]) -> bool:
 
 # -- bodies and queries ------------------------------------------------------------------------------------------------
 
+# What aiohttp decodes; anything else it hands on as it came.
+_CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
+_READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
 # Only a body in which one of these can be is walked for what Postgres cannot hold.
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _INT_LIMIT = 1 << 63

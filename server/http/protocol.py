@@ -1,0 +1,79 @@
+"""What a client is told when its request never becomes one: HTTP that cannot be read, or that asks what we do not do.
+
+aiohttp answers these by itself, outside of every middleware, in plain text and with what was sent in it.
+"""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+
+from server.http.middleware import REQUEST_ID
+from server.http.problems import InternalError, MalformedRequest, Problem, problem_of, problem_response
+from server.logs import get_logger
+
+log = get_logger()
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Runner(web.AppRunner):
+    """Runs an application as `web.AppRunner` does, with problems for what no handler ever sees."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(_refusing(made.request_handler), request_factory=made.request_factory, **made._kwargs)
+
+
+def _refusing(handler: _Handler) -> _Handler:
+    """An `Expect` that is not known is refused by aiohttp before the middleware is asked."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPClientError as error:
+            return _tell(request, problem_of(error))
+
+    return handle
+
+
+class _Server(web.Server):
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Connection(web.RequestHandler):
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - it repeats what the client sent
+    ) -> web.StreamResponse:
+        """The answer, after which the connection is closed: where one request ends and the next begins is unknown."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request_not_handled", path=request.path, exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("half an answer is out already")
+        response = _tell(request, _problem_of(status, exc))
+        response.force_close()
+        return response
+
+
+def _problem_of(status: int, error: BaseException | None) -> Problem:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InternalError()
+    if isinstance(error, LineTooLong):
+        return MalformedRequest("A line of the request's head is too long.")
+    return MalformedRequest("This is not HTTP as RFC 9112 has it.")
+
+
+def _tell(request: web.BaseRequest, problem: Problem) -> web.Response:
+    request[REQUEST_ID] = identifier = secrets.token_hex(16)
+    response = problem_response(problem, request.path, identifier)
+    response.headers["X-Request-Id"] = identifier
+    return response

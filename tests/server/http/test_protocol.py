@@ -1,0 +1,153 @@
+"""Bytes on a socket that no HTTP library would send: each is answered by a problem, and the server goes on."""
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from server.http.protocol import Runner
+from server.http.routing import ANONYMOUS, Body, Call, Routes
+from tests.support.app import bare_app
+
+routes = Routes("wire")
+HEAD = b" HTTP/1.1\r\nHost: x\r\n"
+JSON = b"Content-Type: application/json\r\n"
+BODY = b'{"text":"a"}'
+
+
+class Said(Body):
+    text: str
+
+
+@routes.post("/said", role=ANONYMOUS, body=Said)
+async def say(call: Call[Said]) -> Any:
+    return {"length": len(call.body.text)}
+
+
+@routes.get("/said", role=ANONYMOUS)
+async def hear(_call: Call[None]) -> Any:
+    return {}
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    runner = Runner(bare_app(routes, server={"body_timeout_s": 0.3}), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async with asyncio.timeout(5):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+
+async def tell(port: int, sent: bytes) -> tuple[int, dict[str, str], Any]:
+    """The first answer: status, headers and JSON."""
+    async with connected(port) as (reader, writer):
+        writer.write(sent)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        lines = head.split("\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:]) if name}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return int(lines[0].split()[1]), headers, json.loads(body or b"null")
+
+
+def posted(headers: bytes, body: bytes, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    return b"POST /said" + HEAD + JSON + headers + b"Content-Length: %d\r\n\r\n" % size + body
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(60) + b"\r\n\r\n",
+        b"GET /said HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"GET /said HTTP/1.1\r\n\r\n",
+        b"GET /said HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /s\xfcd" + HEAD + b"\r\n",
+        b"GET http://[::1/said" + HEAD + b"\r\n",
+        b"GET /said" + HEAD + b"X-A: a\r\n folded\r\n\r\n",
+        b"GET /said" + HEAD + b"X-A : a\r\n\r\n",
+        b"GET /said" + HEAD + b"X-A: a\0b\r\n\r\n",
+        b"GET /said" + HEAD + b"X-A: a\rX-B: b\r\n\r\n",
+        b"GET /said" + HEAD + b"X-A: " + b"a" * 70_000 + b"\r\n\r\n",
+        b"GET /" + b"a" * 70_000 + HEAD + b"\r\n",
+        posted(b"Content-Length: 12\r\n", BODY),
+        posted(b"Content-Length: 13\r\n", BODY),
+        posted(b"Transfer-Encoding: chunked\r\n", BODY),
+        b"POST /said" + HEAD + JSON + b"Content-Length: -1\r\n\r\n",
+        b"POST /said" + HEAD + JSON + b"Content-Length: 99999999999999999999\r\n\r\n",
+        b"POST /said" + HEAD + JSON + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /said" + HEAD + JSON + b"Transfer-Encoding: identity\r\n\r\n",
+        posted(b"Content-Encoding: gzip\r\n", BODY),
+        posted(b"Expect: tea\r\n", BODY),
+    ],
+)
+async def test_what_is_not_http_is_a_problem_without_an_echo(port: int, sent: bytes) -> None:
+    status, headers, problem = await tell(port, sent)
+    assert (status, problem["code"]) == (400, "malformed_request")
+    assert headers["content-type"].startswith("application/problem+json")
+    assert problem["request_id"] == headers["x-request-id"]
+    assert "aaaa" not in problem["detail"]
+    assert (await tell(port, posted(b"", BODY)))[2] == {"length": 1}, "the next client is served"
+
+
+async def test_a_head_that_is_too_long_is_told_as_such(port: int) -> None:
+    _, _, problem = await tell(port, b"GET /said" + HEAD + b"X-A: " + b"a" * 9000 + b"\r\n\r\n")
+    assert problem["detail"] == "A line of the request's head is too long."
+
+
+async def test_a_body_in_an_encoding_that_is_not_read_is_415(port: int) -> None:
+    status, headers, problem = await tell(port, posted(b"Content-Encoding: rot13\r\n", BODY))
+    assert (status, problem["code"]) == (415, "unsupported_media_type")
+    assert "gzip" in headers["accept-encoding"]
+
+
+async def test_a_body_may_be_gzipped_and_chunked_and_is_limited_as_it_unfolds(port: int) -> None:
+    small, bomb = gzip.compress(BODY), gzip.compress(b'{"text":"' + b"a" * 20_000_000 + b'"}')
+    assert (await tell(port, posted(b"Content-Encoding: gzip\r\n", small)))[2] == {"length": 1}
+    assert (await tell(port, posted(b"Content-Encoding: gzip\r\n", bomb)))[0] == 413
+    chunked = b"POST /said" + HEAD + JSON + b"Transfer-Encoding: chunked\r\n\r\nc\r\n" + BODY + b"\r\n0\r\n\r\n"
+    assert (await tell(port, chunked))[2] == {"length": 1}
+
+
+async def test_a_body_of_one_mebibyte_is_taken_and_one_byte_more_is_not(port: int) -> None:
+    def body(size: int) -> bytes:
+        return b'{"text":"' + b"a" * (size - 11) + b'"}'
+
+    assert (await tell(port, posted(b"", body(1 << 20))))[0] == 200
+    assert (await tell(port, posted(b"", body((1 << 20) + 1))))[0] == 413
+
+
+async def test_a_body_that_will_be_too_large_is_refused_before_it_is_sent(port: int) -> None:
+    status, _, problem = await tell(port, posted(b"", b"{", length=2_000_000))
+    assert (status, problem["code"]) == (413, "body_too_large")
+
+
+async def test_a_body_that_stops_arriving_is_408(port: int) -> None:
+    assert (await tell(port, posted(b"", BODY[:4], length=100)))[0] == 408
+
+
+async def test_requests_sent_without_waiting_are_answered_in_order(port: int) -> None:
+    one, two, last = (b"GET %s" % path + HEAD for path in (b"/said", b"/nowhere", b"/said"))
+    async with connected(port) as (reader, writer):
+        writer.write(one + b"\r\n" + two + b"\r\n" + last + b"Connection: close\r\n\r\n")
+        text = (await reader.read()).decode()
+    assert re.findall(r"HTTP/1\.1 (\d+)", text) == ["200", "404", "200"]
