@@ -1,35 +1,41 @@
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
 from tests.support.services import data_directory
 from tests.support.waiting import eventually
+from tests.support.whole import two_free_ports
 
 # The environment may name parts of the machine that runs the tests; these are about the embedded ones.
 BARE = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
 
 
 class Run:
-    """A `bin/run --no-demo` of the test's own."""
+    """A `bin/run` of the test's own."""
 
-    def __init__(self, data: Path, port: int) -> None:
+    def __init__(self, data: Path, port: int, demo: str = "--no-demo") -> None:
         self.data = data
         self.port = port
+        self.demo = demo
         self.output = data / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(self.command(), cwd=processes.ROOT, env=BARE, stdout=output, stderr=output)
 
     def command(self) -> list[str]:
-        options = ["--no-demo", "--data", str(self.data), "--port", str(self.port)]
+        options = [self.demo, "--data", str(self.data), "--port", str(self.port)]
         return [sys.executable, "-m", "embedded.run", *options]
 
     def is_ready(self) -> bool:
@@ -51,8 +57,8 @@ class Run:
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Run]:
-    run = Run(directory, processes.free_port())
+def running(directory: Path, demo: str = "--no-demo") -> Iterator[Run]:
+    run = Run(directory, two_free_ports(), demo)
     try:
         assert eventually(lambda: "Ctrl-C" in run.said() or run.process.poll() is not None, 30)
         assert run.process.poll() is None, run.said()
@@ -161,3 +167,51 @@ def test_the_lock_names_the_running_one(directory: Path) -> None:
     with running(directory) as run:
         who = json.loads((directory / "run.lock").read_text())
         assert who == {"pid": run.process.pid, "address": f"http://localhost:{run.port}", "data": str(directory)}
+
+
+def signs_in(run: Run, login: str, password: str) -> bool:
+    body = json.dumps({"login": login, "password": password}).encode()
+    address = f"http://127.0.0.1:{run.port}/api/auth/login"
+    asked = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+        return answer.status == 200
+
+
+def test_without_the_demo_the_screen_shows_an_administrator_of_this_installation_s_own(directory: Path) -> None:
+    with running(directory) as run:
+        (shown,) = re.findall(r"(\S+@\S+) +(\S+) +admin\n", run.said())
+        assert shown[0] != ADMIN.email
+        assert signs_in(run, *shown)
+        assert "learner" not in run.said()
+
+
+def test_with_the_demo_the_screen_shows_its_people_and_goes_on_with_its_lectures(directory: Path) -> None:
+    with running(directory, "--demo") as run:
+        for account in ACCOUNTS:
+            assert re.search(rf"{account.email} +{account.password} +{account.role}\n", run.said())
+        assert eventually(lambda: "lecture 1/7: drawing" in run.said(), 20)
+        assert signs_in(run, ADMIN.email, ADMIN.password)
+        pids = list(run.children().values())
+        run.process.send_signal(signal.SIGINT)
+        assert run.process.wait(30) == 0
+        assert dead(pids)()
+        assert "not complete" not in run.said()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_first_demo_lecture_can_be_watched_a_minute_after_the_first_start(directory: Path) -> None:
+    began = time.monotonic()
+    with running(directory, "--demo") as run:
+        assert eventually(lambda: "Lecture 1/7 is ready" in run.said(), 120)
+        assert time.monotonic() - began < 60
+
+
+def test_a_seed_that_fails_is_told_and_nothing_stops_for_it(directory: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BARE, "LECTERN_AUTH__FIRST_ADMIN_EMAIL", ADMIN.email)
+        patch.setitem(BARE, "LECTERN_AUTH__FIRST_ADMIN_PASSWORD", "not the demo's one")
+        with running(directory, "--demo") as run:
+            assert eventually(lambda: "demo lectures are not complete" in run.said(), 20)
+            assert "admin@demo.lectern is there already, with another password" in run.said()
+            assert run.is_ready()
