@@ -127,7 +127,7 @@ class LectureChange(Body):
 
 
 class Lecture(BaseModel):
-    """A lecture; `progress` is the caller's own, when signed in."""
+    """A lecture; `duration` is its video's where it has none of its own, `progress` the caller's when signed in."""
 
     id: UUID
     course_id: UUID
@@ -171,7 +171,7 @@ async def create_course(call: Call[NewCourse]) -> Record:
         return await _get_course(call, tx, course_id)
 
 
-@routes.get("/api/courses", role=PUBLIC, query=CourseFilter, answer=Page[Course], rate="read")
+@routes.get("/api/courses", role=PUBLIC, query=CourseFilter, answer=Page[Course], problems=(Forbidden,), rate="read")
 async def list_courses(call: Call[None]) -> dict[str, Any]:
     """Published courses, the newest first; with `status=draft` or `archived` the caller's own (an admin's: all)."""
     (before_id,) = read_cursor(call.query.cursor, UUID) or (None,)
@@ -295,26 +295,20 @@ async def get_lecture(call: Call[None]) -> dict[str, Any]:
 )
 async def update_lecture(call: Call[LectureChange]) -> Record:
     """Change a lecture of one's own course; members that are absent stay as they are."""
+    key = {"lecture_id": call.path.lecture_id, "viewer_id": call.user.id, "viewer_role": call.user.role}
     async with call.db.transaction() as tx:
-        lecture = await courses.lock_lecture(
-            tx, lecture_id=call.path.lecture_id, viewer_id=call.user.id, viewer_role=call.user.role
-        )
-        # Once more: while this waited for the lock others may have moved, changed or deleted it.
-        now = await courses.get_lecture_now(tx, lecture_id=call.path.lecture_id)
-        if lecture is None or now is None:
+        lecture = await courses.lock_lecture(tx, **key)
+        if lecture is None:
             raise LectureNotFound
         if not lecture["viewer_owns"]:
             raise Forbidden
         names = ("title", "description", "video_url", "duration", "sequence_order", "is_preview")
-        members = {name: now[name] for name in names} | call.body.model_dump(exclude_unset=True)
-        if members["sequence_order"] != now["sequence_order"]:
-            await courses.close_gap(
-                tx,
-                course_id=now["course_id"],
-                old_place=now["sequence_order"],
-                new_place=members["sequence_order"],
-            )
-        changed: Record = await courses.update_lecture(tx, lecture_id=now["id"], **members)
+        members = {name: lecture[name] for name in names} | call.body.model_dump(exclude_unset=True)
+        if members["sequence_order"] != lecture["sequence_order"]:
+            places = {"old_place": lecture["sequence_order"], "new_place": members["sequence_order"]}
+            await courses.close_gap(tx, course_id=lecture["course_id"], **places)
+        await courses.update_lecture(tx, lecture_id=lecture["id"], **members)
+        changed: Record = await courses.get_lecture(tx, **key)
         return changed
 
 

@@ -132,6 +132,14 @@ CREATE FUNCTION may_watch(viewer uuid, viewer_role text, video uuid) RETURNS boo
     )
 $$;
 
+-- A lecture as it is shown: as long as its video, in whole seconds, where it has no length of its own.
+CREATE VIEW shown_lectures AS
+SELECT
+    l.id, l.course_id, l.title, l.description, l.video_url,
+    coalesce(round(lecture_end_ms(l.id) / 1000.0)::integer, l.duration) AS duration,
+    l.sequence_order, l.is_preview, l.created_at, l.updated_at
+FROM lectures AS l;
+
 -- A course as it is shown: with how many lectures and learners it has, and its length in seconds.
 CREATE VIEW shown_courses AS
 SELECT

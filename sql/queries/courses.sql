@@ -69,7 +69,7 @@ VALUES (:course_id, :title, :description, :video_url, :duration, :sequence_order
 RETURNING *;
 
 -- name: list_lectures(course_id, after_place, page_size)
-SELECT * FROM lectures WHERE course_id = :course_id AND sequence_order > :after_place
+SELECT * FROM shown_lectures WHERE course_id = :course_id AND sequence_order > :after_place
 ORDER BY sequence_order LIMIT :page_size;
 
 -- name: list_own_progress(viewer_id, lecture_ids)
@@ -80,26 +80,21 @@ SELECT
     l.*,
     coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
     coalesce(entitled(:viewer_id, :viewer_role, c.id), false) AS viewer_entitled
-FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
+FROM shown_lectures AS l JOIN courses AS c ON c.id = l.course_id
 WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
 
 -- name: lock_lecture(lecture_id, viewer_id, viewer_role)^
--- The course's row is locked, as for every change of its order.
+-- The course's row first, as for every change of its order; the lecture's too, so that it is read as it is then.
 SELECT l.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
-FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
+FROM courses AS c JOIN lectures AS l ON l.course_id = c.id
 WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id))
-FOR NO KEY UPDATE OF c;
+FOR NO KEY UPDATE OF c, l;
 
--- name: get_lecture_now(lecture_id)^
--- For after lock_lecture: that may have read the row before it waited for the lock.
-SELECT * FROM lectures WHERE id = :lecture_id;
-
--- name: update_lecture(lecture_id, title, description, video_url, duration, sequence_order, is_preview)^
+-- name: update_lecture(lecture_id, title, description, video_url, duration, sequence_order, is_preview)!
 UPDATE lectures
 SET title = :title, description = :description, video_url = :video_url, duration = :duration,
     sequence_order = :sequence_order, is_preview = :is_preview
-WHERE id = :lecture_id
-RETURNING *;
+WHERE id = :lecture_id;
 
 -- name: get_lecture_video(lecture_id)^
 SELECT * FROM videos WHERE id = lecture_video_id(:lecture_id);

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from tests.support.people import People, Person
@@ -333,6 +334,27 @@ async def test_a_subset_of_a_lecture_is_changed(teacher: Person) -> None:
     assert (changed["title"], changed["duration"], changed["description"]) == ("A", 60, "New")
     cleared = (await teacher.put(f"/api/lectures/{lecture['id']}", {"duration": None})).body
     assert cleared["duration"] is None
+
+
+async def test_a_lecture_without_a_length_of_its_own_is_as_long_as_its_video(
+    teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    (lecture,) = await make_lectures(teacher, course, "A")
+    path, listing = f"/api/lectures/{lecture['id']}", f"/api/courses/{course['id']}/lectures"
+    insert = "INSERT INTO videos (lecture_id, upload_user_id, title, duration_seconds) VALUES ($1, $2, 'V', $3)"
+    await sql.execute(insert, lecture["id"], teacher.id, None)
+    assert (await teacher.get(path)).body["duration"] is None
+    await sql.execute(insert, lecture["id"], teacher.id, 89.6)
+    for shown in (
+        (await teacher.get(path)).body,
+        (await teacher.get(listing)).body["items"][0],
+        (await teacher.put(path, {"description": "New"})).body,
+        (await teacher.get(f"/api/courses/{course['id']}")).body,
+    ):
+        assert shown["duration"] == 90
+    assert await sql.fetchval("SELECT duration FROM lectures") is None, "a change of something else keeps none of it"
+    assert (await teacher.put(path, {"duration": 60})).body["duration"] == 60
 
 
 @pytest.mark.parametrize(
