@@ -222,6 +222,7 @@ async def list_continuations(call: Call[None]) -> dict[str, Any]:
     body=NewEnrollment,
     answer=Enrollment,
     status=201,
+    also=(200,),
     location="/api/enrollments/users/{user_id}",
     problems=(PaymentRequired, RoleRequired, Conflict),
     rate="write",

@@ -5,14 +5,16 @@ import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
+from server.http.auth import RANKS
 from server.http.problems import (
     REGISTRY,
+    BadCursor,
     BodyTooLarge,
     DatabaseUnavailable,
     InternalError,
@@ -31,7 +33,7 @@ from server.http.problems import (
     UpgradeRequired,
     ValidationFailed,
 )
-from server.http.routing import ANONYMOUS, PUBLIC, RANKED, SELF_SERVED, UUID_PATTERN, Call, Route, Routes
+from server.http.routing import ANONYMOUS, PUBLIC, SELF_SERVED, UUID_PATTERN, Call, Route, Routes
 
 REF = "#/components/schemas/{model}"
 DECLARED: "web.AppKey[Sequence[Route]]" = web.AppKey("declared_routes")
@@ -79,7 +81,7 @@ def _made_once(call: Call[None], name: str) -> bytes:
 
 def openapi(declared: Iterable[Route]) -> dict[str, Any]:
     """The document, as a value."""
-    declared = [route for route in declared if not route.hidden]
+    declared = list(declared)
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     names: set[str] = set()
@@ -112,9 +114,9 @@ class _Schemas:
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
 
-    def of(self, annotation: Any) -> dict[str, Any]:
-        """A schema that refers to the components it needs."""
-        schema = TypeAdapter(annotation).json_schema(ref_template=REF, mode="validation")
+    def of(self, annotation: Any, mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
+        """A schema that refers to the components it needs; "serialization" for what we send."""
+        schema = TypeAdapter(annotation).json_schema(ref_template=REF, mode=mode)
         self.definitions.update(schema.pop("$defs", {}))
         if isinstance(annotation, type) and issubclass(annotation, BaseModel) and "$ref" not in schema:
             name = re.sub(r"\W+", "_", annotation.__name__).strip("_")
@@ -124,11 +126,11 @@ class _Schemas:
 
 
 def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
-    summary, _, description = inspect.cleandoc(route.handler.__doc__ or route.summary).partition("\n")
+    summary, _, description = inspect.cleandoc(route.handler.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
         "tags": [route.tag],
-        "summary": route.summary or summary,
+        "summary": summary,
         "x-role": route.role,
         "security": _security(route),
         "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
@@ -196,10 +198,11 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     if route.socket:
         responses["101"] = {"description": "The socket is open."}
-    elif route.answer is None and route.status == 200 and route.produces == "application/json" and not _is_get(route):
+    elif says_nothing(route):
         responses["204"] = {"description": "Done."}
     else:
-        responses[str(route.status)] = _success(route, schemas)
+        for status in (route.status, *route.also):
+            responses[str(status)] = _success(route, status, schemas)
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     for problem in problems_of(route):
         by_status[problem.status].append(problem)
@@ -208,16 +211,18 @@ def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
     return responses
 
 
-def _is_get(route: Route) -> bool:
-    return route.method == "GET"
+def says_nothing(route: Route) -> bool:
+    """204: nothing is declared that an answer could hold."""
+    return route.status == 204 or (route.answer is None and route.method == "DELETE")
 
 
-def _success(route: Route, schemas: _Schemas) -> dict[str, Any]:
-    schema = schemas.of(route.answer) if route.answer is not None else {}
-    response: dict[str, Any] = {"description": "Done.", "content": {route.produces: {"schema": schema}}}
-    if route.status == 204:
-        del response["content"]
-    if route.location:
+def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": "Done."}
+    if route.answer is not None:
+        response["content"] = {route.produces: {"schema": schemas.of(route.answer, "serialization")}}
+    elif route.method == "GET":
+        response["content"] = {route.produces: {}}
+    if route.location and status == 201:
         response["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where the new row is."}}
     return response
 
@@ -225,9 +230,9 @@ def _success(route: Route, schemas: _Schemas) -> dict[str, Any]:
 def problems_of(route: Route) -> list[type[Problem]]:
     """What a route can answer beside success: what it declares, and what follows from its role, path and body."""
     problems: list[type[Problem]] = [*route.problems, InternalError]
-    if route.role in RANKED:
+    if route.role in RANKS:
         problems.append(Unauthorized)
-        if route.role != min(RANKED, key=lambda role: RANKED[role]):
+        if route.role != min(RANKS, key=lambda role: RANKS[role]):
             problems.append(RoleRequired)
     elif route.role == PUBLIC:
         problems.append(Unauthorized)
@@ -235,12 +240,18 @@ def problems_of(route: Route) -> list[type[Problem]]:
         problems += [UpgradeRequired, TokenInQuery, SubprotocolRequired, Unauthorized, OriginRefused, Overloaded]
     if route.path.startswith("/api/"):
         problems += [DatabaseUnavailable, TimedOut]
-    if "{" in route.path and not any(problem.status == 404 for problem in problems):
+    if "{" in route.path:
         problems.append(NotFound)
     if route.body is not None:
         problems += [MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut]
+    if route.content:
+        problems += [ValidationFailed, BodyTooLarge, UnsupportedMediaType]
+    if "application/json" in route.content:
+        problems.append(MalformedJson)
     if route.query is not None:
         problems.append(ValidationFailed)
+        if "cursor" in route.query.model_fields:
+            problems.append(BadCursor)
     return list(dict.fromkeys(problems))
 
 
@@ -302,7 +313,7 @@ def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
         }
         channels[name] = {
             "address": route.template,
-            "description": inspect.cleandoc(route.handler.__doc__ or route.summary),
+            "description": inspect.cleandoc(route.handler.__doc__ or ""),
             "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
             "messages": frames,
         }
@@ -330,7 +341,7 @@ def docs_page(declared: Iterable[Route]) -> str:
         if route.tag != tag:
             tag = route.tag
             parts.append(f"<h2>{html.escape(tag)}</h2>")
-        text = html.escape(inspect.cleandoc(route.handler.__doc__ or route.summary))
+        text = html.escape(inspect.cleandoc(route.handler.__doc__ or ""))
         links = ", ".join(
             f'<a href="/problems/{problem.code}">{problem.status} {problem.code}</a>' for problem in problems_of(route)
         )

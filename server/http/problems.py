@@ -168,12 +168,6 @@ class NotEntitled(Problem):
     code, status, title = "not_entitled", 403, "Not entitled"
 
 
-class WrongPassword(Problem):
-    """The current password is wrong."""
-
-    code, status, title = "wrong_password", 403, "Wrong password"
-
-
 class OriginRefused(Problem):
     """Pages of this origin may not call the API: see `server.allowed_origins`."""
 
@@ -193,12 +187,6 @@ class UserNotFound(Problem):
     """There is no such user, or none that you may know of."""
 
     code, status, title = "user_not_found", 404, "User not found"
-
-
-class RoleNotHeld(Problem):
-    """The user does not have this role."""
-
-    code, status, title = "role_not_held", 404, "Role not held"
 
 
 class CourseNotFound(Problem):
@@ -270,12 +258,6 @@ class EmailTaken(Problem):
     code, status, title = "email_taken", 409, "E-mail address taken"
 
 
-class LastAdmin(Problem):
-    """This is the last administrator; make another one first."""
-
-    code, status, title = "last_admin", 409, "Last administrator"
-
-
 class VideoNotReady(Problem):
     """The video is not ready to be played yet."""
 
@@ -312,22 +294,10 @@ class ValidationFailed(Problem):
     code, status, title = "validation_failed", 422, "Validation failed"
 
 
-class BadToken(Problem):
-    """The mailed token is unknown, used or out of date."""
-
-    code, status, title = "bad_token", 422, "Bad token"
-
-
 class UpgradeRequired(Problem):
     """This is a WebSocket: open it as one."""
 
     code, status, title = "upgrade_required", 426, "Upgrade required"
-
-
-class RateLimited(Problem):
-    """Too many requests; come back after `Retry-After` seconds."""
-
-    code, status, title, retryable, retry_after_s = "rate_limited", 429, "Too many requests", True, 1
 
 
 # -- 500 to 504 --------------------------------------------------------------------------------------------------------

@@ -53,8 +53,7 @@ PUBLIC = "public"
 ANONYMOUS = "anonymous"
 # The handler itself finds out who calls: session tokens, signed webhooks, sockets.
 SELF_SERVED = "self-served"
-RANKED = RANKS
-ROLES = frozenset({*RANKED, PUBLIC, ANONYMOUS, SELF_SERVED})
+ROLES = frozenset({*RANKS, PUBLIC, ANONYMOUS, SELF_SERVED})
 
 UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 
@@ -138,6 +137,8 @@ class Route:
     handler: Handler
     tag: str
     status: int = 200
+    # Other statuses of success, with the same answer: 200 for a row that was there already.
+    also: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     answer: Any = None
@@ -152,8 +153,6 @@ class Route:
     socket: bool = False
     # For a socket: pydantic models of the frames, {"receive": [...], "send": [...]} as the server sees them.
     messages: Mapping[str, Sequence[type[BaseModel]]] = field(default_factory=dict)
-    summary: str = ""
-    hidden: bool = False
 
     @cached_property
     def pattern(self) -> str:

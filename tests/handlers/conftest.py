@@ -1,13 +1,48 @@
 """A running application and people of every role who speak to it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
+from pydantic import TypeAdapter, ValidationError
 
+from server.http.openapi import problems_of, says_nothing
+from server.http.problems import problem_of
+from server.http.routing import Endpoint
 from tests.support.app import AppClient, serving, settings
 from tests.support.people import People
+
+
+@pytest.fixture(autouse=True)
+def undeclared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Whatever a test asks for: what is answered must be what the route declares."""
+    found: list[str] = []
+    handle = Endpoint.handle
+
+    async def checked(self: Endpoint, request: web.Request) -> web.StreamResponse:
+        route = self.route
+        try:
+            response = await handle(self, request)
+        except Exception as error:
+            problem = type(problem_of(error))
+            if problem not in problems_of(route):
+                found.append(f"{route.method} {route.path} raised {problem.__name__}")
+            raise
+        if not route.socket and response.status not in (route.status, *route.also, 204 if says_nothing(route) else 0):
+            found.append(f"{route.method} {route.path} answered {response.status}")
+        if route.answer is not None and isinstance(response, web.Response):
+            assert isinstance(response.body, bytes)
+            try:
+                TypeAdapter(route.answer).validate_json(response.body)
+            except ValidationError as error:
+                found.append(f"{route.method} {route.path}: {error}")
+        return response
+
+    monkeypatch.setattr(Endpoint, "handle", checked)
+    yield found
+    assert set(found) == set()
 
 
 @pytest.fixture

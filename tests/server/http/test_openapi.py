@@ -82,7 +82,7 @@ def test_a_declaration_becomes_an_operation() -> None:
     assert "Location" in created["headers"]
     assert {"400", "401", "403", "404", "408", "413", "415", "422", "500", "503"} <= set(operation["responses"])
     problem = operation["responses"]["404"]["content"]["application/problem+json"]["schema"]
-    assert problem["allOf"][1]["properties"]["code"]["enum"] == ["course_not_found"]
+    assert problem["allOf"][1]["properties"]["code"]["enum"] == ["course_not_found", "not_found"]
 
 
 def test_constraints_are_those_of_the_models() -> None:
