@@ -162,4 +162,7 @@ class Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nbin/setup: interrupted; the next time it begins again")
