@@ -1,21 +1,19 @@
 """The pool and the named queries, on a real Postgres."""
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import psutil
 import pytest
 
 from embedded.postgres import Postgres
 from server.data import db
 from server.data.db import DATABASE_AWAY, Connection, Database, PostgresAway, Queries, queries
+from tests.support.pausing import paused
 
 SQL = """
 -- name: list_numbers(count)
@@ -57,21 +55,6 @@ async def database(empty_postgres_dsn: str) -> AsyncIterator[Database]:
     database = await Database.open(empty_postgres_dsn, pool_size=2, timeout_s=0.5)
     yield database
     await database.close()
-
-
-@contextmanager
-def paused(server: Postgres) -> Iterator[None]:
-    """Every process of a Postgres stopped, as on a machine that hangs."""
-    assert server.pid is not None
-    postmaster = psutil.Process(server.pid)
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes:
-        os.kill(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            os.kill(process.pid, signal.SIGCONT)
 
 
 async def test_what_a_query_gives_depends_on_its_sign(database: Database, named: Queries) -> None:

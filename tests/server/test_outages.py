@@ -1,0 +1,143 @@
+"""A part behind the server goes away or hangs: what needs it is told so in time, the rest works, and all is well after.
+
+Nothing is restarted but the part.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from embedded.postgres import Postgres
+from embedded.valkey import Valkey
+from server.data.migrate import migrate
+from tests.support.app import AppClient, serving, settings
+from tests.support.lectures import Lecture, frame, make_lecture
+from tests.support.pausing import paused
+from tests.support.people import Answer, People, Person
+
+PROMISED_S = 3.0
+# The asking itself takes a moment on a busy machine.
+SLACK_S = 0.5
+
+
+@contextmanager
+def stopped(server: Postgres | Valkey) -> Iterator[None]:
+    """Not running for a while."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@asynccontextmanager
+async def gone(server: Postgres | Valkey, how: str) -> AsyncIterator[None]:
+    """The server paused or stopped, without keeping the test's loop waiting."""
+    outage = (paused if how == "paused" else stopped)(server)
+    await asyncio.to_thread(outage.__enter__)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(outage.__exit__, None, None, None)
+
+
+@pytest.fixture
+async def lecture(own_postgres: Postgres) -> Lecture:
+    await migrate(own_postgres.dsn)
+    return await make_lecture(own_postgres.dsn)
+
+
+@pytest.fixture
+async def client(own_postgres: Postgres, own_valkey: Valkey, lecture: Lecture) -> AsyncIterator[AppClient]:
+    async with serving(settings(own_postgres.dsn, own_valkey.url)) as client:
+        yield client
+
+
+@pytest.fixture
+async def learner(client: AppClient, own_postgres: Postgres, lecture: Lecture) -> AsyncIterator[Person]:
+    """A signed-in user who is enrolled in the lecture's course."""
+    sql = await asyncpg.connect(own_postgres.dsn)
+    person = await People(client, sql).join("ada")
+    await person.make("/api/enrollments", {"course_id": str(lecture.course_id)})
+    yield person
+    sql.terminate()
+
+
+async def timed(asked: Any) -> Answer:
+    started = time.monotonic()
+    answer: Answer = await asked
+    assert time.monotonic() - started < PROMISED_S + SLACK_S, answer.body
+    return answer
+
+
+async def is_ready(person: Person) -> tuple[int, list[str]]:
+    answer = await timed(person.get("/readyz"))
+    return answer.status, answer.body.get("parts", [])
+
+
+def of_postgres(person: Person, lecture: Lecture) -> list[Any]:
+    """Reads, writes, transactions, with a token and without."""
+    login = {"login": "ada", "password": "correct horse battery"}
+    return [
+        person.get("/api/courses"),
+        person.post("/api/auth/login", login),
+        person.get("/api/auth/me"),
+        person.put(f"/api/progress/lectures/{lecture.lecture_id}", {"position": 1}),
+        person.post("/api/enrollments", {"course_id": str(lecture.course_id)}),
+        person.get(f"/api/videos/{lecture.video_id}"),
+    ]
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_without_postgres_its_routes_are_503_in_time_and_well_again_after(
+    how: str, learner: Person, lecture: Lecture, own_postgres: Postgres
+) -> None:
+    async with gone(own_postgres, how):
+        for _ in range(2):
+            asked = of_postgres(learner, lecture) + of_postgres(learner, lecture)  # more than the pool holds
+            for answer in await asyncio.gather(*(timed(one) for one in asked)):
+                assert answer.status == 503, answer.body
+                assert answer.code in ("database_unavailable", "timed_out")
+                assert answer.headers["Retry-After"] == "1"
+                assert answer.body["retryable"] is True
+            assert await is_ready(learner) == (503, ["postgres"])
+        for path in ("/livez", "/openapi.json", "/problems/not_found"):
+            assert (await timed(learner.get(path))).status == 200
+    assert await is_ready(learner) == (200, [])
+    for answer in [await one for one in of_postgres(learner, lecture)]:
+        assert answer.status in (200, 201), answer.body
+
+
+async def test_a_postgres_that_starts_anew_costs_nobody_an_error(
+    learner: Person, lecture: Lecture, own_postgres: Postgres
+) -> None:
+    for _ in range(2):
+        await asyncio.gather(*of_postgres(learner, lecture))  # as many connections as there may be
+        await asyncio.to_thread(own_postgres.kill)
+        await asyncio.to_thread(own_postgres.start)
+        for answer in await asyncio.gather(*of_postgres(learner, lecture)):
+            assert answer.status in (200, 201), answer.body
+
+
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_without_redis_only_telemetry_waits(
+    how: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+) -> None:
+    session = await learner.make(f"/api/videos/{lecture.video_id}/sessions", {})
+    network = f"/api/videos/sessions/{session['session_id']}/network"
+    assert (await learner.post(network, frame(1, 1.0))).status == 202
+    async with gone(own_valkey, how):
+        answer = await timed(learner.post(network, frame(2, 2.0)))
+        assert (answer.status, answer.headers.get("Retry-After")) == (503, "1"), answer.body
+        for asked in of_postgres(learner, lecture):
+            assert (await timed(asked)).status in (200, 201)
+        assert await is_ready(learner) == (503, ["redis"])
+    assert await is_ready(learner) == (200, [])
+    again = await learner.post(network, [frame(2, 2.0), frame(3, 3.0)])
+    assert again.status == 202, again.body
+    assert again.body["accepted"] + again.body["duplicates"] == 2
