@@ -23,7 +23,7 @@ from server.http.problems import (
     Unauthorized,
     ValidationFailed,
 )
-from server.http.routing import INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Routes
+from server.http.routing import INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Change, Routes
 
 routes = Routes("courses")
 courses = queries("courses")
@@ -64,7 +64,7 @@ class NewCourse(Body):
     is_free: bool | None = None
 
 
-class CourseChange(Body):
+class CourseChange(Change):
     """The members of a course to be changed."""
 
     title: Title = ""
@@ -115,7 +115,7 @@ class NewLecture(Body):
     is_preview: bool = False
 
 
-class LectureChange(Body):
+class LectureChange(Change):
     """The members of a lecture to be changed; a new `sequence_order` moves it and shifts those between."""
 
     title: Title = ""

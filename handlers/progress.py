@@ -24,13 +24,13 @@ from server.http.problems import (
     UserNotFound,
     ValidationFailed,
 )
-from server.http.routing import STUDENT, Body, Call, Reply, Routes
+from server.http.routing import STUDENT, Body, Call, Change, Reply, Routes
 
 routes = Routes("progress")
 progress = queries("progress")
 
 
-class ProgressChange(Body):
+class ProgressChange(Change):
     """What was watched, in seconds with at most three decimals; `completed` by hand, which cannot be taken back."""
 
     watched_ranges: Annotated[list[tuple[float, float]], Field(max_length=1000)] = Field(default=[])

@@ -34,7 +34,7 @@ from server.http.problems import (
     ValidationFailed,
     VideoNotFound,
 )
-from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Routes
+from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes
 from server.logs import get_logger
 from server.services.outside import ServiceError, ServiceHasNone
 from server.services.video_host import HostedVideo, WebhookRefused, read_video
@@ -66,7 +66,7 @@ class NewUpload(Body):
     max_duration_seconds: Annotated[int, Field(ge=1, le=21_600)] = 14_400
 
 
-class VideoChange(Body):
+class VideoChange(Change):
     """The members of a video to be changed."""
 
     title: Annotated[str, Field(min_length=1, max_length=200)] = ""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from server import metrics
 from server.http.auth import bearer_token
 from server.http.keys import CONFIG, DATABASE, DRAINING, EDGE, REDIS
-from server.http.problems import Forbidden, NotReady
+from server.http.problems import Forbidden, NotReady, Unauthorized
 from server.http.routing import ANONYMOUS, SELF_SERVED, Call, Routes
 
 routes = Routes("operations")
@@ -61,7 +61,7 @@ async def _in_time(asked: Awaitable[Any], timeout_s: float) -> Any:
         return None
 
 
-@routes.get("/metrics", role=SELF_SERVED, produces="text/plain", problems=(Forbidden,))
+@routes.get("/metrics", role=SELF_SERVED, produces="text/plain", problems=(Forbidden, Unauthorized))
 async def get_metrics(call: Call[None]) -> web.Response:
     """Prometheus text, for this host and for who has `server.metrics_token`."""
     if not (call.app[EDGE].is_local(call.request) or _has_metrics_token(call)):

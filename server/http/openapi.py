@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import msgspec
 import orjson
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
@@ -299,36 +300,36 @@ def _problem_schema() -> dict[str, Any]:
 
 def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
     """The sockets' document, as a value: one channel each, with the frames that their routes declare."""
-    schemas = _Schemas()
+    sockets = [route for route in declared if route.socket]
+    structs = {struct: None for route in sockets for frames in route.messages.values() for struct in frames}
+    payloads, components = msgspec.json.schema_components(structs, ref_template=REF.replace("model", "name"))
+    payload_of = dict(zip(structs, payloads, strict=True))
     channels: dict[str, Any] = {}
     operations: dict[str, Any] = {}
-    for route in declared:
-        if not route.socket:
-            continue
+    for route in sockets:
         name = route.handler.__name__
-        frames = {
-            model.__name__: {"payload": schemas.of(model), "contentType": "application/json"}
-            for models in route.messages.values()
-            for model in models
-        }
         channels[name] = {
             "address": route.template,
             "description": inspect.cleandoc(route.handler.__doc__ or ""),
             "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
-            "messages": frames,
+            "messages": {
+                struct.__name__: {"payload": payload_of[struct], "contentType": "application/json"}
+                for frames in route.messages.values()
+                for struct in frames
+            },
         }
-        for action, models in route.messages.items():
+        for action, frames in route.messages.items():
             operations[f"{name}_{action}"] = {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{name}"},
-                "messages": [{"$ref": f"#/channels/{name}/messages/{model.__name__}"} for model in models],
+                "messages": [{"$ref": f"#/channels/{name}/messages/{struct.__name__}"} for struct in frames],
             }
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Lectern", "version": "1", "description": "Subprotocol `lectern.v1`; JSON text frames."},
         "channels": channels,
         "operations": operations,
-        "components": {"schemas": schemas.definitions},
+        "components": {"schemas": components},
     }
 
 

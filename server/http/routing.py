@@ -24,6 +24,7 @@ from uuid import UUID
 
 import orjson
 from aiohttp import web
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.config import Config
@@ -66,6 +67,20 @@ class Body(BaseModel):
     """A request body: unknown members are refused, JSON types are taken strictly, no NaN or Infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for member in schema.get("properties", {}).values():
+        member.pop("default", None)
+
+
+class Change(Body):
+    """A body of which any subset may be sent: what is absent stays, and so no member has a default in the documents.
+
+    Those in the class only make it optional: `model_dump(exclude_unset=True)`, or look at `model_fields_set`.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_without_defaults)
 
 
 class Query(BaseModel):
@@ -151,8 +166,8 @@ class Route:
     produces: str = "application/json"
     timeout_s: float | None = None
     socket: bool = False
-    # For a socket: pydantic models of the frames, {"receive": [...], "send": [...]} as the server sees them.
-    messages: Mapping[str, Sequence[type[BaseModel]]] = field(default_factory=dict)
+    # For a socket: msgspec structs of the frames, {"receive": [...], "send": [...]} as the server sees them.
+    messages: Mapping[str, Sequence[type[Struct]]] = field(default_factory=dict)
 
     @cached_property
     def pattern(self) -> str:

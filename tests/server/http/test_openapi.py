@@ -2,11 +2,12 @@ import json
 import re
 from typing import Any
 
+from msgspec import Struct
 from pydantic import BaseModel, Field
 
 from server.http import health, openapi, pages
 from server.http.problems import REGISTRY, CourseNotFound
-from server.http.routing import ADMIN, PUBLIC, STUDENT, Body, Call, Routes
+from server.http.routing import ADMIN, PUBLIC, STUDENT, Body, Call, Change, Routes
 from tests.support.app import bare_app
 
 routes = Routes("shelf")
@@ -26,8 +27,12 @@ class Book(BaseModel):
     note: str | None = None
 
 
-class Said(BaseModel):
+class Word(Struct):
     text: str
+
+
+class Said(Struct, tag="said", tag_field="type"):
+    words: list[Word]
 
 
 @routes.post(
@@ -97,6 +102,15 @@ def test_constraints_are_those_of_the_models() -> None:
     assert schemas["Book"]["required"] == ["title", "author"]
 
 
+def test_what_is_absent_from_a_change_has_no_default() -> None:
+    """A client that filled defaults in would overwrite what it did not mean to."""
+
+    class NewTitle(Change):
+        title: str = ""
+
+    assert "default" not in NewTitle.model_json_schema()["properties"]["title"]
+
+
 def test_every_reference_leads_somewhere() -> None:
     text = json.dumps(document())
     names = set(re.findall(r'"#/components/schemas/([^"]+)"', text))
@@ -121,7 +135,9 @@ def test_a_socket_is_in_both_documents_with_its_frames() -> None:
     channels = openapi.asyncapi(routes.routes)
     assert channels["channels"]["talk"]["address"] == "/talk/{book_id}"
     assert set(channels["operations"]) == {"talk_receive", "talk_send"}
-    assert channels["components"]["schemas"]["Said"]["properties"]["text"]
+    assert channels["components"]["schemas"]["Said"]["properties"]["type"] == {"enum": ["said"]}
+    assert "#/components/schemas/Word" in json.dumps(channels["components"]["schemas"]["Said"])
+    assert channels["components"]["schemas"]["Word"]["properties"]["text"]
 
 
 async def test_the_documents_are_served(aiohttp_client: Any) -> None:
