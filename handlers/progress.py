@@ -48,7 +48,7 @@ class NewEnrollment(Body):
 class CourseProgressQuery(PageQuery):
     """For the course's owner: another learner's progress, or all learners'."""
 
-    user_id: UUID | None = None
+    user_id: UUID | Literal["me"] = "me"
     view: Literal["learners"] | None = None
 
 
@@ -183,7 +183,7 @@ async def get_user_progress(call: Call[None]) -> dict[str, Any]:
 )
 async def get_course_progress(call: Call[None]) -> BaseModel:
     """How far the caller is in a course; for its owner also another user (`user_id`), or all (`view=learners`)."""
-    user_id = call.query.user_id or call.user.id
+    user_id = call.user.id if call.query.user_id == "me" else call.query.user_id
     course = await _get_course(call)
     if (user_id != call.user.id or call.query.view is not None) and not course["viewer_owns"]:
         raise Forbidden("Only the course's owner sees how far others are.")

@@ -11,7 +11,7 @@ ZERO_DECIMAL_CURRENCIES = frozenset(
 LEAST_PRICE = Decimal("0.50")
 HIGHEST_PRICE = Decimal("999999.99")
 
-_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,5})(\.[0-9]{1,2})?", re.ASCII)
+_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,2})?", re.ASCII)
 
 
 class NotAPrice(ValueError):

@@ -38,6 +38,12 @@ def test_other_ways_to_write_numbers_are_refused(text: str) -> None:
         parse_price(text, "usd")
 
 
+@pytest.mark.parametrize("text", ["0.49", "1000000.00", "123456789012"])
+def test_a_price_out_of_range_is_told_the_range(text: str) -> None:
+    with pytest.raises(NotAPrice, match=r"from 0\.50 to 999999\.99"):
+        parse_price(text, "usd")
+
+
 def test_a_currency_without_minor_units_takes_whole_amounts() -> None:
     assert parse_price("1200", "jpy") == parse_price("1200.00", "jpy") == 1200
     with pytest.raises(NotAPrice, match="whole"):
