@@ -30,13 +30,13 @@ SELECT
     coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
     coalesce(entitled(:viewer_id, :viewer_role, c.id), false) AS viewer_entitled
 FROM shown_courses AS c
-WHERE c.id = :course_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_course(course_id, viewer_id, viewer_role)^
 -- As get_course, and nobody else changes the course or the order of its lectures until the transaction ends.
 SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c
-WHERE c.id = :course_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id))
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
 FOR NO KEY UPDATE;
 
 -- name: update_course(course_id, title, description, thumbnail_url, price, currency, status)!
@@ -81,13 +81,13 @@ SELECT
     coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
     coalesce(entitled(:viewer_id, :viewer_role, c.id), false) AS viewer_entitled
 FROM shown_lectures AS l JOIN courses AS c ON c.id = l.course_id
-WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_lecture(lecture_id, viewer_id, viewer_role)^
 -- The course's row first, as for every change of its order; the lecture's too, so that it is read as it is then.
 SELECT l.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c JOIN lectures AS l ON l.course_id = c.id
-WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id))
+WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
 FOR NO KEY UPDATE OF c, l;
 
 -- name: update_lecture(lecture_id, title, description, video_url, duration, sequence_order, is_preview)!

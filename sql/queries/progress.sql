@@ -5,7 +5,7 @@ SELECT
     entitled(:viewer_id, :viewer_role, c.id) OR l.is_preview
         OR coalesce(may_watch(:viewer_id, :viewer_role, lecture_video_id(l.id)), false) AS viewer_entitled
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
-WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_progress(user_id, lecture_id)!
 -- So that a write without a position keeps the one that another device writes at the same time.
@@ -28,7 +28,7 @@ ORDER BY last_watched_at DESC, lecture_id DESC LIMIT :page_size;
 -- name: get_course(course_id, viewer_id, viewer_role)^
 SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c
-WHERE c.id = :course_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: get_course_progress(user_id, course_id)^
 SELECT

@@ -1,7 +1,7 @@
 -- name: get_lecture(lecture_id, viewer_id, viewer_role)^
 SELECT l.id, l.title, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
-WHERE l.id = :lecture_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: insert_video(lecture_id, upload_user_id, title, description, cloudflare_uid)^
 INSERT INTO videos (lecture_id, upload_user_id, title, description, cloudflare_uid)
@@ -14,7 +14,7 @@ SELECT
     coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
     may_watch(:viewer_id, :viewer_role, v.id) AS viewer_may_watch
 FROM videos AS v JOIN lectures AS l ON l.id = v.lecture_id JOIN courses AS c ON c.id = l.course_id
-WHERE v.id = :video_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE v.id = :video_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: update_video(video_id, title, description, visibility)^
 -- What is NULL stays as it is.
