@@ -243,6 +243,8 @@ class Passwords:
     def __init__(self, cost: int) -> None:
         self._cost = cost
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bcrypt")
+        # Made now: the first unknown user would be told apart by the time it takes.
+        self._threads.submit(lambda: self._nobodys_hash)
 
     async def hash(self, password: str) -> str:
         """A hash to store."""

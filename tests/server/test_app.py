@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from embedded.s3 import ObjectStore
 from server.app import StartError, create_app
@@ -143,3 +144,36 @@ async def test_every_route_of_the_document_answers_and_never_with_a_500(client: 
                         assert code in schema["allOf"][1]["properties"]["code"]["enum"], (method, path, code)
                     asked += 1
     assert asked > 500
+
+
+async def test_every_path_refuses_other_methods_and_names_its_own(client: AppClient) -> None:
+    document = await (await client.get("/openapi.json")).json()
+    fill = "01234567-89ab-7def-8123-456789abcdef"
+    for path, operations in document["paths"].items():
+        url = "/".join(fill if part.startswith("{") else part for part in path.split("/"))
+        known = {method.upper() for method in operations}
+        known |= {"HEAD"} if "GET" in known and "x-websocket" not in operations["get"] else set()
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - known:
+            response = await client.request(method, url, data=b"{")
+            assert response.status == 405, (method, path)
+            assert set(response.headers["Allow"].split(",")) == known, (method, path)
+            assert response.content_type == "application/problem+json"
+        if "HEAD" in known:
+            head, got = await client.head(url), await client.get(url)
+            assert head.status == got.status, path
+            assert head.content_type == got.content_type
+            assert await head.read() == b""
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nowhere", "/api/courses/", "/api//courses", "/api/courses/x", "/API/courses", "/api/courses%2F", "/%zz",
+     "/a%00b", "/api/courses/01234567-89ab-7def-8123-456789abcdef/x", "/api/courses;x=1", "/..%2f..%2fetc/passwd",
+     "/%ff%fe"],
+)  # fmt: skip
+async def test_what_is_not_there_is_a_404_problem_by_any_method(client: AppClient, path: str) -> None:
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+        response = await client.request(method, URL(path, encoded=True), data=b"x" * 10_000)
+        assert (response.status, response.content_type) == (404, "application/problem+json")
+        if method != "HEAD":
+            assert (await response.json(content_type=None))["code"] == "not_found"
