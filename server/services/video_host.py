@@ -67,18 +67,21 @@ def read_video(result: Any) -> HostedVideo | None:
     status = result.get("status")
     status = status if isinstance(status, dict) else {}
     ours = status_of(str(status.get("state", "")), result.get("readyToStream") is True)
-    duration = result.get("duration")
     return HostedVideo(
         uid=uid,
         status=ours,
-        duration_s=float(duration)
-        if isinstance(duration, (int, float)) and 0 < duration <= 1_000_000  # -1 until it is measured
-        else None,
+        duration_s=_duration(result.get("duration")),
         thumbnail_url=_text(result.get("thumbnail"), 2048),
         error=(_text(status.get("errorReasonText"), 1000) or "The video could not be encoded.")
         if ours == "error"
         else None,
     )
+
+
+def _duration(value: Any) -> float | None:
+    """Seconds; the host says -1 until it has measured them."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value <= 1_000_000 else None
 
 
 class VideoHost:
