@@ -12,8 +12,8 @@ from server.data.db import Connection, Record, queries
 from server.domain.money import NotAPrice, check_currency, parse_price
 from server.domain.progress import show_progress
 from server.domain.videos import show_video
-from server.http.answers import Progress, Video
 from server.http.keys import VIDEO_HOST
+from server.http.members import Description, Progress, Title, Video
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
     CourseNotFound,
@@ -31,12 +31,6 @@ courses = queries("courses")
 CourseStatus = Literal["draft", "published", "archived"]
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
-
-
 def _web_address(url: str) -> str:
     """Only what a page may safely link to or show: no `javascript:`, no user names in front of the host."""
     parts = urlsplit(url)
@@ -45,8 +39,6 @@ def _web_address(url: str) -> str:
     return url
 
 
-Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
-Description = Annotated[str, Field(max_length=20_000)]
 WebAddress = Annotated[str, Field(max_length=2048), AfterValidator(_web_address)]
 Place = Annotated[int, Field(ge=1, le=100_000)]
 Duration = Annotated[int, Field(ge=0, le=1_000_000)]

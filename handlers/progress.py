@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from server.data.db import Record, queries
 from server.domain.progress import NotAPosition, parse_position, parse_range, show_progress
-from server.http.answers import Progress
+from server.http.members import Progress
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
     Conflict,

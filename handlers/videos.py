@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field
 from server.data.db import Record, queries
 from server.domain.captions import NotCaptions, check_captions
 from server.domain.videos import show_video
-from server.http.answers import Video
 from server.http.keys import CLOCK, VIDEO_HOST
+from server.http.members import Description, Title, Video
 from server.http.problems import (
     BodyTooLarge,
     Forbidden,
@@ -59,8 +59,8 @@ class NewUpload(Body):
     """A video to be uploaded for a lecture."""
 
     lecture_id: UUID
-    title: Annotated[str, Field(min_length=1, max_length=200)]
-    description: Annotated[str, Field(max_length=20_000)] = ""
+    title: Title
+    description: Description = ""
     filename: Annotated[str, Field(min_length=1, max_length=255)]
     size_bytes: Annotated[int, Field(ge=1, le=FORM_BYTES)]
     max_duration_seconds: Annotated[int, Field(ge=1, le=21_600)] = 14_400
@@ -69,8 +69,8 @@ class NewUpload(Body):
 class VideoChange(Change):
     """The members of a video to be changed."""
 
-    title: Annotated[str, Field(min_length=1, max_length=200)] = ""
-    description: Annotated[str, Field(max_length=20_000)] = ""
+    title: Title = ""
+    description: Description = ""
     visibility: Literal["private", "preview", "public"] = "private"
 
 

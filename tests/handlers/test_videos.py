@@ -83,7 +83,7 @@ async def test_an_upload_goes_straight_to_the_host(teacher: Person, lecture: Any
     ("member", "value"),
     [
         ("size_bytes", 0), ("size_bytes", 200_000_001), ("size_bytes", "10"), ("size_bytes", 2**63), ("filename", ""),
-        ("lecture_id", "x"), ("max_duration_seconds", 21_601), ("title", ""), ("status", "ready"),
+        ("lecture_id", "x"), ("max_duration_seconds", 21_601), ("title", ""), ("title", " "), ("status", "ready"),
     ],
 )  # fmt: skip
 async def test_what_is_no_upload_is_pointed_at(

@@ -1,11 +1,22 @@
-"""Members of answers that more than one part of the API gives."""
+"""Members of bodies and answers that more than one part of the API takes and gives."""
 
 from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
 from server.domain.videos import Status
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
+Description = Annotated[str, Field(max_length=20_000)]
 
 
 class Playback(BaseModel):
