@@ -6,10 +6,12 @@ One function does it in this order: one aiohttp middleware for each would cost m
 import re
 import secrets
 import time
+from functools import cache
 from typing import Any
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from prometheus_client import Counter, Histogram
 
 from server import metrics
 from server.http.keys import CONFIG, EDGE
@@ -120,32 +122,23 @@ def _request_id(request: web.Request) -> str:
     return given if given is not None and _SANE_ID(given) else secrets.token_hex(16)
 
 
-class _Counters:
-    """The metrics' children by label values: looking them up costs more than counting."""
-
-    def __init__(self) -> None:
-        self.requests: dict[tuple[str, str, int], Any] = {}
-        self.durations: dict[tuple[str, str], Any] = {}
+@cache  # looking a metric's child up by its labels costs more than counting
+def _requests(method: str, template: str, status: int) -> Counter:
+    return metrics.HTTP_REQUESTS.labels(method, template, str(status))
 
 
-_counters = _Counters()
+@cache
+def _durations(method: str, template: str) -> Histogram:
+    return metrics.HTTP_DURATION.labels(method, template)
 
 
 def _account(request: web.Request, route: Route | None, status: int, seconds: float, identifier: str) -> None:
     """Count and log one answered request."""
     # Unknown paths and methods are a client's to invent: they share one label.
     method, template = (request.method, route.template) if route else ("other", "none")
-    requests = _counters.requests.get((method, template, status))
-    if requests is None:
-        requests = metrics.HTTP_REQUESTS.labels(method, template, str(status))
-        _counters.requests[method, template, status] = requests
-    requests.inc()
+    _requests(method, template, status).inc()
     if not (route and route.socket):
-        durations = _counters.durations.get((method, template))
-        if durations is None:
-            durations = metrics.HTTP_DURATION.labels(method, template)
-            _counters.durations[method, template] = durations
-        durations.observe(seconds)
+        _durations(method, template).observe(seconds)
     if template not in _QUIET and request.app[CONFIG].log.access:
         write_access(_access_line(request, status, seconds, identifier))
 

@@ -41,17 +41,14 @@ class Page(BaseModel, Generic[T]):
     next: str | None
 
 
-def page(
-    call: Call[Any], rows: Sequence[Any], key: Callable[[Any], Sequence[Any]], *, limit: int | None = None
-) -> dict[str, Any]:
+def page(call: Call[Any], rows: Sequence[Any], key: Callable[[Any], Sequence[Any]]) -> dict[str, Any]:
     """The answer of a list, of up to limit + 1 rows: the one too many only says that there is more.
 
     Args:
         rows: in the list's order.
         key: the values by which a row is found again, as `read_cursor` gets them back.
-        limit: the query's `limit` if not given.
     """
-    count = limit or call.query.limit
+    count = call.query.limit
     items = rows[:count]
     if len(rows) <= count:
         return {"items": items, "next_cursor": None, "next": None}

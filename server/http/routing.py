@@ -413,7 +413,8 @@ def _has_surrogate(text: str) -> bool:
 
 def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
     """A validated query string; the last of a repeated parameter counts. Raises ValidationFailed."""
-    values = {name: value for name, value in request.query.items() if name in _parameters(model)}
+    declared = {info.alias or name for name, info in model.model_fields.items()}
+    values = {name: value for name, value in request.query.items() if name in declared}
     for name, value in values.items():
         if "\0" in value or _has_surrogate(value):
             raise ValidationFailed(errors=[{"pointer": f"/{name}", "detail": "The text holds what is no character."}])
@@ -421,10 +422,6 @@ def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
         return model.model_validate_strings(values)
     except ValidationError as error:
         raise ValidationFailed(errors=faults_of(error)) from None
-
-
-def _parameters(model: type[BaseModel]) -> set[str]:
-    return {info.alias or name for name, info in model.model_fields.items()}
 
 
 def faults_of(error: ValidationError) -> list[dict[str, str]]:
