@@ -1,0 +1,217 @@
+"""The authorisation matrix: what every operation of `/openapi.json` answers to every kind of caller.
+
+A new operation needs a line in MATRIX and, if it takes a body, one in BODIES; what its path names is made in
+`tests/support/world.py`, anew for every call.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from tests.support.cloudflare import StreamHost, hosting
+from tests.support.people import PASSWORD, Answer, People, Person
+from tests.support.world import CALLERS, STRANGERS, Cast, World
+
+# The course costs money; `student` is the user whom paths name and the video session's own. 101: a socket opens.
+MATRIX = """
+#                                                  anonymous student other enrolled owner instructor admin
+GET /                                                    200     200   200      200   200        200   200
+GET /web/{path}                                          200     200   200      200   200        200   200
+GET /vendor/{package}/{path}                             404     404   404      404   404        404   404
+GET /problems/{code}                                     200     200   200      200   200        200   200
+GET /openapi.json                                        200     200   200      200   200        200   200
+GET /asyncapi.json                                       200     200   200      200   200        200   200
+GET /docs                                                200     200   200      200   200        200   200
+GET /livez                                               200     200   200      200   200        200   200
+GET /readyz                                              200     200   200      200   200        200   200
+GET /metrics                                             200     200   200      200   200        200   200
+
+POST /api/auth/register                                  201     201   201      201   201        201   201
+POST /api/auth/login                                     401     200   200      200   200        200   200
+POST /api/auth/refresh                                   401     200   200      200   200        200   200
+POST /api/auth/logout                                    204     204   204      204   204        204   204
+POST /api/auth/validate                                  200     200   200      200   200        200   200
+GET /api/auth/me                                         401     200   200      200   200        200   200
+
+POST /api/courses                                        401     403   403      403   201        201   201
+GET /api/courses                                         200     200   200      200   200        200   200
+GET /api/courses/{course_id}                             200     200   200      200   200        200   200
+PUT /api/courses/{course_id}                             401     403   403      403   200        403   200
+POST /api/courses/{course_id}/lectures                   401     403   403      403   201        403   201
+GET /api/courses/{course_id}/lectures                    200     200   200      200   200        200   200
+GET /api/lectures/{lecture_id}                           401     403   403      200   200        403   200
+PUT /api/lectures/{lecture_id}                           401     403   403      403   200        403   200
+
+PUT /api/progress/lectures/{lecture_id}                  401     403   403      200   200        403   200
+GET /api/progress/users/me                               401     200   200      200   200        200   200
+GET /api/progress/users/{user_id}                        401     200   404      404   404        404   200
+GET /api/progress/courses/{course_id}                    401     200   200      200   200        200   200
+GET /api/progress/courses/{course_id}?view=learners      401     403   403      403   200        403   200
+GET /api/progress/courses/{course_id}?user_id={user_id}  401     200   403      403   200        403   200
+GET /api/progress/me/continue                            401     200   200      200   200        200   200
+POST /api/enrollments                                    401     402   402      200   201        402   201
+GET /api/enrollments/users/me                            401     200   200      200   200        200   200
+GET /api/enrollments/users/{user_id}                     401     200   404      404   404        404   200
+GET /api/enrollments/courses/{course_id}                 401     403   403      403   200        403   200
+DELETE /api/enrollments/courses/{course_id}              401     404   404      204   404        404   404
+
+POST /api/videos/upload                                  401     403   403      403   201        403   201
+GET /api/videos/{video_id}                               401     403   403      200   200        403   200
+PUT /api/videos/{video_id}                               401     403   403      403   200        403   200
+DELETE /api/videos/{video_id}                            401     403   403      403   204        403   204
+PUT /api/videos/{video_id}/captions/{lang}               401     403   403      403   204        403   204
+GET /api/videos/{video_id}/captions/{lang}               401     403   403      200   200        403   200
+DELETE /api/videos/{video_id}/captions/{lang}            401     403   403      403   204        403   204
+POST /api/videos/webhooks/cloudflare                     401     401   401      401   401        401   401
+POST /api/videos/{video_id}/sessions                     401     403   403      201   201        403   201
+GET /api/videos/sessions/{session_id}                    401     200   404      404   200        404   200
+PUT /api/videos/sessions/{session_id}/progress           401     202   404      404   404        404   404
+POST /api/videos/sessions/{session_id}/progress          401     202   404      404   404        404   404
+POST /api/videos/sessions/{session_id}/network           401     202   404      404   404        404   404
+GET /api/videos/ws/{session_id}                          401     101   404      404   404        404   404
+"""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A body that is not JSON."""
+
+    data: bytes
+    content_type: str
+
+
+# What is sent, of the world that the path is of and of who sends it.
+BODIES: dict[str, Callable[[World, Person], Any]] = {
+    "POST /api/auth/register": lambda _, me: {
+        "username": f"new-{me.name}", "email": f"new-{me.name}@example.com", "password": PASSWORD,
+    },
+    "POST /api/auth/login": lambda _, me: {"login": me.name or "nobody", "password": PASSWORD},
+    "POST /api/auth/refresh": lambda _, me: {"refresh_token": me.refresh_token or "none"},
+    "POST /api/auth/logout": lambda _, me: {"refresh_token": me.refresh_token or "none"},
+    "POST /api/auth/validate": lambda _, me: {"token": me.token or "none"},
+    "POST /api/courses": lambda *_: {"title": "Stacks"},
+    "PUT /api/courses/{course_id}": lambda *_: {"title": "Stacks"},
+    "POST /api/courses/{course_id}/lectures": lambda *_: {"title": "B"},
+    "PUT /api/lectures/{lecture_id}": lambda *_: {"title": "B"},
+    "PUT /api/progress/lectures/{lecture_id}": lambda *_: {"position": 1},
+    "POST /api/enrollments": lambda world, _: {"course_id": world.ids["course_id"]},
+    "POST /api/videos/upload": lambda world, _: {
+        "lecture_id": world.ids["lecture_id"], "title": "B", "filename": "b.mp4", "size_bytes": 1000,
+    },
+    "PUT /api/videos/{video_id}": lambda *_: {"title": "B"},
+    "PUT /api/videos/{video_id}/captions/{lang}": lambda *_: Raw(b"WEBVTT\n", "text/vtt"),
+    "POST /api/videos/webhooks/cloudflare": lambda *_: {"uid": "none"},
+    "POST /api/videos/{video_id}/sessions": lambda *_: {},
+    "PUT /api/videos/sessions/{session_id}/progress": lambda *_: {"position": 1},
+    "POST /api/videos/sessions/{session_id}/progress": lambda *_: {"position": 1},
+    "POST /api/videos/sessions/{session_id}/network": lambda *_: {"seq": 1, "position": 1},
+}  # fmt: skip
+
+
+def rows() -> dict[str, list[int]]:
+    """The operations with their statuses in the order of CALLERS."""
+    table = {}
+    for line in MATRIX.strip().splitlines():
+        if line and not line.startswith("#"):
+            operation, *statuses = line.rsplit(maxsplit=len(CALLERS))
+            assert operation not in table, f"{operation} stands twice in the matrix"
+            table[operation] = [int(status) for status in statuses]
+    return table
+
+
+ROWS = rows()
+# Those that name a row of somebody's.
+NAMING = [o for o in ROWS if "_id}" in o] + ["POST /api/enrollments", "POST /api/videos/upload"]
+# What differs between any two answers.
+FLEETING = {"date", "x-request-id", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
+
+
+@pytest.fixture
+async def stream() -> AsyncIterator[StreamHost]:
+    """A running video host."""
+    async with hosting() as stream:
+        yield stream
+
+
+@pytest.fixture
+def overrides(stream: StreamHost) -> dict[str, dict[str, Any]]:
+    """The application's video host is that one."""
+    return {"cloudflare": stream.settings}
+
+
+@pytest.fixture
+async def cast(people: People, sql: "asyncpg.Connection[asyncpg.Record]", stream: StreamHost) -> Cast:
+    """Everybody who calls."""
+    return await Cast.assemble(people, sql, stream)
+
+
+async def call(operation: str, person: Person, world: World) -> Answer:
+    """What the operation answers to this person in this world."""
+    method, template = operation.split(maxsplit=1)
+    path = world.path(template)
+    if template.startswith("/api/videos/ws/"):
+        return await open_socket(path, person)
+    make_body = BODIES.get(operation)
+    body = make_body(world, person) if make_body else None
+    if isinstance(body, Raw):
+        return await person.ask(method, path, data=body.data, headers={"Content-Type": body.content_type})
+    return await person.ask(method, path, body)
+
+
+async def open_socket(path: str, person: Person) -> Answer:
+    """How an opening is answered; 101 when the socket is open."""
+    headers = {"Authorization": f"Bearer {person.token}"} if person.token else {}
+    try:
+        socket = await person.client.ws_connect(path, protocols=("lectern.v1",), headers=headers)
+    except aiohttp.WSServerHandshakeError as refused:
+        return Answer(refused.status, None, refused.headers)
+    await socket.close()
+    return Answer(101, None, {})
+
+
+@pytest.mark.parametrize("operation", ROWS)
+async def test_an_operation_answers_every_caller_as_the_matrix_says(cast: Cast, operation: str) -> None:
+    answered = {}
+    for name, person in cast.callers.items():
+        answered[name] = (await call(operation, person, await cast.world())).status
+    assert answered == dict(zip(CALLERS, ROWS[operation], strict=True))
+
+
+@pytest.mark.parametrize("operation", NAMING)
+async def test_what_may_not_be_known_answers_exactly_as_a_random_id(cast: Cast, operation: str) -> None:
+    world = await cast.hidden_world()
+    told = {}
+    for name in STRANGERS:
+        person = cast.callers[name]
+        hidden = await call(operation, person, world)
+        assert hidden.status >= 400, (name, hidden.body)
+        assert not any(value in str(hidden.body.get("detail")) for value in world.ids.values() if hidden.body)
+        told[name] = comparable(hidden), comparable(await call(operation, person, world.random()))
+    assert {name: hidden for name, (hidden, _) in told.items()} == {name: other for name, (_, other) in told.items()}
+
+
+def comparable(answer: Answer) -> tuple[int, Any, dict[str, str]]:
+    """An answer without what names the very request."""
+    body = answer.body
+    if isinstance(body, dict):
+        body = {name: value for name, value in body.items() if name not in ("instance", "request_id")}
+    headers = {name: value for name, value in answer.headers.items() if name.lower() not in FLEETING}
+    return answer.status, body, headers
+
+
+async def test_every_operation_stands_in_the_matrix(people: People) -> None:
+    document = (await people.stranger.get("/openapi.json")).body
+    declared = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert {operation.partition("?")[0] for operation in ROWS} == declared
+    assert set(BODIES) <= set(ROWS)
+    takes_body = {
+        f"{method.upper()} {path}"
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "requestBody" in operation
+    }
+    assert takes_body == set(BODIES)
