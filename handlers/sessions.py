@@ -35,7 +35,7 @@ from server.http.problems import (
     VideoNotFound,
     VideoNotReady,
 )
-from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Routes, check_json
+from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Routes, check_json, throttle
 from server.http.socket import Socket, check_opening
 from server.services.outside import ServiceError
 
@@ -259,7 +259,7 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
     return await _deliver(call, claims.sub, _parse_frames(check_json(await call.request.read())))
 
 
-@routes.socket("/api/videos/ws/{session_id}", problems=(Unauthorized, SessionNotFound))
+@routes.socket("/api/videos/ws/{session_id}", rate="read", problems=(Unauthorized, SessionNotFound))
 async def open_session_socket(call: Call[None]) -> web.StreamResponse:
     """The session's socket: telemetry in; acknowledgements and decisions out."""
     opening = check_opening(call.request)
@@ -337,15 +337,16 @@ async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket
 
 
 async def _session_claims(request: web.Request, token: str | None, session_id: UUID) -> Claims:
-    """Who asks about a session: its own token's user, or an access token's. Raises Unauthorized."""
+    """Who asks about a session: its own token's user, or an access token's. Raises Unauthorized, RateLimited."""
     if token is None:
         raise Unauthorized
     try:
-        return await verify_current(request.app, token, API)
+        claims = await verify_current(request.app, token, API)
     except Unauthorized:
         claims = await verify_current(request.app, token, SESSION)
-    if claims.session_id != session_id:
-        raise Unauthorized("The token is another session's.")
+        if claims.session_id != session_id:
+            raise Unauthorized("The token is another session's.") from None
+    await throttle(request, f"{claims.sub}/{session_id}")
     return claims
 
 

@@ -183,6 +183,7 @@ async def delete_video(call: Call[None]) -> None:
 @routes.post(
     "/api/videos/webhooks/cloudflare",
     role=SELF_SERVED,
+    rate=None,
     content=("application/json",),
     problems=(SignatureInvalid, MalformedJson, NotConfigured),
 )

@@ -12,6 +12,7 @@ from handlers import auth, courses, progress, sessions, videos
 from server.clock import Clock
 from server.config import Config
 from server.data.db import Database, PostgresAway, queries
+from server.data.limits import Limiter
 from server.data.migrate import migrate
 from server.data.streams import Streams
 from server.http import health, openapi, pages
@@ -24,6 +25,7 @@ from server.http.keys import (
     DRAINING,
     EDGE,
     HTTP,
+    LIMITER,
     OBJECTS,
     PASSWORDS,
     REDIS,
@@ -114,7 +116,7 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
 
 
 async def redis(app: web.Application) -> AsyncIterator[None]:
-    """Redis. It need not answer at the start: what does not need it works without."""
+    """Redis, and what counts in it. It need not answer at the start: what does not need it works without."""
     from redis.asyncio import Redis  # noqa: PLC0415
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
@@ -131,6 +133,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
     except ValueError as error:
         raise StartError(f"redis.url: {error}") from error
     app[REDIS] = client
+    app[LIMITER] = Limiter(app[CONFIG].limits, app[CLOCK], client)
     yield
     await client.aclose()
 

@@ -39,6 +39,16 @@ class Edge:
                 break
         return address
 
+    def client_network(self, request: web.Request) -> str:
+        """Whom a limit per address counts: an IPv4 address, or the /64 of an IPv6 one, of which anybody has plenty."""
+        address = self.client_address(request)
+        if ":" not in address:
+            return address
+        parsed = _parse_address(address)
+        if not isinstance(parsed, ipaddress.IPv6Address):
+            return str(parsed)
+        return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
+
     def is_local(self, request: web.Request) -> bool:
         """Whether the request was made on this host, and not through a proxy that runs on it."""
         address = _parse_address(self.client_address(request))

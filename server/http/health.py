@@ -24,13 +24,13 @@ class Health(BaseModel):
     status: str
 
 
-@routes.get("/livez", role=ANONYMOUS, answer=Health)
+@routes.get("/livez", role=ANONYMOUS, rate=None, answer=Health)
 async def get_liveness(_call: Call[None]) -> dict[str, str]:
     """Whether the process turns its loop; no other part is asked."""
     return {"status": "ok"}
 
 
-@routes.get("/readyz", role=ANONYMOUS, answer=Health, problems=(NotReady,))
+@routes.get("/readyz", role=ANONYMOUS, rate=None, answer=Health, problems=(NotReady,))
 async def get_readiness(call: Call[None]) -> dict[str, str]:
     """Whether this process should get traffic: Postgres and Redis answer and it is not draining.
 
@@ -61,7 +61,7 @@ async def _in_time(asked: Awaitable[Any], timeout_s: float) -> Any:
         return None
 
 
-@routes.get("/metrics", role=SELF_SERVED, produces="text/plain", problems=(Forbidden, Unauthorized))
+@routes.get("/metrics", role=SELF_SERVED, rate=None, produces="text/plain", problems=(Forbidden, Unauthorized))
 async def get_metrics(call: Call[None]) -> web.Response:
     """Prometheus text, for this host and for who has `server.metrics_token`."""
     if not (call.app[EDGE].is_local(call.request) or _has_metrics_token(call)):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from server.clock import Clock
     from server.config import Config
     from server.data.db import Database
+    from server.data.limits import Limiter
     from server.http.auth import Passwords, Tokens, Versions
     from server.http.edge import Edge
     from server.http.socket import Sockets
@@ -21,6 +22,7 @@ CONFIG: "web.AppKey[Config]" = web.AppKey("config")
 CLOCK: "web.AppKey[Clock]" = web.AppKey("clock")
 DATABASE: "web.AppKey[Database]" = web.AppKey("database")
 REDIS: "web.AppKey[Redis]" = web.AppKey("redis")
+LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
 TOKENS: "web.AppKey[Tokens]" = web.AppKey("tokens")
 PASSWORDS: "web.AppKey[Passwords]" = web.AppKey("passwords")
 VERSIONS: "web.AppKey[Versions]" = web.AppKey("versions")

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Histogram
 from server import metrics
 from server.http.keys import CONFIG, EDGE
 from server.http.problems import OriginRefused, Problem, problem_of, problem_response
-from server.http.routing import Route, route_of
+from server.http.routing import VERDICT, Route, route_of
 from server.logs import get_logger, request_id, write_access
 
 REQUEST_ID = web.RequestKey("request_id", str)
@@ -63,6 +63,11 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers["X-Content-Type-Options"] = "nosniff"
     if hdrs.CACHE_CONTROL not in headers:
         headers[hdrs.CACHE_CONTROL] = "no-store"
+    verdict = request.get(VERDICT)
+    if verdict is not None:
+        headers["RateLimit-Limit"] = str(verdict.limit)
+        headers["RateLimit-Remaining"] = str(verdict.remaining)
+        headers["RateLimit-Reset"] = str(verdict.reset_s)
     edge = request.app[EDGE]
     if edge.secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"

@@ -24,6 +24,7 @@ from server.http.problems import (
     OriginRefused,
     Overloaded,
     Problem,
+    RateLimited,
     RequestTimedOut,
     RoleRequired,
     SubprotocolRequired,
@@ -43,19 +44,19 @@ _DOCUMENT: "web.AppKey[dict[str, bytes]]" = web.AppKey("documents")
 routes = Routes("documents")
 
 
-@routes.get("/openapi.json", role=ANONYMOUS)
+@routes.get("/openapi.json", role=ANONYMOUS, rate=None)
 async def get_openapi(call: Call[None]) -> web.Response:
     """This document."""
     return web.Response(body=_made_once(call, "openapi"), content_type="application/json")
 
 
-@routes.get("/asyncapi.json", role=ANONYMOUS)
+@routes.get("/asyncapi.json", role=ANONYMOUS, rate=None)
 async def get_asyncapi(call: Call[None]) -> web.Response:
     """The sockets, as AsyncAPI 3."""
     return web.Response(body=_made_once(call, "asyncapi"), content_type="application/json")
 
 
-@routes.get("/docs", role=ANONYMOUS, produces="text/html")
+@routes.get("/docs", role=ANONYMOUS, rate=None, produces="text/html")
 async def get_docs(call: Call[None]) -> web.Response:
     """The API on one page, to read."""
     return web.Response(body=_made_once(call, "docs"), content_type="text/html", charset="utf-8")
@@ -237,6 +238,8 @@ def problems_of(route: Route) -> list[type[Problem]]:
             problems.append(RoleRequired)
     elif route.role == PUBLIC:
         problems.append(Unauthorized)
+    if route.rate is not None:
+        problems.append(RateLimited)
     if route.socket:
         problems += [UpgradeRequired, TokenInQuery, SubprotocolRequired, Unauthorized, OriginRefused, Overloaded]
     if route.path.startswith("/api/"):

@@ -21,19 +21,21 @@ routes = Routes("pages")
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".vtt": "text/vtt", ".woff2": "font/woff2"}
 
 
-@routes.get("/", role=ANONYMOUS, produces="text/html")
+@routes.get("/", role=ANONYMOUS, rate=None, produces="text/html")
 async def get_classroom(_call: Call[None]) -> web.StreamResponse:
     """The reference classroom page."""
     return _file(WEB_DIR, "index.html")
 
 
-@routes.get("/web/{path:.+}", role=ANONYMOUS, produces="application/octet-stream", problems=(NotFound,))
+@routes.get("/web/{path:.+}", role=ANONYMOUS, rate=None, produces="application/octet-stream", problems=(NotFound,))
 async def get_web_file(call: Call[None]) -> web.StreamResponse:
     """A module, style or picture of the page; asked again with its ETag at every load."""
     return _file(WEB_DIR, call.path.path)
 
 
-@routes.get("/vendor/{package}/{path:.+}", role=ANONYMOUS, produces="application/octet-stream", problems=(NotFound,))
+@routes.get(
+    "/vendor/{package}/{path:.+}", role=ANONYMOUS, rate=None, produces="application/octet-stream", problems=(NotFound,)
+)
 async def get_vendor_file(call: Call[None]) -> web.StreamResponse:
     """A part of the page that others wrote: `/vendor/hls.js/hls.min.mjs` is that file of the package's `dist`."""
     if call.path.package not in VENDORED:
@@ -41,7 +43,7 @@ async def get_vendor_file(call: Call[None]) -> web.StreamResponse:
     return _file(VENDOR_DIR / call.path.package / "dist", call.path.path)
 
 
-@routes.get("/problems/{code}", role=ANONYMOUS, produces="text/html", problems=(ProblemNotFound,))
+@routes.get("/problems/{code}", role=ANONYMOUS, rate=None, produces="text/html", problems=(ProblemNotFound,))
 async def get_problem_page(call: Call[None]) -> web.Response:
     """What a problem's `type` points to."""
     return web.Response(text=problem_page(call.path.code), content_type="text/html")

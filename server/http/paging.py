@@ -1,6 +1,6 @@
 """Keyset pages: a list is read on from the last row's key, so rows that come or go meanwhile shift nothing.
 
-@routes.get("/api/courses", role=PUBLIC, query=PageQuery, answer=Page[Course])
+@routes.get("/api/courses", role=PUBLIC, rate="read", query=PageQuery, answer=Page[Course])
 async def list_courses(call: Call[None]) -> dict[str, Any]:
     (after,) = read_cursor(call.query.cursor, UUID) or (None,)
     rows = await courses.list_courses(call.db, after=after, count=call.query.limit + 1)

@@ -294,6 +294,12 @@ class ValidationFailed(Problem):
     code, status, title = "validation_failed", 422, "Validation failed"
 
 
+class RateLimited(Problem):
+    """Too much of this in a short time; `Retry-After` says when there is room again."""
+
+    code, status, title, retryable, retry_after_s = "rate_limited", 429, "Too many requests", True, 1
+
+
 class UpgradeRequired(Problem):
     """This is a WebSocket: open it as one."""
 

@@ -27,15 +27,17 @@ from aiohttp import web
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.config import Config
+from server.config import Config, Limits
 from server.data.db import Database
+from server.data.limits import Verdict
 from server.http.auth import RANKS, Principal, authenticate
-from server.http.keys import CONFIG, DATABASE
+from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER
 from server.http.problems import (
     BodyTooLarge,
     MalformedJson,
     NotFound,
     Problem,
+    RateLimited,
     RequestTimedOut,
     RoleRequired,
     Unauthorized,
@@ -43,6 +45,9 @@ from server.http.problems import (
     ValidationFailed,
 )
 from server.http.shapes import Shape, dump_json, shape_of
+
+# What the limit of the route's class had to say, for the headers of the answer.
+VERDICT = web.RequestKey("verdict", Verdict)
 
 # Who may call. STUDENT, INSTRUCTOR and ADMIN include those above them.
 STUDENT = "student"
@@ -159,6 +164,7 @@ class Route:
     answer: Any = None
     location: str | None = None
     problems: tuple[type[Problem], ...] = ()
+    # The class of `limits` that counts calls, per user, else per address; None: none does, which must be said.
     rate: str | None = None
     # Content types of a body that the handler reads by itself, when it is not (only) `body` as JSON.
     content: tuple[str, ...] = ()
@@ -187,13 +193,17 @@ class Routes:
         self.tag = tag
         self.routes: list[Route] = []
 
-    def route(self, method: str, path: str, *, role: str, **declared: Any) -> Callable[[H], H]:
-        """Declare a route; see Route for what can be said. Raises TypeError for a role that does not exist."""
+    def route(self, method: str, path: str, *, role: str, rate: str | None, **declared: Any) -> Callable[[H], H]:
+        """Declare a route; see Route for what can be said. Raises TypeError for a role or class that does not exist."""
         if role not in ROLES:
             raise TypeError(f"{method} {path}: there is no role {role!r}")
+        if rate is not None and rate not in Limits.model_fields:
+            raise TypeError(f"{method} {path}: there is no limit {rate!r}")
 
         def declare(handler: H) -> H:
-            self.routes.append(Route(method=method, path=path, role=role, handler=handler, tag=self.tag, **declared))
+            self.routes.append(
+                Route(method=method, path=path, role=role, rate=rate, handler=handler, tag=self.tag, **declared)
+            )
             return handler
 
         return declare
@@ -240,6 +250,21 @@ def route_of(request: web.Request) -> Route | None:
     return endpoint.route if isinstance(endpoint, Endpoint) else None
 
 
+async def throttle(request: web.Request, who: str) -> None:
+    """Count the request against the class of its route. A self-served route calls this when it knows who asks.
+
+    Raises RateLimited.
+    """
+    route = route_of(request)
+    if route is None or route.rate is None:
+        return
+    verdict = await request.app[LIMITER].take(route.rate, who)
+    if verdict is not None:
+        request[VERDICT] = verdict
+        if not verdict.allowed:
+            raise RateLimited(headers={"Retry-After": str(verdict.retry_after_s)})
+
+
 class Endpoint:
     """A route made ready to be called: everything that can be worked out beforehand is."""
 
@@ -250,6 +275,8 @@ class Endpoint:
         self._shape: Shape = shape_of(route.answer)
         self._rank = RANKS.get(route.role, 0)
         self._reads_token = route.role not in (ANONYMOUS, SELF_SERVED)
+        # Who calls a self-served route is not known before its handler has found out.
+        self._counts = route.rate is not None and route.role != SELF_SERVED
         self._empty_body = b"{}" if route.body and not _required(route.body) else None
         self._timeout_s = route.timeout_s or config.server.handler_timeout_s
         self._body_bytes = config.server.body_bytes
@@ -277,8 +304,10 @@ class Endpoint:
         """Everything of a call but its body."""
         if self._reads_token:
             call.viewer = await authenticate(request)
-            if self._rank:
-                self._authorise(call.viewer)
+        if self._counts:
+            await throttle(request, str(call.viewer.id) if call.viewer else request.app[EDGE].client_network(request))
+        if self._rank:
+            self._authorise(call.viewer)
         if self._has_path:
             call.path = self._parse_path(request)
         if self.route.query is not None:

@@ -16,6 +16,7 @@ from server import metrics
 from server.app import HANDLERS, create_app
 from server.config import CONFIG_FILE, Config, Limits
 from server.http import problems
+from server.http.auth import RANKS
 from server.http.openapi import DECLARED, openapi, problems_of
 from server.http.problems import Problem, problem_page
 from server.http.routing import ROLES, Route
@@ -74,15 +75,26 @@ def test_every_route_has_a_role_a_sentence_and_a_name_of_its_own(declared: list[
     assert sorted(operations) == sorted(set(operations))
 
 
-def test_every_rate_class_is_a_setting(declared: list[Route]) -> None:
+def test_every_route_of_the_api_but_webhooks_has_a_rate_class(declared: list[Route]) -> None:
+    """A webhook is signed, and its sender would take a refusal for an outage."""
     for route in declared:
-        assert route.rate is None or route.rate in Limits.model_fields, route.path
+        if route.path.startswith("/api/") and "/webhooks/" not in route.path:
+            assert route.rate in Limits.model_fields, (route.method, route.path)
 
 
-def test_every_route_of_the_api_that_writes_has_a_rate_class(declared: list[Route]) -> None:
+def test_every_route_states_the_problems_that_follow_from_its_declaration(declared: list[Route]) -> None:
     for route in declared:
-        if route.path.startswith("/api/") and route.method != "GET" and "/webhooks/" not in route.path:
-            assert route.rate is not None, (route.method, route.path)
+        promised = set(problems_of(route))
+        assert set(route.problems) <= promised
+        assert problems.InternalError in promised
+        if route.role in RANKS:
+            assert problems.Unauthorized in promised, route.path
+        if route.rate is not None:
+            assert problems.RateLimited in promised, route.path
+        if route.body is not None or route.query is not None:
+            assert problems.ValidationFailed in promised, route.path
+        if "_id}" in route.path:
+            assert {kind for kind in promised if kind.status == 404}, route.path
 
 
 def test_every_problem_has_a_page_and_is_in_the_document(declared: list[Route]) -> None:

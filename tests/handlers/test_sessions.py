@@ -409,3 +409,28 @@ async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woke
         await wire.socket.close()
         shown = await player.eventually(session, lambda s: s["status"] == "ended")
         assert shown["last_seq"] == 1
+
+
+async def test_frames_by_rest_and_openings_are_limited_per_session(postgres_dsn: str, redis_url: str) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    scarce = {"rate": 0.001, "per_s": 1, "burst": 2}
+    limits = {"telemetry": scarce, "read": scarce}
+    async with serving(settings(postgres_dsn, redis_url, sessions=FAST, limits=limits)) as client:
+        player = Player(client, lecture, user_id)
+        first, second = await player.new_session(), await player.new_session()
+        path = f"/api/videos/sessions/{first['session_id']}"
+        assert (await player.send_by_rest(first, frame(1, 1.0)))[0] == 202
+        assert (await client.put(f"{path}/progress", json={"position": 1}, headers=player.headers)).status == 202
+        for method, where in (("POST", "progress"), ("PUT", "progress"), ("POST", "network")):
+            refused = await client.request(method, f"{path}/{where}", json={"position": 2}, headers=player.headers)
+            assert (refused.status, (await refused.json())["code"]) == (429, "rate_limited")
+            assert int(refused.headers["Retry-After"]) > 900
+            assert refused.headers["RateLimit-Remaining"] == "0"
+        assert (await player.send_by_rest(second, frame(1, 1.0)))[0] == 202
+        for _ in range(2):
+            await player.open(first)
+        with pytest.raises(WSServerHandshakeError) as refused_opening:
+            await player.open(first)
+        assert refused_opening.value.status == 429
+        await player.open(second)

@@ -19,9 +19,10 @@ from server.app import create_app
 from server.clock import Clock
 from server.config import Config
 from server.data.db import Database
+from server.data.limits import Limiter
 from server.http.auth import Tokens, Versions
 from server.http.edge import Edge
-from server.http.keys import CLOCK, CONFIG, DATABASE, DRAINING, EDGE, TOKENS, VERSIONS
+from server.http.keys import CLOCK, CONFIG, DATABASE, DRAINING, EDGE, LIMITER, TOKENS, VERSIONS
 from server.http.middleware import edge_middleware, set_headers
 from server.http.openapi import prepare_documents
 from server.http.routing import Routes, add_routes
@@ -73,6 +74,7 @@ def bare_app(*groups: Routes, **sections: dict[str, Any]) -> web.Application:
     app[TOKENS] = Tokens(config.auth.secret)
     app[VERSIONS] = cast(Versions, Users())
     app[DATABASE] = cast(Database, None)
+    app[LIMITER] = Limiter(config.limits, app[CLOCK])
     prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     return app

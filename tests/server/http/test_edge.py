@@ -68,3 +68,17 @@ def test_listed_origins_and_the_public_one_may_open_sockets() -> None:
     listed = edge(allowed_origins=["https://a.example/"], public_url="https://b.example/x")
     for origin, allowed in {"https://a.example": True, "https://b.example": True, "https://c.example": False}.items():
         assert listed.origin_allowed(request("::1", {"Host": "h", "Origin": origin})) is allowed
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("::1", "::/64"),
+        ("", ""),
+    ],
+)
+def test_an_address_of_ipv6_is_counted_with_its_whole_network(peer: str, counted: str) -> None:
+    assert edge().client_network(request(peer)) == counted

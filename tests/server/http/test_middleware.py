@@ -17,27 +17,27 @@ from tests.support.app import AppClient, bare_app
 routes = Routes("edge")
 
 
-@routes.get("/fine", role=ANONYMOUS)
+@routes.get("/fine", role=ANONYMOUS, rate=None)
 async def fine(_call: Call[None]) -> Any:
     return {"request_id": request_id.get()}
 
 
-@routes.get("/broken", role=ANONYMOUS)
+@routes.get("/broken", role=ANONYMOUS, rate=None)
 async def broken(_call: Call[None]) -> None:
     raise RuntimeError("SELECT password FROM users")
 
 
-@routes.get("/moved", role=ANONYMOUS)
+@routes.get("/moved", role=ANONYMOUS, rate=None)
 async def moved(_call: Call[None]) -> None:
     raise web.HTTPFound("/fine")
 
 
-@routes.get("/page", role=ANONYMOUS, produces="text/html")
+@routes.get("/page", role=ANONYMOUS, rate=None, produces="text/html")
 async def a_page(_call: Call[None]) -> web.Response:
     return web.Response(text="<p>", content_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
-@routes.get("/half", role=ANONYMOUS)
+@routes.get("/half", role=ANONYMOUS, rate=None)
 async def half(call: Call[None]) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(call.request)
@@ -45,7 +45,7 @@ async def half(call: Call[None]) -> web.StreamResponse:
     raise Conflict
 
 
-@routes.socket("/socket", role=ANONYMOUS)
+@routes.socket("/socket", role=ANONYMOUS, rate=None)
 async def socket(call: Call[None]) -> web.StreamResponse:
     ws = web.WebSocketResponse()
     await ws.prepare(call.request)

@@ -52,17 +52,17 @@ async def create_book(_call: Call[NewBook]) -> Any:
     """
 
 
-@routes.get("/api/books", role=PUBLIC, answer=list[Book])
+@routes.get("/api/books", role=PUBLIC, rate=None, answer=list[Book])
 async def list_books(_call: Call[None]) -> Any:
     """All books."""
 
 
-@routes.delete("/api/books/{book_id}", role=STUDENT)
+@routes.delete("/api/books/{book_id}", role=STUDENT, rate=None)
 async def delete_book(_call: Call[None]) -> None:
     """Take it away."""
 
 
-@routes.socket("/talk/{book_id}", messages={"receive": [Said], "send": [Said]})
+@routes.socket("/talk/{book_id}", rate=None, messages={"receive": [Said], "send": [Said]})
 async def talk(_call: Call[None]) -> Any:
     """Talk about a book."""
 

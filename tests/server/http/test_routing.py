@@ -63,6 +63,7 @@ ROW = {
 @routes.post(
     "/things",
     role=INSTRUCTOR,
+    rate=None,
     body=NewThing,
     answer=Thing,
     status=201,
@@ -73,32 +74,32 @@ async def create_thing(call: Call[NewThing]) -> Any:
     return {**ROW, "title": call.body.title}
 
 
-@routes.get("/things", role=PUBLIC, query=Filter)
+@routes.get("/things", role=PUBLIC, rate=None, query=Filter)
 async def list_things(call: Call[None]) -> Any:
     return {"viewer": call.viewer_id, "role": call.viewer_role, **call.query.model_dump()}
 
 
-@routes.get("/things/{thing_id}", role=STUDENT, answer=Thing)
+@routes.get("/things/{thing_id}", role=STUDENT, rate=None, answer=Thing)
 async def get_thing(call: Call[None]) -> Any:
     return {**ROW, "id": call.path.thing_id}
 
 
-@routes.delete("/things/{thing_id}", role=ADMIN)
+@routes.delete("/things/{thing_id}", role=ADMIN, rate=None)
 async def delete_thing(call: Call[None]) -> None:
     assert isinstance(call.path.thing_id, UUID)
 
 
-@routes.put("/things/{thing_id}/labels/{label}", role=ANONYMOUS, body=Options)
+@routes.put("/things/{thing_id}/labels/{label}", role=ANONYMOUS, rate=None, body=Options)
 async def put_label(call: Call[Options]) -> Any:
     return Reply({"label": call.path.label, "note": call.body.note}, status=202, headers={"X-Label": "yes"})
 
 
-@routes.get("/slow", role=ANONYMOUS)
+@routes.get("/slow", role=ANONYMOUS, rate=None)
 async def slow(_call: Call[None]) -> None:
     await asyncio.Event().wait()
 
 
-@routes.get("/mine", role=PUBLIC)
+@routes.get("/mine", role=PUBLIC, rate=None)
 async def mine(call: Call[None]) -> Any:
     return {"id": call.user.id}
 
@@ -121,7 +122,14 @@ def test_a_route_without_a_role_does_not_start() -> None:
     with pytest.raises(TypeError):
         Routes("x").get("/x")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="no role"):
-        Routes("x").get("/x", role="king")
+        Routes("x").get("/x", role="king", rate=None)
+
+
+def test_a_route_that_does_not_say_which_limit_counts_it_does_not_start() -> None:
+    with pytest.raises(TypeError):
+        Routes("x").get("/x", role=PUBLIC)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="no limit"):
+        Routes("x").get("/x", role=PUBLIC, rate="much")
 
 
 async def test_a_created_row_has_a_location_and_only_declared_members(client: AppClient) -> None:
