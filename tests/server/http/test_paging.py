@@ -36,7 +36,7 @@ def test_a_cursor_gives_back_what_was_written() -> None:
         "bnVsbA",
         write_cursor(1),
         write_cursor("x"),
-        write_cursor(uuid4(), 1),
+        write_cursor(UUID(int=1), 1),
         write_cursor({}),
     ]
     + [base64.urlsafe_b64encode(raw).decode() for raw in (b"[", b"{}", b'["\\ud800"]', b"[[]]")],
