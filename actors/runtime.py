@@ -53,6 +53,8 @@ class Runtime:
         self.ingest = Ingest(streams, settings, clock)
         self.checkpoints = Checkpoints(self.registry, db, streams, settings, clock, complete_share=complete_share)
         self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock)
+        # What nudges of other kinds than ours, which concern no session, are told to.
+        self.hearers: dict[str, Callable[[UUID], Awaitable[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
 
@@ -236,8 +238,11 @@ class Runtime:
                 await asyncio.sleep(BEAT_S)
 
     async def _nudged(self, message: str) -> None:
-        kind, _, session_id = message.partition(" ")
-        session = self.registry.get(UUID(session_id))
+        kind, _, subject_id = message.partition(" ")
+        if kind in self.hearers:
+            await self.hearers[kind](UUID(subject_id))
+            return
+        session = self.registry.get(UUID(subject_id))
         if session is None:
             return
         if kind == FRAMES:

@@ -17,6 +17,7 @@ from server.data.db import Connection, Record, queries
 from server.domain.accounts import check_email, check_password, check_username
 from server.http.auth import verify_current
 from server.http.keys import PASSWORDS, TOKENS
+from server.http.members import User
 from server.http.problems import (
     BadCredentials,
     EmailTaken,
@@ -57,19 +58,6 @@ class AccessToken(Body):
     """An access token to be looked at."""
 
     token: str = Field(max_length=8192)
-
-
-class User(BaseModel):
-    """An account, as its own user and admins see it."""
-
-    id: UUID
-    username: str
-    email: str
-    role: str
-    email_verified: bool
-    avatar_url: str | None
-    created_at: datetime
-    updated_at: datetime
 
 
 class SignedIn(BaseModel):

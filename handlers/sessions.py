@@ -270,7 +270,7 @@ async def open_session_socket(call: Call[None]) -> web.StreamResponse:
         session = None if row["status"] == "ended" else await core.claim(row["id"], "socket")
     if session is None:
         raise SessionNotFound
-    socket = await call.app[SOCKETS].accept(call.request, "session")
+    socket = await call.app[SOCKETS].accept(call.request, "session", claims.principal)
     renewal = asyncio.create_task(_renew(call, session, claims, socket))
     try:
         socket.send(_hello(call, session, claims))

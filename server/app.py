@@ -8,7 +8,7 @@ import asyncpg
 from aiohttp import ClientSession, ClientTimeout, web
 
 from actors.runtime import Runtime
-from handlers import auth, courses, progress, sessions, videos
+from handlers import auth, courses, progress, sessions, users, videos
 from server.clock import Clock
 from server.config import Config
 from server.data.db import Database, PostgresAway, queries
@@ -29,12 +29,14 @@ from server.http.keys import (
     OBJECTS,
     PASSWORDS,
     REDIS,
+    REVOCATION,
     SOCKETS,
     TOKENS,
     VERSIONS,
     VIDEO_HOST,
 )
 from server.http.middleware import edge_middleware, set_headers
+from server.http.revocation import REVOKED, Revocation
 from server.http.routing import add_routes
 from server.http.socket import Sockets
 from server.logs import get_logger
@@ -42,7 +44,7 @@ from server.services.objects import Objects, ObjectsAway, objects_configured
 from server.services.video_host import VideoHost
 
 # One module per domain, each with its `routes`.
-HANDLERS: tuple[ModuleType, ...] = (auth, courses, progress, videos, sessions)
+HANDLERS: tuple[ModuleType, ...] = (auth, users, courses, progress, videos, sessions)
 
 log = get_logger()
 
@@ -65,7 +67,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([sockets, live_core])
+    app.cleanup_ctx.extend([sockets, live_core, revocation])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -211,6 +213,17 @@ async def live_core(app: web.Application) -> AsyncIterator[None]:
     await core.start()
     yield
     await core.stop()
+
+
+async def revocation(app: web.Application) -> AsyncIterator[None]:
+    """Sockets end when their users' tokens do: told by a nudge at once, found by a look at all within 5 s."""
+    app[REVOCATION] = revocation = Revocation(
+        app[DATABASE], app[VERSIONS], app[SOCKETS], Streams(app[REDIS]), app[CONFIG].auth.version_cache_s
+    )
+    app[sessions.CORE].hearers[REVOKED] = revocation.heard
+    looking = asyncio.create_task(revocation.run(), name="revocation")
+    yield
+    looking.cancel()
 
 
 async def drain_core(app: web.Application) -> None:

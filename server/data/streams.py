@@ -201,9 +201,9 @@ class Streams:
         fields = {"stream": key, "id": f"{entry.seq}-{entry.sub}", "frame": entry.frame, "error": error[:500]}
         await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
 
-    async def nudge(self, kind: str, session_id: UUID) -> None:
-        """Tell every process that something concerns this session; best effort, the sweep stands behind it."""
-        await self._redis.publish(NUDGES, f"{kind} {session_id}")
+    async def nudge(self, kind: str, subject_id: UUID) -> None:
+        """Tell every process that something concerns this session or user; best effort, a sweep stands behind it."""
+        await self._redis.publish(NUDGES, f"{kind} {subject_id}")
 
     async def nudges(self) -> AsyncIterator[str]:
         """What other processes and this one tell by `nudge`, until cancelled. Raises RedisError."""

@@ -1,6 +1,7 @@
 """What a user name, an e-mail address and a password may be. Each check gives its text back or raises ValueError."""
 
 import re
+import unicodedata
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 
@@ -18,10 +19,10 @@ COMMON_PASSWORDS = frozenset(
 
 
 def check_username(name: str) -> str:
-    """A user name: printable, without blanks, and without an @, which tells an e-mail address from it."""
+    """A user name: printable, without blanks, and without an @ in any spelling, which tells an address from it."""
     if not name.isprintable() or any(character.isspace() for character in name):
         raise ValueError("must hold no blanks and no invisible characters")
-    if "@" in name:
+    if "@" in unicodedata.normalize("NFKC", name):
         raise ValueError("must not hold an @")
     return name
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from server.data.limits import Limiter
     from server.http.auth import Passwords, Tokens, Versions
     from server.http.edge import Edge
+    from server.http.revocation import Revocation
     from server.http.socket import Sockets
     from server.services.objects import Objects
     from server.services.video_host import VideoHost
@@ -36,3 +37,5 @@ DRAINING: "web.AppKey[asyncio.Event]" = web.AppKey("draining")
 # Settings of the HTTP edge, parsed once: trusted proxies, allowed origins, the page's security policy.
 EDGE: "web.AppKey[Edge]" = web.AppKey("edge")
 SOCKETS: "web.AppKey[Sockets]" = web.AppKey("sockets")
+# To tell that a user's tokens are no longer good.
+REVOCATION: "web.AppKey[Revocation]" = web.AppKey("revocation")

@@ -19,6 +19,19 @@ Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_
 Description = Annotated[str, Field(max_length=20_000)]
 
 
+class User(BaseModel):
+    """An account, as its own user and admins see it."""
+
+    id: UUID
+    username: str
+    email: str
+    role: str
+    email_verified: bool
+    avatar_url: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
 class Playback(BaseModel):
     """Signed addresses of a video, good until `expires_at`."""
 

@@ -189,6 +189,12 @@ class UserNotFound(Problem):
     code, status, title = "user_not_found", 404, "User not found"
 
 
+class RoleNotFound(Problem):
+    """The user does not have this role."""
+
+    code, status, title = "role_not_found", 404, "Role not found"
+
+
 class CourseNotFound(Problem):
     """There is no such course, or none that you may know of."""
 
@@ -256,6 +262,12 @@ class EmailTaken(Problem):
     """Another user has this e-mail address."""
 
     code, status, title = "email_taken", 409, "E-mail address taken"
+
+
+class LastAdmin(Problem):
+    """There must be an administrator: give somebody else the role first."""
+
+    code, status, title = "last_admin", 409, "Last administrator"
 
 
 class VideoNotReady(Problem):
@@ -365,10 +377,11 @@ class UpstreamTimedOut(Problem):
 
 # -- what other parts' exceptions mean ---------------------------------------------------------------------------------
 
-# Unique constraints and indexes, by name. What is missing here is a plain `conflict`.
+# Constraints, indexes and rules of triggers, by name. A unique one that is missing here is a plain `conflict`.
 CONSTRAINTS: dict[str, type[Problem]] = {
     "users_username_key": UsernameTaken,
     "users_email_key": EmailTaken,
+    "users_last_admin": LastAdmin,
 }
 
 _REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 import orjson
@@ -25,7 +25,7 @@ from aiohttp import WSMsgType, web
 from server import metrics
 from server.clock import Clock
 from server.config import Config, Limit
-from server.http.auth import bearer_token
+from server.http.auth import Principal, bearer_token
 from server.http.keys import CONFIG, DRAINING, EDGE, SOCKETS
 from server.http.problems import (
     MalformedRequest,
@@ -100,8 +100,11 @@ class Sockets:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def accept(self, request: web.Request, kind: str) -> Socket:
-        """Upgrade. `kind` names the sort of socket in metrics."""
+    def __iter__(self) -> Iterator[Socket]:
+        return iter(tuple(self._open))
+
+    async def accept(self, request: web.Request, kind: str, principal: Principal) -> Socket:
+        """Upgrade. `kind` names the sort of socket in metrics; it lives as long as the principal's version is good."""
         response = web.WebSocketResponse(
             protocols=(PROTOCOL,),
             timeout=CLOSE_S,
@@ -116,7 +119,7 @@ class Sockets:
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        accepted = Socket(response, transport, self._config, self._clock, lambda s: self._forget(s, kind))
+        accepted = Socket(response, transport, principal, self._config, self._clock, lambda s: self._forget(s, kind))
         self._open.add(accepted)
         metrics.SOCKETS.labels(kind).inc()
         return accepted
@@ -141,19 +144,21 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_forget",
-        "_free", "_heard_at", "_limit", "_pinged_at", "_transport", "paused", "response",
+        "_free", "_heard_at", "_limit", "_pinged_at", "_transport", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
         self,
         response: web.WebSocketResponse,
         transport: asyncio.Transport,
+        principal: Principal,
         config: Config,
         clock: Clock,
         forget: Callable[[Socket], None],
     ) -> None:
         now = clock.monotonic()
         self.response = response
+        self.principal = principal
         # True while what was received is not read on: then a silent peer is no sign of a lost one.
         self.paused = False
         self._transport = transport

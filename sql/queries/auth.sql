@@ -6,7 +6,7 @@ SELECT * FROM users WHERE id = :user_id;
 
 -- name: find_user_by_login(login)^
 -- A user name never holds an @, so that a login is one or the other.
-SELECT * FROM users WHERE lower(username) = lower(:login) OR lower(email) = lower(:login);
+SELECT * FROM users WHERE name_key(username) = name_key(:login) OR name_key(email) = name_key(:login);
 
 -- name: insert_refresh_token(user_id, family_id, token_hash, ttl_s)!
 -- What is out of date goes on the way: nobody can use it.

@@ -36,6 +36,11 @@ POST /api/auth/refresh                                   401     200   200      
 POST /api/auth/logout                                    204     204   204      204   204        204   204
 POST /api/auth/validate                                  200     200   200      200   200        200   200
 GET /api/auth/me                                         401     200   200      200   200        200   200
+GET /api/auth/users                                      401     403   403      403   403        403   200
+GET /api/auth/users/{user_id}                            401     403   403      403   403        403   200
+GET /api/auth/users/{user_id}/roles                      401     200   404      404   404        404   200
+POST /api/auth/users/{user_id}/roles                     401     403   403      403   403        403   200
+DELETE /api/auth/users/{user_id}/roles/{role}            401     403   403      403   403        403   200
 
 POST /api/courses                                        401     403   403      403   201        201   201
 GET /api/courses                                         200     200   200      200   200        200   200
@@ -93,6 +98,7 @@ BODIES: dict[str, Callable[[World, Person], Any]] = {
     "POST /api/auth/refresh": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/logout": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/validate": lambda _, me: {"token": me.token or "none"},
+    "POST /api/auth/users/{user_id}/roles": lambda *_: {"role": "instructor"},
     "POST /api/courses": lambda *_: {"title": "Stacks"},
     "PUT /api/courses/{course_id}": lambda *_: {"title": "Stacks"},
     "POST /api/courses/{course_id}/lectures": lambda *_: {"title": "B"},

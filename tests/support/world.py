@@ -35,7 +35,13 @@ class World:
 
     ids: dict[str, str]
     words: dict[str, str] = field(
-        default_factory=lambda: {"lang": "en", "code": "not_found", "path": "main.js", "package": "none"}
+        default_factory=lambda: {
+            "lang": "en",
+            "code": "not_found",
+            "path": "main.js",
+            "package": "none",
+            "role": "student",
+        }
     )
 
     def path(self, template: str) -> str:
