@@ -13,6 +13,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from actors.outages import postponed
 from actors.registry import Registry
 from actors.video_session.actor import Checkpoint, VideoSession
 from server import metrics
@@ -71,7 +72,7 @@ class Checkpoints:
             try:
                 await self.save_changed()
             except DATABASE_AWAY as error:
-                log.warning("checkpoint_postponed", error=repr(error))
+                postponed("checkpoint_postponed", error)
 
     async def save_changed(self, *, release: bool = False) -> None:
         """Save every session that changed; with `release` all, given up. Raises PostgresAway."""
@@ -99,8 +100,10 @@ class Checkpoints:
             return
         now = self._clock.monotonic()
         metrics.CHECKPOINT_SECONDS.observe(now - started)
-        metrics.CHECKPOINT_ROWS.inc(len(saved))
         passed = [c for c in checkpoints if c.session.id in saved]
+        metrics.CHECKPOINT_ROWS.inc(len(passed))
+        metrics.CHECKPOINT_BYTES.inc(sum(len(c.state) for c in passed))
+        metrics.FENCED_WRITES.inc(len(checkpoints) - len(passed))
         for checkpoint in passed:
             checkpoint.session.saved_as(checkpoint, now)
             self._drop_if_done(checkpoint, now)
@@ -157,7 +160,7 @@ class Checkpoints:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
             await self._streams.delete([c.session.key for c in trim if c.status == "ended"])
         except REDIS_AWAY as error:
-            log.warning("trim_postponed", error=repr(error))
+            postponed("trim_postponed", error)
             return
         for checkpoint in trim:
             checkpoint.session.trimmed_frames = checkpoint.frames

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
+from actors.outages import postponed
 from actors.video_session.actor import VideoSession
 from server import metrics
 from server.clock import Clock
@@ -86,9 +87,10 @@ class Ingest:
                 [session.key for session in renew],
             )
         except REDIS_AWAY as error:
-            log.warning("redis_away", error=repr(error), sessions=len(batch))
+            postponed("redis_away", error, sessions=len(batch))
             self._put_back(batch, writes, waiters)
             return False
+        metrics.INGEST_SECONDS.observe(self._clock.monotonic() - now)
         for session in renew:
             session.kept_at = now if session.key in read or session in writes else session.kept_at
         results = dict(zip(writes, written, strict=True))
@@ -123,9 +125,10 @@ class Ingest:
         elif result:
             session.mark_tried(count)
             log.warning("frame_refused_by_redis", session=str(session.id), error=result.error)
-        before = session.state.frames
+        frames, gaps = session.state.frames, session.state.gaps
         dead = session.take(entries)
-        metrics.FRAMES.inc(session.state.frames - before)
+        metrics.FRAMES.inc(session.state.frames - frames)
+        metrics.GAPS.inc(session.state.gaps - gaps)
         for entry, error in dead:
             await self._bury(session, entry, error)
         if (result and result.error is None) or entries:
@@ -140,11 +143,12 @@ class Ingest:
         """The stream refuses frames above our cursor as too old and has nothing above it either: what it held is lost
         and its top is in the way. All that it held is applied here, so begin it anew."""
         if result.error is None:
+            metrics.STREAMS_LOST.inc()
             log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
             try:
                 await self._streams.delete([session.key])
             except REDIS_AWAY as error:
-                log.warning("redis_away", error=repr(error), sessions=1)
+                postponed("redis_away", error, sessions=1)
         return False
 
     async def _bury(self, session: VideoSession, entry: Entry, error: str) -> None:
@@ -152,8 +156,8 @@ class Ingest:
         log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
         try:
             await self._streams.bury(session.key, entry, error)
-        except REDIS_AWAY:
-            log.warning("dead_letter_not_kept", session=str(session.id))
+        except REDIS_AWAY as away:
+            postponed("dead_letter_not_kept", away, session=str(session.id))
 
 
 def _wake(waiters: Iterable[asyncio.Future[None]]) -> None:

@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
-
 from actors.checkpoints import Checkpoints, sessions_sql
+from actors.outages import postponed
+from actors.pulse import Pulse
 from actors.recovery import recover
 from actors.registry import Registry
+from server import metrics
 from server.clock import Clock
 from server.config import Sessions
 from server.data.db import DATABASE_AWAY, Database
 from server.data.streams import REDIS_AWAY, Streams
-
-log = structlog.get_logger()
 
 MOST = 100
 
@@ -32,6 +31,7 @@ class Reaper:
         streams: Streams,
         settings: Sessions,
         clock: Clock,
+        pulse: Pulse,
     ) -> None:
         self._registry = registry
         self._checkpoints = checkpoints
@@ -39,6 +39,7 @@ class Reaper:
         self._streams = streams
         self._settings = settings
         self._clock = clock
+        self._pulse = pulse
 
     async def run(self) -> None:
         """Reap until cancelled."""
@@ -48,11 +49,16 @@ class Reaper:
                 while await self.reap() == MOST:
                     pass
             except (*DATABASE_AWAY, *REDIS_AWAY) as error:
-                log.warning("reaper_postponed", error=repr(error))
+                postponed("reaper_postponed", error)
             await asyncio.sleep(self._settings.reaper_s)
 
     async def reap(self) -> int:
-        """Claim what is due, fold what its streams still hold, save it and let it go; how many there were."""
+        """Claim what is due, fold what its streams still hold, save it and let it go; how many there were.
+
+        None while this process cannot tell who is dead.
+        """
+        if not self._pulse.steady:
+            return 0
         strays = set(self._registry.strays)
         async with self._db.connection() as connection:
             rows = await sessions_sql.claim_orphans(
@@ -81,3 +87,4 @@ class Reaper:
             done.append(session.checkpoint(release=True))
         if done:
             await self._checkpoints.save(done, seen=False)
+            metrics.REAPED.inc(len(done))

@@ -24,7 +24,7 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
     session's cursor: the player still holds the rest.
     """
     session = VideoSession(row, now=clock.monotonic())
-    started = clock.monotonic()
+    started, before = clock.monotonic(), session.state.frames
     while entries := await streams.read_after(session.key, session.state.cursor, PAGE):
         dead, whole = session.replay(entries)
         for entry, error in dead:
@@ -32,9 +32,11 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
             log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
             await streams.bury(session.key, entry, error)
         if not whole:
+            metrics.STREAMS_LOST.inc()
             log.warning("stream_lost_entries", session=str(session.id), cursor=session.state.cursor)
             await streams.delete([session.key])
             session.version += 1
             break
     metrics.REPLAY_SECONDS.observe(clock.monotonic() - started)
+    metrics.REPLAYED.inc(session.state.frames - before)
     return session

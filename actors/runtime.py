@@ -18,25 +18,25 @@ import structlog
 
 from actors.checkpoints import Checkpoints, sessions_sql
 from actors.ingest import Ingest
+from actors.outages import AWAY, looked_at, postponed
+from actors.pulse import BEAT_S, Pulse
 from actors.reaper import Reaper
 from actors.recovery import recover
 from actors.registry import Registry
 from actors.video_session.actor import Peer, VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
+from server import metrics
 from server.clock import Clock
 from server.config import Sessions
-from server.data.db import DATABASE_AWAY, Database
-from server.data.streams import REDIS_AWAY, Appended, Streams, stream_key
+from server.data.db import Database
+from server.data.streams import Appended, Streams, stream_key
 
 log = structlog.get_logger()
 
-BEAT_S = 1.0
 FRAMES, CLAIMED = "frames", "claimed"
 RESTART = 1012, "restart"
 # Sessions marked for reading in one slice of the sweep.
 SLICE = 500
-# How Postgres and Redis say that they can't just now.
-AWAY = (*DATABASE_AWAY, *REDIS_AWAY)
 
 
 class Runtime:
@@ -52,7 +52,8 @@ class Runtime:
         self._clock = clock
         self.ingest = Ingest(streams, settings, clock)
         self.checkpoints = Checkpoints(self.registry, db, streams, settings, clock, complete_share=complete_share)
-        self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock)
+        self.pulse = Pulse(db, self.registry.process_id, clock, settings.process_alive_s)
+        self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock, self.pulse)
         # What nudges of other kinds than ours, which concern no session, are told to.
         self.hearers: dict[str, Callable[[UUID], Awaitable[None]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -60,12 +61,14 @@ class Runtime:
 
     async def start(self) -> None:
         """Say that this process lives, then begin to work."""
-        await self._beat()
+        await self.pulse.beat()
+        metrics.PROCESS.labels(str(self.registry.process_id)).set(1)
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "ingest": self.ingest.run,
             "checkpoints": self.checkpoints.run,
             "reaper": self.reaper.run,
-            "beat": lambda: _every(BEAT_S, self._beat),
+            "beat": lambda: _every(BEAT_S, self.pulse.beat),
+            "look": lambda: _every(BEAT_S, self._look),
             "sweep": lambda: _every(self.settings.sweep_s, self._sweep),
             "remind": lambda: _every(BEAT_S, self._remind),
             "nudges": self._listen,
@@ -85,12 +88,14 @@ class Runtime:
 
     async def stop(self) -> None:
         """Stop working and say that this process is gone."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        tasks = set(self._tasks)
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # redis-py swallows a cancellation that comes while it connects: such a task is told again.
+            _, tasks = await asyncio.wait(tasks, timeout=0.2)
         with contextlib.suppress(*AWAY):
-            async with self._db.connection() as connection:
-                await sessions_sql.leave(connection, process_id=self.registry.process_id)
+            await self.pulse.cease()
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
@@ -181,7 +186,7 @@ class Runtime:
             PostgresAway, RedisError.
         """
         session = self.registry.get(row["id"])
-        if session is None and (not row["owner_alive"] or row["id"] in self.registry.strays):
+        if session is None and self._is_nobodys(row):
             session = await self.claim(row["id"], "rest")
             if session is None:
                 return None
@@ -202,18 +207,28 @@ class Runtime:
         await self.ingest.served(session, 1.0)
         return appended, msgspec.to_builtins(session.advice)
 
+    def _is_nobodys(self, row: Mapping[str, Any]) -> bool:
+        """Whether no living process owns the session of `row`, as far as this one can tell."""
+        dead = not row["owner_alive"] and self.pulse.steady
+        return row["owner"] is None or dead or row["id"] in self.registry.strays
+
     # What goes on by itself ------------------------------------------------------------------------------------------
 
-    async def _beat(self) -> None:
-        async with self._db.connection() as connection:
-            await sessions_sql.beat(connection, process_id=self.registry.process_id)
+    async def _look(self) -> None:
+        with looked_at("redis"):
+            await self._streams.ping()
 
     async def _remind(self) -> None:
         """Frames that wait long are acknowledged as far as they are in, so that players know we are here."""
         now = self._clock.monotonic()
+        lag = unsaved = 0
         for session in list(self.registry):
+            lag += len(session.pending)
+            unsaved += session.unsaved
             if session.pending and now - session.last_ack_at >= self.settings.ack_s:
                 session.send_ack(now)
+        metrics.STREAM_LAG.set(lag)
+        metrics.UNSAVED.set(unsaved)
 
     async def _sweep(self) -> None:
         """Behind the nudges: look at every session's epoch and stream, a slice at a time."""
@@ -234,7 +249,7 @@ class Runtime:
                 async for message in self._streams.nudges():
                     await self._nudged(message)
             except AWAY as error:
-                log.warning("postponed", error=repr(error))
+                postponed("postponed", error)
                 await asyncio.sleep(BEAT_S)
 
     async def _nudged(self, message: str) -> None:
@@ -256,7 +271,7 @@ async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except AWAY as error:
-            log.warning("postponed", error=repr(error))
+            postponed("postponed", error)
         await asyncio.sleep(seconds)
 
 

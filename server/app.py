@@ -9,6 +9,7 @@ from aiohttp import ClientSession, ClientTimeout, web
 
 from actors.runtime import Runtime
 from handlers import auth, courses, progress, sessions, users, videos
+from server import metrics
 from server.clock import Clock
 from server.config import Config
 from server.data.db import Database, PostgresAway, queries
@@ -46,6 +47,9 @@ from server.services.video_host import VideoHost
 # One module per domain, each with its `routes`.
 HANDLERS: tuple[ModuleType, ...] = (auth, users, courses, progress, videos, sessions)
 
+# How often the loop's lag is looked at.
+LOOP_LOOK_S = 0.25
+
 log = get_logger()
 
 
@@ -67,7 +71,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([sockets, live_core, revocation])
+    app.cleanup_ctx.extend([sockets, live_core, revocation, loop_lag])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -224,6 +228,21 @@ async def revocation(app: web.Application) -> AsyncIterator[None]:
     looking = asyncio.create_task(revocation.run(), name="revocation")
     yield
     looking.cancel()
+
+
+async def loop_lag(_app: web.Application) -> AsyncIterator[None]:
+    """How late the loop is: what holds it holds every socket of the process."""
+
+    async def watch() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOOP_LOOK_S
+            await asyncio.sleep(LOOP_LOOK_S)
+            metrics.LOOP_LAG.observe(max(0.0, loop.time() - due))
+
+    watching = asyncio.create_task(watch(), name="loop_lag")
+    yield
+    watching.cancel()
 
 
 async def drain_core(app: web.Application) -> None:

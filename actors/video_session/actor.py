@@ -22,6 +22,10 @@ from actors.video_session.state import SessionState, advance, apply, load_state
 from server import metrics
 from server.data.streams import Entry, Write, stream_key
 
+# Looked up once: a reason that is not in the policy's table shares one label.
+_DECISIONS = {reason: metrics.DECISIONS.labels(reason) for reason in quality.REASONS}
+_OTHER_DECISIONS = metrics.DECISIONS.labels("other")
+
 
 class Peer(Protocol):
     """The player's end of a socket, as a session sees it. Nothing here blocks or raises."""
@@ -196,7 +200,7 @@ class VideoSession:
             return False
         self.advice = decided.advice(n=before.n + 1 if before else 1, epoch=self.epoch, ttl_ms=ttl_ms)
         self.version += 1
-        metrics.DECISIONS.labels(decided.reason).inc()
+        _DECISIONS.get(decided.reason, _OTHER_DECISIONS).inc()
         return True
 
     def answer(self, ttl_ms: int, now: float) -> None:
@@ -213,6 +217,7 @@ class VideoSession:
         if self.peer is not None:
             self.peer.send_ack(messages.encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
             self.last_ack_at = now
+            metrics.ACKS.inc()
 
     # What is kept ----------------------------------------------------------------------------------------------------
 

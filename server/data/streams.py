@@ -205,6 +205,10 @@ class Streams:
         """Tell every process that something concerns this session or user; best effort, a sweep stands behind it."""
         await self._redis.publish(NUDGES, f"{kind} {subject_id}")
 
+    async def ping(self) -> None:
+        """Whether Redis answers."""
+        await self._redis.ping()
+
     async def nudges(self) -> AsyncIterator[str]:
         """What other processes and this one tell by `nudge`, until cancelled. Raises RedisError."""
         async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:

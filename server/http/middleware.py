@@ -15,7 +15,14 @@ from prometheus_client import Counter, Histogram
 
 from server import metrics
 from server.http.keys import CONFIG, EDGE
-from server.http.problems import OriginRefused, Problem, problem_of, problem_response
+from server.http.problems import (
+    DatabaseUnavailable,
+    OriginRefused,
+    Problem,
+    RedisUnavailable,
+    problem_of,
+    problem_response,
+)
 from server.http.routing import VERDICT, Route, route_of
 from server.logs import get_logger, request_id, write_access
 
@@ -33,6 +40,8 @@ _ALLOWED_HEADERS = (
 )
 # What probes ask every few seconds: counted, not logged.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
+# Whose failure an answer tells of.
+_PARTS = {DatabaseUnavailable.code: "postgres", RedisUnavailable.code: "redis"}
 
 log = get_logger()
 
@@ -106,6 +115,8 @@ def _log_cause(request: web.Request, route: Route | None, problem: Problem, erro
         log.exception("unforeseen_error", method=request.method, path=request.path)
     elif problem.status > 500:
         log.warning(problem.code, path=request.path, error=f"{type(error).__name__}: {error}")
+        if part := _PARTS.get(problem.code):
+            metrics.PART_FAILURES.labels(part).inc()
 
 
 def _preflight(request: web.Request) -> web.Response:

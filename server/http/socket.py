@@ -4,10 +4,7 @@ Nothing here waits for a player. What a session says is written to the transport
 read, an acknowledgement or a decision waits in a slot where a newer one replaces it, and a player that has not read for
 `sessions.slow_reader_s` is cut. One ticker looks after all sockets of the process.
 
-Close codes: 1000 after `bye`; 1002, 1003, 1007, 1009 as in RFC 6455; 1011 our bug; 1012 restart, come back after
-`retry_ms`; 1013 a part is down. 44xx, do not come back by yourself: 4400 bad frames, 4401 credentials, 4403 no longer
-entitled, 4404 no such or ended session, 4409 superseded. 45xx, come back with backoff: 4503 overloaded, 4508 too slow
-a reader, 4529 too many frames.
+The close codes are in `server.domain.closes`.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from aiohttp import WSMsgType, web
 from server import metrics
 from server.clock import Clock
 from server.config import Config, Limit
+from server.domain.closes import CLOSES
 from server.http.auth import Principal, bearer_token
 from server.http.keys import CONFIG, DRAINING, EDGE, SOCKETS
 from server.http.problems import (
@@ -50,6 +48,8 @@ CLOSE_S = 1.0
 HALF_OPEN = 1.7
 # Codes that are not announced by a `bye`: what went wrong is the transport itself.
 UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
+# Only what is in the table of close codes may be sent.
+_CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
 _PING = b"\x89\x00"
 
@@ -231,6 +231,7 @@ class Socket:
         """Say `bye` where the code is announced, close with it, and cut the connection when the peer does not answer
         the close. The first call counts."""
         if self._ending is None and not self.response.closed:
+            _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
 
     async def _end(self, code: int, reason: str, retry_ms: int | None) -> None:
@@ -308,6 +309,7 @@ class Socket:
             self._blocked_at = now
         elif now - self._blocked_at > self._config.slow_reader_s:
             metrics.SLOW_READERS.inc()
+            _CLOSED[4508].inc()
             with contextlib.suppress(OSError):
                 self._transport.write(b"\x88\x02" + (4508).to_bytes(2, "big"))
             self._transport.abort()

@@ -78,7 +78,7 @@ async def test_frames_that_nobody_saves_are_refused_some_day(place: Place) -> No
         session_id = await place.new_session(core)
         await core.open(session_id)
         async with running(place.dsn, place.redis_url, unsaved_max=3) as other:
-            await core.runtime._beat()
+            await core.runtime.pulse.beat()
             row = await own(core, session_id, place.user_id)
             await other.runtime.deliver(row, [report(1), report(2), report(3)])
             with pytest.raises(StreamFull):

@@ -12,9 +12,11 @@ from prometheus_client import REGISTRY as METRICS
 from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 
+from actors.video_session import quality
 from server import metrics
 from server.app import HANDLERS, create_app
 from server.config import CONFIG_FILE, Config, Limits
+from server.domain.closes import CLOSES
 from server.http import problems
 from server.http.auth import RANKS
 from server.http.openapi import DECLARED, openapi, problems_of
@@ -122,8 +124,52 @@ def _raised_name(node: ast.Raise) -> str:
     return raised.id if isinstance(raised, ast.Name) else ""
 
 
+def metrics_declared() -> list[MetricWrapperBase | metrics.Tally]:
+    return [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase | metrics.Tally)]
+
+
+def table_of_the_operators(title: str) -> list[tuple[str, ...]]:
+    """The rows of the table under a heading of docs/operations.md."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = re.split(r"^## ", text.partition(f"## {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| (.+) \|$", section, re.MULTILINE)
+    return [tuple(cell.strip() for cell in row.split(" | ")) for row in rows[1:]]
+
+
+def test_the_operators_table_of_metrics_names_each_with_its_kind_its_labels_and_its_help() -> None:
+    declared = []
+    for metric in metrics_declared():
+        (family,) = metric.describe()
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in getattr(metric, "_labelnames", ()))
+        declared.append((f"`{name}`", family.type, labels or "-", family.documentation))
+    assert table_of_the_operators("Metrics") == declared
+
+
+def test_the_operators_table_of_close_codes_is_the_one_that_is_sent() -> None:
+    assert table_of_the_operators("Close codes") == [(str(code), *close) for code, close in CLOSES.items()]
+
+
+def test_every_setting_that_the_operators_are_pointed_to_exists() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    settings = keys(Config().model_dump(mode="json", by_alias=True))
+    sections = "|".join(Config.model_fields)
+    pointed = set(re.findall(rf"`((?:{sections})\.[a-z_.]+)`", text))
+    assert pointed
+    assert {name for name in pointed if name not in settings and not keys_below(name, settings)} == set()
+
+
+def keys_below(name: str, settings: dict[str, Any]) -> list[str]:
+    return [key for key in settings if key.startswith(f"{name}.")]
+
+
+def test_only_decisions_of_the_policys_reasons_are_counted_by_reason() -> None:
+    (family,) = metrics.DECISIONS.collect()
+    assert {sample.labels["reason"] for sample in family.samples} == {*quality.REASONS, "other"}
+
+
 def test_every_metric_is_named_and_explained_in_one_table() -> None:
-    table = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+    table = metrics_declared()
     assert table
     for metric in table:
         for family in metric.describe():

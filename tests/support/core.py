@@ -85,12 +85,14 @@ class Core:
 
 
 @asynccontextmanager
-async def running(dsn: str, redis_url: str, *, start: bool = True, **sessions: Any) -> AsyncIterator[Core]:
+async def running(
+    dsn: str, redis_url: str, *, start: bool = True, clock: Clock | None = None, **sessions: Any
+) -> AsyncIterator[Core]:
     """A runtime on these parts. With `start=False` nothing goes on by itself: the test takes each step."""
     db = await Database.open(dsn, pool_size=5, timeout_s=2.5)
     redis = Redis.from_url(redis_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0))
     streams = Streams(redis)
-    runtime = Runtime(db, streams, Sessions(**(FAST | sessions)), Clock(), complete_share=0.9)
+    runtime = Runtime(db, streams, Sessions(**(FAST | sessions)), clock or Clock(), complete_share=0.9)
     if start:
         await runtime.start()
     try:

@@ -1,0 +1,64 @@
+"""Who is dead, as far as a process can tell; after an outage of Postgres nobody is taken for dead too soon."""
+
+from uuid import uuid4
+
+from server.clock import Clock
+from server.data.db import queries
+from tests.actors.conftest import Place
+from tests.support.core import Core, report, running
+
+sessions = queries("sessions")
+ALIVE_S = 5.0
+
+
+class SetClock(Clock):
+    """Monotonic time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+async def beats(core: Core, clock: SetClock, seconds: int) -> None:
+    """So many seconds in which this process says every second that it lives."""
+    for _ in range(seconds):
+        clock.now_s += 1
+        await core.runtime.pulse.beat()
+
+
+async def test_who_could_not_say_that_it_lives_takes_nobody_for_dead_until_the_others_had_their_chance(
+    place: Place,
+) -> None:
+    clock = SetClock()
+    async with running(place.dsn, place.redis_url, start=False, clock=clock, process_alive_s=ALIVE_S) as core:
+        owner = uuid4()
+        session_id = await place.new_session(core, owner=owner)
+        await beats(core, clock, 3)
+        clock.now_s += 10  # Postgres was away: neither this process nor the owner could beat
+        assert not core.runtime.pulse.steady
+        assert await core.runtime.reaper.reap() == 0
+        await core.runtime.pulse.beat()
+        assert await core.runtime.reaper.reap() == 0
+
+        row = await sessions.get_own_session(core.db, session_id=session_id, user_id=place.user_id, alive_s=ALIVE_S)
+        assert (row["owner"], row["owner_alive"]) == (owner, False)
+        delivered = await core.runtime.deliver(dict(row), [report(1)])
+        assert delivered is not None
+        assert delivered[0].accepted == 1
+        assert (await core.row(session_id))["owner"] == owner, "a beacon took the session of a live socket"
+
+        await beats(core, clock, 5)
+        assert await core.runtime.reaper.reap() == 1
+        row = await core.row(session_id)
+        assert (row["owner"], row["last_seq"]) == (None, 1)
+
+
+async def test_a_process_that_has_just_begun_may_take_what_the_dead_left(place: Place) -> None:
+    clock = SetClock()
+    async with running(place.dsn, place.redis_url, start=False, clock=clock) as core:
+        await place.new_session(core, owner=uuid4())
+        await core.runtime.pulse.beat()
+        assert core.runtime.pulse.steady
+        assert await core.runtime.reaper.reap() == 1
