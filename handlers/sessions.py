@@ -271,7 +271,7 @@ async def open_session_socket(call: Call[None]) -> web.StreamResponse:
     if session is None:
         raise SessionNotFound
     socket = await call.app[SOCKETS].accept(call.request, "session", claims.principal)
-    renewal = asyncio.create_task(_renew(call, session, claims, socket))
+    renewal = asyncio.create_task(_renew(call, session, claims, socket, row["age_s"]))
     try:
         socket.send(_hello(call, session, claims))
         core.attach(session, socket)
@@ -309,10 +309,14 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
             socket.resume()
 
 
-async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket: Socket) -> None:
-    """Send new credentials before the old ones run out, for as long as the socket lives."""
+async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket: Socket, age_s: float) -> None:
+    """Send new credentials before the old ones run out, for as long as the socket lives.
+
+    A session's first ones are `age_s` old, and what an earlier socket renewed is not known here: a session that is
+    older than that gets new ones at once.
+    """
     ttl_s = min(call.config.sessions.token_ttl_s, call.config.cloudflare.playback_ttl_s)
-    pause_s = ttl_s * (1 - RENEW_SHARE)
+    pause_s = max(0.0, ttl_s * (1 - RENEW_SHARE) - age_s)
     while True:
         await asyncio.sleep(pause_s)
         try:

@@ -95,6 +95,7 @@ class NewVideo(BaseModel):
     body=NewUpload,
     answer=NewVideo,
     status=201,
+    location="/api/videos/{video[id]}",
     problems=(Forbidden, *_HOST_PROBLEMS),
     rate="write",
     timeout_s=_ASKS_HOST_S,

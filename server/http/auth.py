@@ -119,8 +119,11 @@ class Tokens:
             if len(self._verified) >= _CACHED_TOKENS:
                 self._verified.clear()
             self._verified[token, audience] = claims
-        if claims.exp + self._leeway_s <= self._clock.now().timestamp():
+        now = self._clock.now().timestamp()
+        if claims.exp + self._leeway_s <= now:
             raise _invalid("The token has expired.")
+        if claims.iat - self._leeway_s > now:
+            raise _invalid("The token is not valid yet.")
         return claims
 
     def _issue(

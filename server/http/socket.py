@@ -197,6 +197,8 @@ class Socket:
                     self.end(1003, "not_text")
                 elif message.type is not WSMsgType.PONG:
                     return  # closed by either side, or a protocol error that aiohttp has closed with its code
+                elif not self._allow():
+                    return
         finally:
             self._forget(self)
 

@@ -118,6 +118,7 @@ WHERE s.id = :session_id AND (s.user_id = :viewer_id OR c.creator_id = :viewer_i
 -- name: get_own_session(session_id, user_id, alive_s)^
 -- For its user's frames: where it stands, and whether the process that owns it is alive.
 SELECT s.id, s.status, s.owner, s.last_seq, s.last_sub, s.decision, s.video_id,
+       extract(epoch FROM now() - s.created_at)::float8 AS age_s,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM video_sessions AS s

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
+import asyncpg
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
@@ -57,6 +58,16 @@ class Player:
             while not holds(shown := await self.shown(session)):  # noqa: ASYNC110  # nothing tells us
                 await asyncio.sleep(0.02)
         return shown
+
+    async def age(self, session: dict[str, Any], postgres_dsn: str, *, seconds: int) -> None:
+        """Let it be that much longer ago that the session was made."""
+        connection = await asyncpg.connect(postgres_dsn)
+        await connection.execute(
+            "UPDATE video_sessions SET created_at = created_at - make_interval(secs => $2) WHERE id = $1",
+            UUID(session["session_id"]),
+            seconds,
+        )
+        await connection.close()
 
     async def send_by_rest(self, session: dict[str, Any], frames: Any, **options: Any) -> tuple[int, dict[str, Any]]:
         options.setdefault("headers", {"Authorization": f"Bearer {session['token']}"})
@@ -269,6 +280,29 @@ async def test_too_many_frames_close_with_4529_but_for_the_first_512(player: Pla
     await wire.acked(512)
     await wire.send(*(frame(n, 1.0) for n in range(513, 620)))
     assert await wire.close_code() == 4529
+
+
+@pytest.mark.parametrize("kind", [WSMsgType.PING, WSMsgType.PONG])
+async def test_control_frames_count_as_frames(player: Player, kind: WSMsgType) -> None:
+    wire = await player.open(await player.new_session())
+    for _ in range(700):
+        await wire.socket._writer.send_frame(b"", kind)
+    assert await wire.close_code() == 4529
+
+
+async def test_a_player_that_comes_back_late_gets_new_credentials_before_its_old_ones_run_out(
+    player: Player, postgres_dsn: str
+) -> None:
+    session = await player.new_session()
+    wire = await player.open(session)
+    await wire.send(frame(1, 1.0))
+    first = await wire.until(lambda m: m["type"] in ("token", "ack"))
+    assert first["type"] == "ack", "those of a new session are good for long"
+    await player.age(session, postgres_dsn, seconds=3000)
+    late = await player.open(session)
+    renewed = await late.until(lambda m: m["type"] == "token")
+    assert set(renewed) == {"type", "token", "playback", "expires_at"}
+    assert (await player.open(session | {"token": renewed["token"]})).hello["type"] == "hello"
 
 
 async def refusal(player: Player, session_id: object, query: str = "", **options: Any) -> int:

@@ -68,6 +68,7 @@ async def test_an_upload_goes_straight_to_the_host(teacher: Person, lecture: Any
     answer = await teacher.post("/api/videos/upload", new_upload(lecture) | {"max_duration_seconds": 60})
     assert answer.status == 201
     video, upload = answer.body["video"], answer.body["upload"]
+    assert answer.headers["Location"] == f"/api/videos/{video['id']}"
     assert set(upload) == {"method", "url", "expires_at"}
     assert (upload["method"], upload["url"]) == ("form", f"{stream.origin}/upload/{video['cloudflare_uid']}")
     assert set(video) == {

@@ -93,6 +93,13 @@ def test_a_token_ends_after_its_time_and_thirty_seconds_also_when_it_was_seen_be
         Tokens(SECRET, clock=clock).verify(token)
 
 
+def test_a_token_from_the_future_is_refused_beyond_what_clocks_may_differ(tokens: Tokens, clock: SetClock) -> None:
+    now = int(clock.now().timestamp())
+    tokens.verify(forged(clock, iat=now + 30))
+    with pytest.raises(Unauthorized, match="not valid yet"):
+        tokens.verify(forged(clock, iat=now + 31))
+
+
 @pytest.mark.parametrize("claim", ["sub", "role", "ver", "iat", "exp", "jti", "iss", "aud"])
 def test_a_token_without_one_of_its_claims_is_refused(tokens: Tokens, clock: SetClock, claim: str) -> None:
     tokens.verify(forged(clock))
