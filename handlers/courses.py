@@ -1,5 +1,6 @@
 """Courses and their lectures."""
 
+from collections import Counter
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from server.data.db import Connection, Record, queries
+from server.data.db import Connection, Query, Record, queries
 from server.domain.money import NotAPrice, check_currency, parse_price
 from server.domain.progress import show_progress
 from server.domain.videos import show_video
@@ -23,12 +24,22 @@ from server.http.problems import (
     Unauthorized,
     ValidationFailed,
 )
-from server.http.routing import INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Change, Routes
+from server.http.routing import INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Change, Reply, Routes
 
 routes = Routes("courses")
 courses = queries("courses")
 
 CourseStatus = Literal["draft", "published", "archived"]
+CourseOrder = Literal["newest", "title", "popular", "price", "price_desc", "relevance"]
+# How to list in an order, and of what kind the first value of its cursor is (the last is always the id).
+ORDERS: dict[str, tuple[Query, type | None]] = {
+    "newest": (courses.list_newest, None),
+    "title": (courses.list_by_title, str),
+    "popular": (courses.list_popular, int),
+    "price": (courses.list_cheapest, Decimal),
+    "price_desc": (courses.list_dearest, Decimal),
+    "relevance": (courses.list_relevant, float),
+}
 
 
 def _web_address(url: str) -> str:
@@ -71,10 +82,24 @@ class CourseChange(Change):
 class CourseFilter(PageQuery):
     """Published courses; with `status` the caller's own drafts or archived ones."""
 
-    q: Annotated[str, Field(max_length=200)] | None = None
+    q: Annotated[
+        str | None,
+        Field(
+            max_length=200,
+            description='Words in the title or description, `"a phrase"`, `or`, `-without`; accents and case do not'
+            " matter, English words are found by their stems.",
+        ),
+    ] = None
     creator_id: UUID | None = None
     is_free: bool | None = None
     status: CourseStatus = "published"
+    sort: Annotated[
+        CourseOrder | None,
+        Field(
+            description="`newest` (the default), `title`, `popular` (most learners first), `price` (by the amount,"
+            " cheapest first), `price_desc`, or `relevance` (the default with `q`; without it `newest`)."
+        ),
+    ] = None
 
 
 class Course(BaseModel):
@@ -94,6 +119,18 @@ class Course(BaseModel):
     duration: int
     created_at: datetime
     updated_at: datetime
+
+
+class LectureOrder(Body):
+    """Every lecture of the course, each once, in the order that is wanted."""
+
+    lecture_ids: Annotated[list[UUID], Field(max_length=10_000)]
+
+
+class OrderedCourse(Course):
+    """A course with its lectures' order."""
+
+    lecture_ids: list[UUID]
 
 
 class NewLecture(Body):
@@ -165,19 +202,27 @@ async def create_course(call: Call[NewCourse]) -> Record:
 
 @routes.get("/api/courses", role=PUBLIC, query=CourseFilter, answer=Page[Course], problems=(Forbidden,), rate="read")
 async def list_courses(call: Call[None]) -> dict[str, Any]:
-    """Published courses, the newest first; with `status=draft` or `archived` the caller's own (an admin's: all)."""
-    (before_id,) = read_cursor(call.query.cursor, UUID) or (None,)
-    chosen = {"creator_id": call.query.creator_id, "is_free": call.query.is_free, "q": call.query.q or None}
-    chosen |= {"before_id": before_id, "page_size": call.query.limit + 1}
-    if call.query.status == "published":
-        rows = await courses.list_published_courses(call.db, **chosen)
-    else:
-        if call.query.creator_id not in (None, call.user.id) and not call.user.has("admin"):
-            raise Forbidden("Only its creator sees what is not published.")
-        rows = await courses.list_own_courses(
-            call.db, viewer_id=call.user.id, viewer_role=call.user.role, status=call.query.status, **chosen
-        )
-    return page(call, rows, key=lambda row: (row["id"],))
+    """Published courses, found and sorted; with `status=draft` or `archived` the caller's own (an admin's: all)."""
+    wanted = call.query
+    if wanted.status != "published" and wanted.creator_id not in (None, call.user.id) and not call.user.has("admin"):
+        raise Forbidden("Only its creator sees what is not published.")
+    q = (wanted.q or "").strip() or None
+    order = (wanted.sort or "relevance") if q else (wanted.sort or "newest").replace("relevance", "newest")
+    list_in_order, kind = ORDERS[order]
+    names = ("after_id",) if kind is None else ("after_key", "after_id")
+    kinds = (UUID,) if kind is None else (kind, UUID)
+    rows = await list_in_order(
+        call.db,
+        viewer_id=call.viewer_id,
+        viewer_role=call.viewer_role,
+        status=wanted.status,
+        creator_id=wanted.creator_id,
+        is_free=wanted.is_free,
+        q=q,
+        page_size=wanted.limit + 1,
+        **dict(zip(names, read_cursor(wanted.cursor, *kinds) or (None, None), strict=False)),
+    )
+    return page(call, rows, key=lambda row: (row["id"],) if kind is None else (row["sort_key"], row["id"]))
 
 
 @routes.get("/api/courses/{course_id}", role=PUBLIC, answer=Course, problems=(CourseNotFound,), rate="read")
@@ -203,6 +248,28 @@ async def update_course(call: Call[CourseChange]) -> Record:
         members["price"] = _check_price(call, str(members["price"]), members["currency"], members.pop("is_free", None))
         await courses.update_course(tx, course_id=course["id"], **members)
         return await _get_course(call, tx, course["id"])
+
+
+@routes.delete(
+    "/api/courses/{course_id}",
+    role=STUDENT,
+    answer=Course,
+    also=(204,),
+    problems=(CourseNotFound, Forbidden),
+    rate="write",
+)
+async def delete_course(call: Call[None]) -> Reply | None:
+    """Delete a course of one's own.
+
+    Where somebody is or was enrolled, or paid, it is archived instead and its row answered with status 200: learners
+    keep what they have, and nobody else comes in.
+    """
+    async with call.db.transaction() as tx:
+        course = await _lock_own_course(call, tx, courses.lock_course_wholly)
+        if await courses.archive_if_taken(tx, course_id=course["id"]) is not None:
+            return Reply(await _get_course(call, tx, course["id"]), status=200)
+        await courses.delete_course(tx, course_id=course["id"])
+    return None
 
 
 # -- lectures ----------------------------------------------------------------------------------------------------------
@@ -287,21 +354,53 @@ async def get_lecture(call: Call[None]) -> dict[str, Any]:
 )
 async def update_lecture(call: Call[LectureChange]) -> Record:
     """Change a lecture of one's own course; members that are absent stay as they are."""
-    key = {"lecture_id": call.path.lecture_id, "viewer_id": call.user.id, "viewer_role": call.user.role}
     async with call.db.transaction() as tx:
-        lecture = await courses.lock_lecture(tx, **key)
-        if lecture is None:
-            raise LectureNotFound
-        if not lecture["viewer_owns"]:
-            raise Forbidden
+        lecture = await _lock_own_lecture(call, tx)
         names = ("title", "description", "video_url", "duration", "sequence_order", "is_preview")
         members = {name: lecture[name] for name in names} | call.body.model_dump(exclude_unset=True)
         if members["sequence_order"] != lecture["sequence_order"]:
             places = {"old_place": lecture["sequence_order"], "new_place": members["sequence_order"]}
             await courses.close_gap(tx, course_id=lecture["course_id"], **places)
         await courses.update_lecture(tx, lecture_id=lecture["id"], **members)
-        changed: Record = await courses.get_lecture(tx, **key)
+        changed: Record = await courses.get_lecture(
+            tx, lecture_id=lecture["id"], viewer_id=call.user.id, viewer_role=call.user.role
+        )
         return changed
+
+
+@routes.delete(
+    "/api/lectures/{lecture_id}",
+    role=STUDENT,
+    status=204,
+    problems=(LectureNotFound, Forbidden),
+    rate="write",
+)
+async def delete_lecture(call: Call[None]) -> None:
+    """Delete a lecture of one's own course, with its videos and what was watched of it; those after it move up."""
+    async with call.db.transaction() as tx:
+        lecture = await _lock_own_lecture(call, tx)
+        await courses.delete_lecture(tx, lecture_id=lecture["id"])
+        await courses.close_place(tx, course_id=lecture["course_id"], place=lecture["sequence_order"])
+
+
+@routes.put(
+    "/api/courses/{course_id}/lectures/order",
+    role=STUDENT,
+    body=LectureOrder,
+    answer=OrderedCourse,
+    problems=(CourseNotFound, Forbidden),
+    rate="write",
+)
+async def order_lectures(call: Call[LectureOrder]) -> dict[str, Any]:
+    """Put all lectures of a course of one's own in this order, from 1 without a gap."""
+    wanted = call.body.lecture_ids
+    async with call.db.transaction() as tx:
+        course = await _lock_own_course(call, tx)
+        known = {row["id"] for row in await courses.list_lecture_ids(tx, course_id=course["id"])}
+        if errors := _faults_of_order(wanted, known):
+            raise ValidationFailed(errors=errors)
+        await courses.order_lectures(tx, course_id=course["id"], lecture_ids=wanted)
+        return {**await _get_course(call, tx, course["id"]), "lecture_ids": wanted}
 
 
 # -- what several of them do -------------------------------------------------------------------------------------------
@@ -317,9 +416,9 @@ async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Reco
     return course
 
 
-async def _lock_own_course(call: Call[Any], tx: Connection) -> Record:
+async def _lock_own_course(call: Call[Any], tx: Connection, lock: Query = courses.lock_course) -> Record:
     """The course of the path, locked. Raises CourseNotFound, or Forbidden where it is known but another's."""
-    course: Record | None = await courses.lock_course(
+    course: Record | None = await lock(
         tx, course_id=call.path.course_id, viewer_id=call.user.id, viewer_role=call.user.role
     )
     if course is None:
@@ -327,6 +426,32 @@ async def _lock_own_course(call: Call[Any], tx: Connection) -> Record:
     if not course["viewer_owns"]:
         raise Forbidden
     return course
+
+
+async def _lock_own_lecture(call: Call[Any], tx: Connection) -> Record:
+    """The lecture of the path and its course, locked. Raises LectureNotFound, Forbidden as for courses."""
+    lecture: Record | None = await courses.lock_lecture(
+        tx, lecture_id=call.path.lecture_id, viewer_id=call.user.id, viewer_role=call.user.role
+    )
+    if lecture is None:
+        raise LectureNotFound
+    if not lecture["viewer_owns"]:
+        raise Forbidden
+    return lecture
+
+
+def _faults_of_order(wanted: list[UUID], known: set[UUID]) -> list[dict[str, str]]:
+    """What keeps a list from being an order of the lectures: strangers, repetitions, gaps."""
+    errors = []
+    counts = Counter(wanted)
+    for index, lecture_id in enumerate(wanted):
+        if lecture_id not in known:
+            errors.append({"pointer": f"/lecture_ids/{index}", "detail": "The course has no such lecture."})
+        elif counts[lecture_id] > 1:
+            errors.append({"pointer": f"/lecture_ids/{index}", "detail": "The lecture is named more than once."})
+    if missing := len(known - set(wanted)):
+        errors.append({"pointer": "/lecture_ids", "detail": f"Lectures of the course are missing: {missing}."})
+    return errors[:100]
 
 
 def _default_currency(call: Call[Any]) -> str:

@@ -228,13 +228,21 @@ async def list_continuations(call: Call[None]) -> dict[str, Any]:
     rate="write",
 )
 async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
-    """Enrol in a free course or one's own; once enrolled the same row comes again, with status 200."""
+    """Enrol in a course that is free, one's own, bought, or covered by one's subscription.
+
+    Once enrolled the same row comes again, with status 200. What was bought stays bought after leaving; an enrolment by
+    subscription lasts as long as the subscription.
+    """
     user_id = call.body.user_id or call.user.id
     if user_id != call.user.id and not call.user.has("admin"):
         raise RoleRequired("Only an admin enrols others.")
     async with call.db.transaction() as tx:
-        course = await progress.get_course(
-            tx, course_id=call.body.course_id, viewer_id=call.user.id, viewer_role=call.user.role
+        course = await progress.lock_course(
+            tx,
+            course_id=call.body.course_id,
+            viewer_id=call.user.id,
+            viewer_role=call.user.role,
+            user_id=user_id,
         )
         if course is None:
             raise _missing("/course_id")
@@ -244,8 +252,7 @@ async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
         known = await progress.get_enrollment(tx, **key)
         if known is not None and known["is_alive"]:
             return Reply(known, status=200)
-        source = _source_of(call, course, user_id)
-        is_new = await progress.upsert_enrollment(tx, **key, source=source) is not None
+        is_new = await progress.upsert_enrollment(tx, **key, **_right_to_enrol(call, course, user_id)) is not None
         return Reply(await progress.get_enrollment(tx, **key), status=201 if is_new else 200)
 
 
@@ -320,16 +327,23 @@ def _parse_change(body: ProgressChange) -> "tuple[list[asyncpg.Range[int]], int 
     return ranges, position_ms
 
 
-def _source_of(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -> str:
-    """By what right the user may be enrolled in the course. Raises PaymentRequired, Conflict."""
+def _right_to_enrol(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -> dict[str, Any]:
+    """By what right the user may be enrolled in the course, and until when. Raises PaymentRequired, Conflict."""
+    right: dict[str, Any] = {"transaction_id": None, "expires_at": None}
     if course["status"] == "archived":
         raise Conflict("The course is archived and takes no new learners.")
     if course["creator_id"] == user_id:
-        return "own"
+        return right | {"source": "own"}
+    if course["transaction_id"] is not None:
+        return right | {"source": "purchase", "transaction_id": course["transaction_id"]}
     if course["is_free"] and user_id == call.user.id:
-        return "free"
+        return right | {"source": "free"}
+    if user_id != call.user.id:
+        return right | {"source": "admin"}
+    if course["covered_until"] is not None:
+        return right | {"source": "subscription", "expires_at": course["covered_until"]}
     if call.user.has("admin"):
-        return "admin"
+        return right | {"source": "admin"}
     raise PaymentRequired
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
 from types import ModuleType
 
 import asyncpg
@@ -70,7 +71,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     groups = [*(module.routes for module in HANDLERS), openapi.routes, health.routes, pages.routes]
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
-    app.cleanup_ctx.extend([passwords, database, redis, first_admin, http_client, video_host, objects])
+    app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, objects])
     app.cleanup_ctx.extend([sockets, live_core, revocation, loop_lag])
     app.on_shutdown.append(drain_core)
     return app
@@ -119,6 +120,30 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
             raise StartError(f"{part} refused us: {error}") from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 1.0)
+
+
+async def plans(app: web.Application) -> AsyncIterator[None]:
+    """What can be subscribed to, as the settings have it now, where the rule of access finds it."""
+    config, named = app[CONFIG], queries("plans")
+    async with app[DATABASE].transaction() as tx:
+        await named.lock_plans(tx)
+        for plan in config.plans:
+            course_ids = [] if plan.courses == "all" else plan.courses
+            plan_id = await named.offer_plan(
+                tx,
+                plan_name=plan.plan_name,
+                monthly=Decimal(plan.monthly),
+                yearly=Decimal(plan.yearly),
+                currency=plan.currency,
+                covers_all=plan.courses == "all",
+            )
+            await named.drop_plan_courses(tx, plan_id=plan_id, course_ids=course_ids)
+            known = await named.add_plan_courses(tx, plan_id=plan_id, course_ids=course_ids)
+            if known < len(set(course_ids)):
+                log.warning("plan_names_missing_courses", plan=plan.plan_name, missing=len(set(course_ids)) - known)
+        await named.withdraw_plans(tx, offered=[plan.plan_name for plan in config.plans])
+        await named.set_past_due_days(tx, past_due_days=config.payments.past_due_days)
+    yield
 
 
 async def redis(app: web.Application) -> AsyncIterator[None]:

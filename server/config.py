@@ -9,10 +9,13 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
+
+from server.domain.money import check_currency, parse_price
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 SECRET_BYTES = 32
@@ -193,11 +196,18 @@ class Payments(Section):
 
 
 class Plan(Section):
-    plan_name: str
+    plan_name: Annotated[str, Field(min_length=1, max_length=64)]
     monthly: str
     yearly: str
     currency: str
-    courses: Literal["all"] | list[str] = "all"
+    courses: Literal["all"] | list[UUID] = "all"
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        for name, amount in (("monthly", self.monthly), ("yearly", self.yearly)):
+            if parse_price(amount, self.currency) == 0:
+                raise ValueError(f"{name} must be at least 0.50")
+        return self
 
 
 class Config(Section):
@@ -220,6 +230,14 @@ class Config(Section):
     breaker: Breaker = Breaker()
     payments: Payments = Payments()
     plans: list[Plan] = []
+
+    @model_validator(mode="after")
+    def _plans_are_told_apart(self) -> Self:
+        if len({plan.plan_name for plan in self.plans}) < len(self.plans):
+            raise ValueError("plans: two have the same plan_name")
+        for plan in self.plans:
+            check_currency(plan.currency, self.payments.currencies)
+        return self
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Config:

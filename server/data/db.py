@@ -39,9 +39,17 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
-# How Postgres says that it can't just now: the same may work later, and nothing is wrong with what was asked. A closed
-# connection (asyncpg's InterfaceError, which bad arguments are too) and a time-out are told as PostgresAway.
-DATABASE_AWAY = (PostgresAway, *_LOST, asyncpg.InsufficientResourcesError, asyncpg.QueryCanceledError)
+# How Postgres says that it can't just now (a deadlock that it broke too): the same may work later, and nothing is wrong
+# with what was asked. A closed connection (asyncpg's InterfaceError, which bad arguments are too) and a time-out are
+# told as PostgresAway.
+DATABASE_AWAY = (
+    PostgresAway,
+    *_LOST,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
 
 
 class _PooledConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]

@@ -220,7 +220,7 @@ def says_nothing(route: Route) -> bool:
 
 def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
     response: dict[str, Any] = {"description": "Done."}
-    if route.answer is not None:
+    if route.answer is not None and status != 204:
         response["content"] = {route.produces: {"schema": schemas.of(route.answer, "serialization")}}
     elif route.method == "GET":
         response["content"] = {route.produces: {}}

@@ -3,25 +3,78 @@ INSERT INTO courses (creator_id, title, description, thumbnail_url, price, curre
 VALUES (:creator_id, :title, :description, :thumbnail_url, :price, :currency, :status)
 RETURNING id;
 
--- name: list_published_courses(creator_id, is_free, q, before_id, page_size)
-SELECT * FROM shown_courses AS c
-WHERE c.status = 'published'
-  AND (:creator_id::uuid IS NULL OR c.creator_id = :creator_id)
-  AND (:is_free::boolean IS NULL OR c.is_free = :is_free)
-  AND (:q::text IS NULL OR to_tsvector('english', c.title || ' ' || c.description) @@ websearch_to_tsquery('english', :q))
-  AND (:before_id::uuid IS NULL OR c.id < :before_id)
-ORDER BY c.id DESC LIMIT :page_size;
+-- name: list_newest(viewer_id, viewer_role, status, creator_id, is_free, q, after_id, page_size)
+-- Ids are made in the order of time.
+SELECT s.*
+FROM (
+    SELECT c.id
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    WHERE :after_id::uuid IS NULL OR c.id < :after_id
+    ORDER BY c.id DESC LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.id DESC;
 
--- name: list_own_courses(viewer_id, viewer_role, status, creator_id, is_free, q, before_id, page_size)
--- Drafts and archived courses are their creator's to see, and an admin's.
-SELECT * FROM shown_courses AS c
-WHERE c.status = :status
-  AND (c.creator_id = :viewer_id OR :viewer_role = 'admin')
-  AND (:creator_id::uuid IS NULL OR c.creator_id = :creator_id)
-  AND (:is_free::boolean IS NULL OR c.is_free = :is_free)
-  AND (:q::text IS NULL OR to_tsvector('english', c.title || ' ' || c.description) @@ websearch_to_tsquery('english', :q))
-  AND (:before_id::uuid IS NULL OR c.id < :before_id)
-ORDER BY c.id DESC LIMIT :page_size;
+-- name: list_by_title(viewer_id, viewer_role, status, creator_id, is_free, q, after_key, after_id, page_size)
+-- Whatever the case and the accents.
+SELECT s.*, found.sort_key
+FROM (
+    SELECT c.id, c.sort_title AS sort_key
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    WHERE :after_id::uuid IS NULL OR (c.sort_title, c.id) > (:after_key::text, :after_id)
+    ORDER BY c.sort_title, c.id LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.sort_key, found.id;
+
+-- name: list_popular(viewer_id, viewer_role, status, creator_id, is_free, q, after_key, after_id, page_size)
+-- Most learners first.
+SELECT s.*, found.sort_key
+FROM (
+    SELECT c.id, n.active_count AS sort_key
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    JOIN course_counts AS n ON n.course_id = c.id
+    WHERE :after_id::uuid IS NULL OR (n.active_count, c.id) < (:after_key::integer, :after_id)
+    ORDER BY n.active_count DESC, c.id DESC LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.sort_key DESC, found.id DESC;
+
+-- name: list_cheapest(viewer_id, viewer_role, status, creator_id, is_free, q, after_key, after_id, page_size)
+-- By the amount, whatever the currency.
+SELECT s.*, found.sort_key
+FROM (
+    SELECT c.id, c.price AS sort_key
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    WHERE :after_id::uuid IS NULL OR (c.price, c.id) > (:after_key::numeric, :after_id)
+    ORDER BY c.price, c.id LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.sort_key, found.id;
+
+-- name: list_dearest(viewer_id, viewer_role, status, creator_id, is_free, q, after_key, after_id, page_size)
+-- By the amount, whatever the currency.
+SELECT s.*, found.sort_key
+FROM (
+    SELECT c.id, c.price AS sort_key
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    WHERE :after_id::uuid IS NULL OR (c.price, c.id) < (:after_key::numeric, :after_id)
+    ORDER BY c.price DESC, c.id DESC LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.sort_key DESC, found.id DESC;
+
+-- name: list_relevant(viewer_id, viewer_role, status, creator_id, is_free, q, after_key, after_id, page_size)
+-- Words in the title weigh most. A course's rank depends on nothing but itself and the words.
+SELECT s.*, found.sort_key
+FROM (
+    SELECT c.id, ts_rank(c.words, wanted_words(:q)) AS sort_key
+    FROM find_courses(:viewer_id, :viewer_role, :status, :creator_id, :is_free, :q) AS c
+    WHERE :after_id::uuid IS NULL OR (ts_rank(c.words, wanted_words(:q)), c.id) < (:after_key::real, :after_id)
+    ORDER BY ts_rank(c.words, wanted_words(:q)) DESC, c.id DESC LIMIT :page_size
+) AS found
+JOIN shown_courses AS s ON s.id = found.id
+ORDER BY found.sort_key DESC, found.id DESC;
 
 -- name: get_course(course_id, viewer_id, viewer_role)^
 -- Published courses are everybody's to see; others those who own them or are enrolled.
@@ -45,6 +98,24 @@ SET title = :title, description = :description, thumbnail_url = :thumbnail_url, 
     status = :status
 WHERE id = :course_id;
 
+-- name: lock_course_wholly(course_id, viewer_id, viewer_role)^
+-- As lock_course; nobody enrols or buys either, so that what is looked at next stays so.
+SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
+FROM courses AS c
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
+FOR UPDATE;
+
+-- name: archive_if_taken(course_id)$
+-- The course's id when somebody is or was enrolled, or paid: then it is archived. Else nothing.
+UPDATE courses SET status = 'archived'
+WHERE id = :course_id AND (
+    EXISTS (SELECT 1 FROM enrollments WHERE course_id = :course_id)
+    OR EXISTS (SELECT 1 FROM transactions WHERE course_id = :course_id))
+RETURNING id;
+
+-- name: delete_course(course_id)!
+DELETE FROM courses WHERE id = :course_id;
+
 -- name: last_place(course_id)$
 -- The highest place taken in the course; 0 when it has no lecture.
 SELECT coalesce(max(sequence_order), 0) FROM lectures WHERE course_id = :course_id;
@@ -62,6 +133,22 @@ WHERE course_id = :course_id
   AND sequence_order BETWEEN least(:old_place::integer, :new_place::integer)
                          AND greatest(:old_place::integer, :new_place::integer)
   AND sequence_order <> :old_place;
+
+-- name: list_lecture_ids(course_id)
+SELECT id FROM lectures WHERE course_id = :course_id ORDER BY sequence_order;
+
+-- name: order_lectures(course_id, lecture_ids)!
+UPDATE lectures AS l SET sequence_order = wanted.place
+FROM unnest(:lecture_ids::uuid[]) WITH ORDINALITY AS wanted (id, place)
+WHERE l.course_id = :course_id AND l.id = wanted.id AND l.sequence_order <> wanted.place;
+
+-- name: delete_lecture(lecture_id)!
+-- With its videos, and with what was watched of it.
+DELETE FROM lectures WHERE id = :lecture_id;
+
+-- name: close_place(course_id, place)!
+-- What came after a lecture that is gone moves up.
+UPDATE lectures SET sequence_order = sequence_order - 1 WHERE course_id = :course_id AND sequence_order > :place;
 
 -- name: insert_lecture(course_id, title, description, video_url, duration, sequence_order, is_preview)^
 INSERT INTO lectures (course_id, title, description, video_url, duration, sequence_order, is_preview)

@@ -30,6 +30,15 @@ SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c
 WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
+-- name: lock_course(course_id, viewer_id, viewer_role, user_id)^
+-- As get_course, and nobody archives or deletes it before the transaction ends; with what would enrol `user_id`.
+SELECT
+    c.id, c.creator_id, c.is_free, c.status,
+    purchase_of(:user_id, c.id) AS transaction_id, covered_until(:user_id, c.id) AS covered_until
+FROM courses AS c
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
+FOR SHARE OF c;
+
 -- name: get_course_progress(user_id, course_id)^
 SELECT
     :course_id::uuid AS course_id, totals.*, resume.lecture_id AS resume_lecture_id, resume.position_ms AS resume_ms
@@ -66,11 +75,13 @@ WHERE (entitled(:user_id, :user_role, c.id) OR (l.is_preview AND c.status = 'pub
   AND (:before_at::timestamptz IS NULL OR (resume.last_watched_at, c.id) < (:before_at, :before_id::uuid))
 ORDER BY resume.last_watched_at DESC, c.id DESC LIMIT :page_size;
 
--- name: upsert_enrollment(user_id, course_id, source)$
+-- name: upsert_enrollment(user_id, course_id, source, transaction_id, expires_at)$
 -- The course's id when the enrolment is new or alive again; nothing when it was alive already.
-INSERT INTO enrollments AS kept (user_id, course_id, source) VALUES (:user_id, :course_id, :source)
+INSERT INTO enrollments AS kept (user_id, course_id, source, transaction_id, expires_at)
+VALUES (:user_id, :course_id, :source, :transaction_id, :expires_at)
 ON CONFLICT (user_id, course_id) DO UPDATE
-SET is_active = true, expires_at = NULL, source = EXCLUDED.source, enrolled_at = now()
+SET is_active = true, expires_at = EXCLUDED.expires_at, source = EXCLUDED.source,
+    transaction_id = EXCLUDED.transaction_id, enrolled_at = now()
 WHERE NOT kept.is_active OR kept.expires_at <= now()
 RETURNING kept.course_id;
 

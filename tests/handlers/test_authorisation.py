@@ -46,10 +46,13 @@ POST /api/courses                                        401     403   403      
 GET /api/courses                                         200     200   200      200   200        200   200
 GET /api/courses/{course_id}                             200     200   200      200   200        200   200
 PUT /api/courses/{course_id}                             401     403   403      403   200        403   200
+DELETE /api/courses/{course_id}                          401     403   403      403   200        403   200
 POST /api/courses/{course_id}/lectures                   401     403   403      403   201        403   201
 GET /api/courses/{course_id}/lectures                    200     200   200      200   200        200   200
+PUT /api/courses/{course_id}/lectures/order              401     403   403      403   200        403   200
 GET /api/lectures/{lecture_id}                           401     403   403      200   200        403   200
 PUT /api/lectures/{lecture_id}                           401     403   403      403   200        403   200
+DELETE /api/lectures/{lecture_id}                        401     403   403      403   204        403   204
 
 PUT /api/progress/lectures/{lecture_id}                  401     403   403      200   200        403   200
 GET /api/progress/users/me                               401     200   200      200   200        200   200
@@ -102,6 +105,7 @@ BODIES: dict[str, Callable[[World, Person], Any]] = {
     "POST /api/courses": lambda *_: {"title": "Stacks"},
     "PUT /api/courses/{course_id}": lambda *_: {"title": "Stacks"},
     "POST /api/courses/{course_id}/lectures": lambda *_: {"title": "B"},
+    "PUT /api/courses/{course_id}/lectures/order": lambda world, _: {"lecture_ids": [world.ids["lecture_id"]]},
     "PUT /api/lectures/{lecture_id}": lambda *_: {"title": "B"},
     "PUT /api/progress/lectures/{lecture_id}": lambda *_: {"position": 1},
     "POST /api/enrollments": lambda world, _: {"course_id": world.ids["course_id"]},

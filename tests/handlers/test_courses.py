@@ -188,6 +188,64 @@ async def test_lists_are_narrowed_by_creator_price_and_words(teacher: Person, pe
     assert await titles("q=") == ["Streams", "Databases"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("query", ["Databases"]), ("QUERIES", ["Databases"]), ("the queries", ["Databases"]),
+        ("cafe", ["Kaffee"]), ("CAFÉ", ["Kaffee"]), ("größe", ["Kaffee"]), ("GRÖSSE", []), ("ｃａｆｅ", ["Kaffee"]),
+        ("кошки", ["Кошки"]), ("КОШКИ", ["Кошки"]), ("die", ["Kaffee"]),
+        ('"joins and indexes"', ["Databases"]), ('"indexes and joins"', []),
+        ("кошки or cafe", ["Кошки", "Kaffee"]), ("joins -queries", []), ("joins -cafe", ["Databases"]),
+        ("  ", ["Кошки", "Kaffee", "Databases"]), ("&|!():*<->'", []), ("\\", []),
+    ],
+)  # fmt: skip
+async def test_words_are_found_in_any_language_case_and_spelling(
+    teacher: Person, people: People, typed: str, found: list[str]
+) -> None:
+    for title, description in (
+        ("Databases", "Queries, joins and indexes"),
+        ("Kaffee", "Die Größe des Café\u0301s"),
+        ("Кошки", "О кошках"),
+    ):
+        await teacher.make("/api/courses", COURSE | {"title": title, "description": description})
+    answer = await people.stranger.get("/api/courses", params={"q": typed, "sort": "newest"})
+    assert answer.status == 200
+    assert [course["title"] for course in answer.body["items"]] == found
+
+
+async def test_what_is_found_comes_by_how_well_it_fits(teacher: Person, people: People) -> None:
+    for title, description in (
+        ("Stacks", "Not only queues"),
+        ("Queues", "Queues, and queues of queues"),
+        ("Trees", "No line to stand in"),
+        ("Heaps", "Queues with priorities; queues that sort"),
+    ):
+        await teacher.make("/api/courses", COURSE | {"title": title, "description": description})
+    path, seen = "/api/courses?q=queue&limit=1", []
+    while path:
+        answer = (await people.stranger.get(path)).body
+        seen += [course["title"] for course in answer["items"]]
+        path = answer["next"]
+    assert seen == ["Queues", "Heaps", "Stacks"]
+
+
+async def test_lists_are_sorted_as_one_asks(teacher: Person, student: Person, people: People) -> None:
+    for title, price in (("b", "9.00"), ("Ä", "0.00"), ("C", "0.50"), ("a", "9.00")):
+        await teacher.make("/api/courses", COURSE | {"title": title, "price": price})
+    free = (await teacher.get("/api/courses?is_free=true")).body["items"][0]
+    await student.make("/api/enrollments", {"course_id": free["id"]})
+
+    async def titles(sort: str) -> str:
+        answer = await people.stranger.get(f"/api/courses?sort={sort}")
+        return "".join(course["title"] for course in answer.body["items"])
+
+    assert await titles("newest") == await titles("relevance") == "aCÄb"
+    assert await titles("title") == "ÄabC"
+    assert await titles("popular") == "ÄaCb"
+    assert await titles("price") == "ÄCba"
+    assert await titles("price_desc") == "abCÄ"
+
+
 async def test_drafts_are_listed_to_their_creator_alone(teacher: Person, student: Person, people: People) -> None:
     await teacher.make("/api/courses", {"title": "Draft"})
     path = "/api/courses?status=draft"
@@ -204,10 +262,71 @@ async def test_drafts_are_listed_to_their_creator_alone(teacher: Person, student
     [
         ("limit=0", 422), ("limit=101", 422), ("limit=x", 422), ("cursor=x", 400), ("cursor=W10", 400),
         ("creator_id=7", 422), ("is_free=perhaps", 422), ("status=gone", 422), ("q=%00", 422),
+        ("sort=best", 422), ("q=" + "q" * 201, 422), ("sort=title&cursor=WyIwMTg4Il0", 400),
     ],
 )  # fmt: skip
 async def test_a_malformed_query_is_refused(people: People, query: str, status: int) -> None:
     assert (await people.stranger.get(f"/api/courses?{query}")).status == status
+
+
+async def test_a_course_that_nobody_took_is_deleted(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    (lecture,) = await make_lectures(teacher, course, "A")
+    assert (await teacher.delete(f"/api/courses/{course['id']}")).status == 204
+    for path in (f"/api/courses/{course['id']}", f"/api/lectures/{lecture['id']}"):
+        assert (await teacher.get(path)).status == 404
+        assert (await teacher.delete(path)).status == 404
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_course_that_somebody_took_is_archived_and_stays_theirs(
+    teacher: Person, student: Person, people: People, left: bool
+) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    (lecture,) = await make_lectures(teacher, course, "A")
+    path = f"/api/courses/{course['id']}"
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    if left:
+        await student.delete(f"/api/enrollments/courses/{course['id']}")
+    answer = await teacher.delete(path)
+    assert (answer.status, answer.body["status"]) == (200, "archived")
+    assert (await teacher.get(path)).status == 200
+    assert (await teacher.delete(path)).status == 200
+    other = await people.join("other")
+    for person in (other, people.stranger):
+        assert (await person.get(path)).status == 404
+    assert (await other.post("/api/enrollments", {"course_id": course["id"]})).status == 422
+    assert (await student.get(path)).status == (404 if left else 200)
+    assert (await student.get(f"/api/lectures/{lecture['id']}")).status == (404 if left else 200)
+    again = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert again.status == (422 if left else 200)
+
+
+async def test_a_course_that_somebody_paid_for_is_archived(
+    teacher: Person, student: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", COURSE | {"price": "5.00"})
+    await sql.execute(
+        "INSERT INTO transactions (user_id, course_id, amount, currency, status) VALUES ($1, $2, 5, 'usd', 'failed')",
+        student.id,
+        course["id"],
+    )
+    assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
+
+
+async def test_who_enrols_while_a_course_is_deleted_is_in_or_is_told(teacher: Person, people: People) -> None:
+    students = [await people.join(f"s{n}") for n in range(6)]
+    course = await teacher.make("/api/courses", COURSE)
+    path = f"/api/courses/{course['id']}"
+    enrolled, deleted = students[:3], students[3:]
+    answers = await asyncio.gather(
+        *(person.post("/api/enrollments", {"course_id": course["id"]}) for person in enrolled),
+        teacher.delete(path),
+        *(person.post("/api/enrollments", {"course_id": course["id"]}) for person in deleted),
+    )
+    statuses = [answer.status for answer in answers if answer is not answers[3]]
+    assert set(statuses) <= {201, 422}
+    assert answers[3].status == (200 if 201 in statuses else 204)
 
 
 # -- lectures ----------------------------------------------------------------------------------------------------------
@@ -234,11 +353,11 @@ async def test_lectures_are_appended_or_put_in_between(teacher: Person) -> None:
 async def test_lectures_inserted_at_once_never_collide(teacher: Person) -> None:
     course = await teacher.make("/api/courses", COURSE)
     path = f"/api/courses/{course['id']}/lectures"
-    wishes = [{"title": f"L{n}"} | ({"sequence_order": 1} if n % 2 else {}) for n in range(20)]
+    wishes = [{"title": f"L{n}"} | ({"sequence_order": 1} if n % 2 else {}) for n in range(100)]
     answers = await asyncio.gather(*(teacher.post(path, wish) for wish in wishes))
     assert {answer.status for answer in answers} == {201}
     listed = (await teacher.get(f"{path}?limit=100")).body["items"]
-    assert [lecture["sequence_order"] for lecture in listed] == list(range(1, 21))
+    assert [lecture["sequence_order"] for lecture in listed] == list(range(1, 101))
 
 
 @pytest.mark.parametrize(("place", "order"), [(1, "CABD"), (2, "ACBD"), (4, "ABDC"), (9, "ABDC")])
@@ -368,3 +487,47 @@ async def test_what_is_no_lecture_is_pointed_at(teacher: Person, members: dict[s
     course = await teacher.make("/api/courses", COURSE)
     answer = await teacher.post(f"/api/courses/{course['id']}/lectures", {"title": "A"} | members)
     assert (answer.status, answer.pointers) == (422, [f"/{next(iter(members))}"])
+
+
+async def test_a_lecture_that_is_deleted_leaves_no_gap(teacher: Person, student: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    lectures = await make_lectures(teacher, course, *"ABC")
+    await student.make("/api/enrollments", {"course_id": course["id"]})
+    for lecture in lectures[:2]:
+        await student.put(f"/api/progress/lectures/{lecture['id']}", {"completed": True})
+    assert (await teacher.delete(f"/api/lectures/{lectures[1]['id']}")).status == 204
+    listed = (await teacher.get(f"/api/courses/{course['id']}/lectures")).body["items"]
+    assert [(lecture["title"], lecture["sequence_order"]) for lecture in listed] == [("A", 1), ("C", 2)]
+    assert (await teacher.get(f"/api/lectures/{lectures[1]['id']}")).status == 404
+    assert (await teacher.get(f"/api/courses/{course['id']}")).body["lecture_count"] == 2
+    progress = (await student.get(f"/api/progress/courses/{course['id']}")).body
+    assert (progress["lectures_total"], progress["lectures_completed"], progress["percent"]) == (2, 1, 50.0)
+
+
+async def test_lectures_are_put_into_an_order_as_a_whole(teacher: Person) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    ids = [lecture["id"] for lecture in await make_lectures(teacher, course, *"ABC")]
+    await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "D", "sequence_order": 9})
+    ids.append((await teacher.get(f"/api/courses/{course['id']}/lectures")).body["items"][3]["id"])
+    path = f"/api/courses/{course['id']}/lectures/order"
+    wanted = [ids[2], ids[0], ids[3], ids[1]]
+    answer = await teacher.put(path, {"lecture_ids": wanted})
+    assert (answer.status, answer.body["id"], answer.body["lecture_ids"]) == (200, course["id"], wanted)
+    listed = (await teacher.get(f"/api/courses/{course['id']}/lectures")).body["items"]
+    assert [(lecture["id"], lecture["sequence_order"]) for lecture in listed] == list(
+        zip(wanted, (1, 2, 3, 4), strict=True)
+    )
+    stranger = (await make_lectures(teacher, await teacher.make("/api/courses", COURSE), "X"))[0]["id"]
+    for wrong, pointers in (
+        (wanted[:3], ["/lecture_ids"]),
+        ([], ["/lecture_ids"]),
+        ([*wanted, wanted[0]], ["/lecture_ids/0", "/lecture_ids/4"]),
+        ([*wanted, stranger], ["/lecture_ids/4"]),
+        ([*wanted, str(uuid4())], ["/lecture_ids/4"]),
+        ([*wanted[:3], 7], ["/lecture_ids/3"]),
+    ):
+        refused = await teacher.put(path, {"lecture_ids": wrong})
+        assert (refused.status, refused.pointers) == (422, pointers)
+    assert [
+        lecture["id"] for lecture in (await teacher.get(f"/api/courses/{course['id']}/lectures")).body["items"]
+    ] == wanted

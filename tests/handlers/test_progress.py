@@ -257,6 +257,56 @@ async def test_a_course_with_a_price_wants_to_be_paid(people: People, teacher: P
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 200
 
 
+async def test_what_was_bought_and_not_given_back_is_taken_up_again(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    student = await people.join("student")
+    transaction = await sql.fetchval(
+        "INSERT INTO transactions (user_id, course_id, amount, currency, status)"
+        " VALUES ($1, $2, 5, 'usd', 'partially_refunded') RETURNING id",
+        student.id,
+        course["id"],
+    )
+    row = await student.make("/api/enrollments", {"course_id": course["id"]})
+    assert (row["source"], row["transaction_id"]) == ("purchase", str(transaction))
+    assert (await student.delete(f"/api/enrollments/courses/{course['id']}")).status == 204
+    assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
+    await student.delete(f"/api/enrollments/courses/{course['id']}")
+    await sql.execute("UPDATE transactions SET status = 'refunded'")
+    assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 402
+
+
+async def test_a_subscription_opens_and_enrols_while_it_lives(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    draft = await teacher.make("/api/courses", {"title": "Draft", "price": "5.00"})
+    student = await people.join("student")
+    await sql.execute(
+        """
+        WITH p AS (INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)
+                   VALUES ('all', 9, 90, 'usd', true, 7) RETURNING id)
+        INSERT INTO subscriptions (user_id, plan_id, status, billing_period, price, currency, current_period_end)
+        SELECT $1, id, 'active', 'monthly', 9, 'usd', now() + interval '30 days' FROM p
+        """,
+        student.id,
+    )
+    assert (await student.get(f"/api/courses/{draft['id']}")).status == 404
+    assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
+    await watch(student, lecture, position=3)
+    row = await student.make("/api/enrollments", {"course_id": course["id"]})
+    assert row["source"] == "subscription"
+    assert row["expires_at"] is not None
+    assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 1
+    assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
+    assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
+    await sql.execute("UPDATE subscriptions SET status = 'canceled'")
+    assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 404
+    assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 0
+
+
 async def test_what_cannot_be_enrolled_in_is_pointed_at(people: People, teacher: Person, course: Any) -> None:
     student, admin = await people.join("student"), await people.join("root", "admin")
     draft = await teacher.make("/api/courses", {"title": "Draft"})

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -66,6 +67,37 @@ async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, r
     connection = await asyncpg.connect(postgres_dsn)
     assert await connection.fetchval("SELECT count(*) FROM users") == 1
     await connection.close()
+
+
+async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str, redis_url: str) -> None:
+    sql = await asyncpg.connect(postgres_dsn)
+    course = await sql.fetchval(
+        "WITH u AS (INSERT INTO users (username, email, password_hash) VALUES ('a', 'a@b.org', '') RETURNING id)"
+        " INSERT INTO courses (creator_id, title) SELECT id, 'C' FROM u RETURNING id"
+    )
+
+    async def start(past_due_days: int, *plans: dict[str, Any]) -> list[tuple[Any, ...]]:
+        config = settings(postgres_dsn, redis_url, payments={"past_due_days": past_due_days})
+        config = Config.model_validate(config.model_dump(by_alias=True) | {"plans": plans})
+        async with serving(config), serving(config):
+            rows = await sql.fetch(
+                "SELECT plan_name, monthly::text, covers_all, past_due_days, is_offered,"
+                " ARRAY(SELECT course_id FROM plan_courses WHERE plan_id = p.id) FROM plans AS p ORDER BY plan_name"
+            )
+        return [tuple(row) for row in rows]
+
+    price = {"monthly": "9.00", "yearly": "90.00", "currency": "usd"}
+    some = price | {"plan_name": "some", "courses": [str(course), str(uuid4())]}
+    assert await start(7) == []
+    assert await start(7, price | {"plan_name": "all"}, some) == [
+        ("all", "9.00", True, 7, True, []),
+        ("some", "9.00", False, 7, True, [course]),
+    ]
+    assert await start(3, some | {"monthly": "5.00", "courses": []}) == [
+        ("all", "9.00", True, 3, False, []),
+        ("some", "5.00", False, 3, True, []),
+    ]
+    await sql.close()
 
 
 async def test_an_empty_database_is_migrated_by_the_start(empty_postgres_dsn: str, redis_url: str) -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def test_lists_tables_numbers_and_booleans_are_json_in_the_environment(tmp_path:
     assert config.log.access is False
     assert config.smtp.from_ == "a@b.org"
     assert config.sessions.checkpoint_s == 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"monthly": "0.00"}, "monthly must be at least"), ({"yearly": "9.001"}, "decimals"),
+        ({"currency": "xxx"}, "must be one of"), ({"courses": ["x"]}, "courses"), ({"plan_name": ""}, "plan_name"),
+        ({}, "the same plan_name"),
+    ],
+)  # fmt: skip
+def test_what_is_no_plan_is_refused(tmp_path: Path, change: dict[str, object], fault: str) -> None:
+    plan = {"plan_name": "p", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"}
+    with pytest.raises(ConfigError, match=fault):
+        load(tmp_path, LECTERN_PLANS=json.dumps([plan | change] if change else [plan, plan]))
 
 
 def test_text_is_taken_as_it_is(tmp_path: Path) -> None:

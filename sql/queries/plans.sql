@@ -1,0 +1,27 @@
+-- name: lock_plans()!
+-- Processes that start at once take their turns.
+LOCK TABLE plans IN SHARE ROW EXCLUSIVE MODE;
+
+-- name: offer_plan(plan_name, monthly, yearly, currency, covers_all)$
+INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)
+VALUES (:plan_name, :monthly, :yearly, :currency, :covers_all, 0)
+ON CONFLICT (plan_name) DO UPDATE
+SET monthly = EXCLUDED.monthly, yearly = EXCLUDED.yearly, currency = EXCLUDED.currency,
+    covers_all = EXCLUDED.covers_all, is_offered = true
+RETURNING id;
+
+-- name: set_past_due_days(past_due_days)!
+-- Of all plans, those that are offered no more too.
+UPDATE plans SET past_due_days = :past_due_days WHERE past_due_days <> :past_due_days;
+
+-- name: drop_plan_courses(plan_id, course_ids)!
+DELETE FROM plan_courses WHERE plan_id = :plan_id AND course_id <> ALL(:course_ids::uuid[]);
+
+-- name: add_plan_courses(plan_id, course_ids)!
+-- Those that there are.
+INSERT INTO plan_courses (plan_id, course_id) SELECT :plan_id, c.id FROM courses AS c WHERE c.id = ANY(:course_ids::uuid[])
+ON CONFLICT (plan_id, course_id) DO UPDATE SET course_id = EXCLUDED.course_id;
+
+-- name: withdraw_plans(offered)!
+-- What is offered no more stays for those who subscribed to it.
+UPDATE plans SET is_offered = false WHERE is_offered AND plan_name <> ALL(:offered::text[]);
