@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from server.http.auth import RANKS
+from server.http.documents import html_page, to_html
 from server.http.problems import (
     REGISTRY,
     BadCursor,
@@ -338,18 +339,29 @@ def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
 
 def docs_page(declared: Iterable[Route]) -> str:
     """Every route with its role, answers and problems, as HTML."""
-    parts = ['<!doctype html><html lang="en"><meta charset="utf-8"><title>Lectern API</title><h1>Lectern API</h1>']
-    parts.append('<p>Machines read <a href="/openapi.json">OpenAPI</a> and <a href="/asyncapi.json">AsyncAPI</a>.</p>')
-    tag = None
+    groups: defaultdict[str, list[Route]] = defaultdict(list)
     for route in declared:
-        if route.tag != tag:
-            tag = route.tag
-            parts.append(f"<h2>{html.escape(tag)}</h2>")
-        text = html.escape(inspect.cleandoc(route.handler.__doc__ or ""))
-        links = ", ".join(
-            f'<a href="/problems/{problem.code}">{problem.status} {problem.code}</a>' for problem in problems_of(route)
-        )
-        method = "WS" if route.socket else route.method
-        parts.append(f"<h3><code>{method} {html.escape(route.template)}</code> ({route.role})</h3>")
-        parts.append(f"<p>{text}</p><p><small>{links}</small></p>")
-    return "".join(parts) + "</html>"
+        groups[route.tag].append(route)
+    contents = "".join(f'<li><a href="#{tag}">{tag}</a></li>' for tag in map(html.escape, groups))
+    sections = "".join(
+        f'<h2 id="{html.escape(tag)}">{html.escape(tag)}</h2>{"".join(map(_route_section, group))}'
+        for tag, group in groups.items()
+    )
+    return html_page(
+        "Lectern API",
+        '<p>Machines read <a href="/openapi.json">OpenAPI</a> and <a href="/asyncapi.json">AsyncAPI</a>.</p>'
+        f'<ul class="contents">{contents}</ul>{sections}',
+    )
+
+
+def _route_section(route: Route) -> str:
+    method = "WS" if route.socket else route.method
+    links = "".join(
+        f'<li><a href="/problems/{problem.code}">{problem.status} {problem.code}</a></li>'
+        for problem in sorted(problems_of(route), key=lambda problem: (problem.status, problem.code))
+    )
+    return (
+        f'<section class="card route"><h3><b>{method}</b> <code>{html.escape(route.template)}</code>'
+        f"<span>{html.escape(route.role)}</span></h3>"
+        f"{to_html(inspect.cleandoc(route.handler.__doc__ or ''))}<ul>{links}</ul></section>"
+    )

@@ -5,7 +5,6 @@ Members of the answer: type, title, status, detail, instance, code, request_id, 
 whatever a raiser adds by keyword (`TooManySessions(sessions=[...])`).
 """
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ import redis.exceptions
 from aiohttp import web
 
 from server.data.db import DATABASE_AWAY
+from server.http.documents import html_page, to_html
 from server.services.outside import ServiceError, ServiceNotConfigured, ServiceSlow
 
 REGISTRY: dict[str, type["Problem"]] = {}
@@ -455,8 +455,8 @@ def problem_page(code: str) -> str:
     if kind is None:
         raise ProblemNotFound
     retry = {True: "The same request may be sent again.", False: "Do not send it again.", None: ""}[kind.retryable]
-    title, text = html.escape(kind.title), html.escape((kind.__doc__ or "").strip())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<h1>{title}</h1><p><code>{code}</code>, status {kind.status}</p><p>{text}</p><p>{retry}</p></html>"
+    return html_page(
+        kind.title,
+        f"<p><code>{code}</code>, status {kind.status}</p>{to_html(kind.__doc__ or '')}<p>{retry}</p>"
+        '<p><a href="/docs">All routes and their problems</a></p>',
     )
