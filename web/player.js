@@ -22,6 +22,8 @@ const REPLACE_EVERY_MS = 15_000;
 // Extra frames around seeks and pauses, per second; the server takes ten of all kinds.
 const MOMENTS_PER_S = 4;
 const SEGMENTS_PER_FRAME = 64;
+// A wait shorter than this is a decoder that changes its picture's size, not a network that is late.
+const HITCH_MS = 100;
 
 export class Player extends EventTarget {
   /**
@@ -55,6 +57,7 @@ export class Player extends EventTarget {
   #askedAt = 0;
   #startupMs = null;
   #startupTold = false;
+  #hitch = null; // the timer that makes a stall of a wait
   #stallSince = null;
   #stallBegan = false;
   #stallMs = 0;
@@ -183,6 +186,7 @@ export class Player extends EventTarget {
 
   destroy() {
     this.#off.abort();
+    clearTimeout(this.#hitch);
     this.#hls?.destroy();
     this.#hls = null;
     this.video.removeAttribute("src");
@@ -354,13 +358,20 @@ export class Player extends EventTarget {
   #beginStall() {
     const { video } = this;
     if (!this.#started || this.#stallSince !== null || video.seeking || video.paused || video.ended) return;
-    this.#stallSince = performance.now();
-    this.#stallBegan = true;
-    this.#stalls += 1;
-    this.#tell("stall", { active: true });
+    if (this.#hitch !== null) return;
+    const since = performance.now();
+    this.#hitch = setTimeout(() => {
+      this.#hitch = null;
+      this.#stallSince = since;
+      this.#stallBegan = true;
+      this.#stalls += 1;
+      this.#tell("stall", { active: true });
+    }, HITCH_MS);
   }
 
   #endStall() {
+    clearTimeout(this.#hitch);
+    this.#hitch = null;
     if (this.#stallSince === null) return;
     this.#stallMs += performance.now() - this.#stallSince;
     this.#stallSince = null;

@@ -261,6 +261,25 @@ async def test_a_session_that_is_gone_is_replaced_while_the_picture_goes_on(
     assert after["stalls"] == 0
 
 
+async def test_a_hitch_is_no_stall_and_a_stall_is_told(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    tell = "document.querySelector('video').dispatchEvent(new Event('{}'))"
+    await page.evaluate(f"{tell.format('waiting')}; {tell.format('playing')}")
+    acked = (await state(page))["acked"]
+    await until(page, f"lectern.state().acked > {acked + 1}")
+    assert (await state(page))["stalls"] == 0
+    await page.evaluate(tell.format("waiting"))
+    await until(page, "lectern.state().stalled && lectern.state().status === 'r'")
+    await page.evaluate(tell.format("playing"))
+    await until(page, "!lectern.state().stalled")
+    acked = (await state(page))["acked"]
+    await until(page, f"lectern.state().acked > {acked + 1}")
+    told = [frame["cmcd"] for frame in stage.held.frames if "bs" in frame["cmcd"]]
+    assert len(told) == 1
+    assert sum(frame["cmcd"].get("bsd", 0) for frame in stage.held.frames) >= 100
+
+
 async def test_refused_credentials_are_renewed_once_and_then_one_signs_in_again(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
