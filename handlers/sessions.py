@@ -165,7 +165,7 @@ class Position(Body):
 
 @routes.post(
     "/api/videos/{video_id}/sessions", role=STUDENT, body=NewSession, answer=Session, status=201,
-    location="/api/videos/sessions/{session_id}", rate="write",
+    location="/api/videos/sessions/{session_id}", rate="write", asks_outside=True,
     problems=(VideoNotFound, NotEntitled, VideoNotReady, TooManySessions),
 )  # fmt: skip
 async def create_session(call: Call[NewSession]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from handlers import auth, courses, progress, sessions, users, videos
 from server import metrics
 from server.clock import Clock
 from server.config import Config
-from server.data.db import Database, PostgresAway, queries
+from server.data.db import DATABASE_AWAY, Database, PostgresAway, queries
 from server.data.limits import Limiter
 from server.data.migrate import migrate
 from server.data.streams import Streams
@@ -51,6 +51,8 @@ HANDLERS: tuple[ModuleType, ...] = (auth, users, courses, progress, videos, sess
 # How often the loop's lag is looked at.
 LOOP_LOOK_S = 0.25
 
+SWEPT_AT_ONCE = 10_000
+
 log = get_logger()
 
 
@@ -72,7 +74,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([sockets, live_core, revocation, loop_lag])
+    app.cleanup_ctx.extend([sockets, live_core, revocation, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -268,6 +270,22 @@ async def loop_lag(_app: web.Application) -> AsyncIterator[None]:
     watching = asyncio.create_task(watch(), name="loop_lag")
     yield
     watching.cancel()
+
+
+async def sweeper(app: web.Application) -> AsyncIterator[None]:
+    """Drops idempotency keys that nobody will ask for any more; any process may, and none waits for another."""
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(app[CONFIG].jobs.reconcile_s)
+            try:
+                await queries("idempotency").sweep_keys(app[DATABASE], most=SWEPT_AT_ONCE)
+            except DATABASE_AWAY as error:
+                log.warning("not_swept", error=str(error))
+
+    task = asyncio.create_task(run(), name="sweeper")
+    yield
+    task.cancel()
 
 
 async def drain_core(app: web.Application) -> None:

@@ -48,6 +48,8 @@ class Server(Section):
     body_bytes: Count = 1_048_576
     body_timeout_s: Seconds = 30.0
     handler_timeout_s: Seconds = 2.8
+    idempotency_ttl_s: Seconds = 86_400.0
+    public_max_age_s: Annotated[float, Field(ge=0)] = 5.0
     ready_timeout_s: Seconds = 1.0
     start_timeout_s: Seconds = 15.0
 

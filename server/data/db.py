@@ -177,6 +177,35 @@ class Database:
         raise AssertionError("unreachable")
 
 
+class Within(Database):
+    """A transaction under way, given to who expects a Database: what it calls a transaction is a savepoint here."""
+
+    def __init__(self, connection: Connection, database: Database) -> None:
+        super().__init__(database.pool, database.timeout_s)
+        self._connection = connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """The transaction's connection; statements that fail are undone, the transaction goes on."""
+        async with self.transaction() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A savepoint: released at the end of the block, rolled back to when it raises."""
+        savepoint = self._connection.transaction()
+        await savepoint.start()
+        try:
+            yield self._connection
+        except (TimeoutError, asyncio.CancelledError):
+            raise
+        except BaseException:
+            if not _is_gone(self._connection):
+                await savepoint.rollback()
+            raise
+        await savepoint.commit()
+
+
 @asynccontextmanager
 async def _away() -> AsyncIterator[None]:
     """While connecting any refusal of the network or of a starting or full server means that Postgres is away."""

@@ -19,9 +19,14 @@ from server.http.problems import (
     BadCursor,
     BodyTooLarge,
     DatabaseUnavailable,
+    IdempotencyKeyInUse,
+    IdempotencyKeyRequired,
+    IdempotencyKeyReused,
     InternalError,
     MalformedJson,
+    MalformedRequest,
     NotFound,
+    NotReady,
     OriginRefused,
     Overloaded,
     Problem,
@@ -231,33 +236,45 @@ def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
 
 
 def problems_of(route: Route) -> list[type[Problem]]:
-    """What a route can answer beside success: what it declares, and what follows from its role, path and body."""
-    problems: list[type[Problem]] = [*route.problems, InternalError]
-    if route.role in RANKS:
-        problems.append(Unauthorized)
-        if route.role != min(RANKS, key=lambda role: RANKS[role]):
-            problems.append(RoleRequired)
-    elif route.role == PUBLIC:
-        problems.append(Unauthorized)
-    if route.rate is not None:
-        problems.append(RateLimited)
-    if route.socket:
-        problems += [UpgradeRequired, TokenInQuery, SubprotocolRequired, Unauthorized, OriginRefused, Overloaded]
-    if route.path.startswith("/api/"):
-        problems += [DatabaseUnavailable, TimedOut]
-    if "{" in route.path:
-        problems.append(NotFound)
-    if route.body is not None:
-        problems += [MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut]
-    if route.content:
-        problems += [ValidationFailed, BodyTooLarge, UnsupportedMediaType]
-    if "application/json" in route.content:
-        problems.append(MalformedJson)
-    if route.query is not None:
-        problems.append(ValidationFailed)
-        if "cursor" in route.query.model_fields:
-            problems.append(BadCursor)
+    """What a route can answer beside success: what it declares, and what follows from the rest of its declaration."""
+    problems = [*route.problems, InternalError, *_of_caller(route), *_of_gateway(route), *_of_input(route)]
     return list(dict.fromkeys(problems))
+
+
+def _of_caller(route: Route) -> Iterable[type[Problem]]:
+    if route.role in RANKS or route.role == PUBLIC:
+        yield Unauthorized
+    if RANKS.get(route.role, 0) > min(RANKS.values()):
+        yield RoleRequired
+    if route.socket:
+        yield from (UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, Unauthorized)
+        yield from (OriginRefused, NotReady, Overloaded)
+
+
+def _of_gateway(route: Route) -> Iterable[type[Problem]]:
+    if route.rate is not None:
+        yield RateLimited
+    if route.takes_key:
+        yield from (MalformedRequest, IdempotencyKeyReused, IdempotencyKeyInUse)
+    if route.idempotency == "required":
+        yield IdempotencyKeyRequired
+    if route.path.startswith("/api/"):
+        yield from (DatabaseUnavailable, TimedOut)
+
+
+def _of_input(route: Route) -> Iterable[type[Problem]]:
+    if "{" in route.path:
+        yield NotFound
+    if route.body is not None:
+        yield from (MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
+    if route.content:
+        yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType)
+    if "application/json" in route.content:
+        yield MalformedJson
+    if route.query is not None:
+        yield ValidationFailed
+        if "cursor" in route.query.model_fields:
+            yield BadCursor
 
 
 def _problem_response(problems: Sequence[type[Problem]]) -> dict[str, Any]:

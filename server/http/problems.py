@@ -105,6 +105,12 @@ class TokenInQuery(Problem):
     code, status, title = "token_in_query", 400, "Token in the query"
 
 
+class IdempotencyKeyRequired(Problem):
+    """This must not happen twice by accident: send a header `Idempotency-Key`, a new one for each purpose."""
+
+    code, status, title = "idempotency_key_required", 400, "Idempotency key required"
+
+
 class SubprotocolRequired(Problem):
     """The socket speaks `lectern.v1`, which the opening request did not offer."""
 
@@ -288,6 +294,12 @@ class SessionEnded(Problem):
     code, status, title = "session_ended", 409, "Video session ended"
 
 
+class IdempotencyKeyInUse(Problem):
+    """The first request with this `Idempotency-Key` is still running."""
+
+    code, status, title, retryable = "idempotency_key_in_use", 409, "Idempotency key in use", True
+
+
 class BodyTooLarge(Problem):
     """The body is larger than this route takes."""
 
@@ -304,6 +316,12 @@ class ValidationFailed(Problem):
     """Well-formed, but members of the request are invalid: see `errors`."""
 
     code, status, title = "validation_failed", 422, "Validation failed"
+
+
+class IdempotencyKeyReused(Problem):
+    """This `Idempotency-Key` came before, with another request."""
+
+    code, status, title = "idempotency_key_reused", 422, "Idempotency key reused"
 
 
 class RateLimited(Problem):

@@ -18,12 +18,14 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.helpers import ETAG_ANY
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,6 +33,7 @@ from server.config import Config, Limits
 from server.data.db import Database
 from server.data.limits import Verdict
 from server.http.auth import RANKS, Principal, authenticate
+from server.http.idempotency import answer_once, claim, read_key
 from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER
 from server.http.problems import (
     BodyTooLarge,
@@ -106,7 +109,7 @@ class Reply:
 class Call(Generic[B]):
     """One request, parsed and authorised."""
 
-    __slots__ = ("app", "body", "path", "query", "request", "viewer")
+    __slots__ = ("_database", "app", "body", "path", "query", "request", "viewer")
 
     def __init__(self, request: web.Request) -> None:
         self.request = request
@@ -118,6 +121,7 @@ class Call(Generic[B]):
         # The validated `query` model of the route, None when it declares none.
         self.query: Any = None
         self.body: B = cast(B, None)
+        self._database: Database | None = None
 
     @property
     def user(self) -> Principal:
@@ -143,8 +147,8 @@ class Call(Generic[B]):
 
     @property
     def db(self) -> Database:
-        """Postgres."""
-        return self.app[DATABASE]
+        """Postgres; for a request with an idempotency key a transaction of it, so ask one thing at a time."""
+        return self._database or self.app[DATABASE]
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,10 @@ class Route:
     # What a finished response of the handler's own making contains.
     produces: str = "application/json"
     timeout_s: float | None = None
+    # It asks a service outside, as do those with a time-out of their own: no transaction is held meanwhile.
+    asks_outside: bool = False
+    # Whether `Idempotency-Key` is "honoured", "required" or "ignored"; None: honoured by a POST that creates (201).
+    idempotency: Literal["honoured", "required", "ignored"] | None = None
     socket: bool = False
     # For a socket: msgspec structs of the frames, {"receive": [...], "send": [...]} as the server sees them.
     messages: Mapping[str, Sequence[type[Struct]]] = field(default_factory=dict)
@@ -179,6 +187,19 @@ class Route:
     def pattern(self) -> str:
         """The path as aiohttp matches it: `*_id` matches UUIDs only."""
         return re.sub(r"\{(\w+_id)\}", rf"{{\1:{UUID_PATTERN}}}", self.path)
+
+    @cached_property
+    def takes_key(self) -> bool:
+        """Whether `Idempotency-Key` is honoured. A key is its user's, and a body that we do not read has no hash."""
+        if self.idempotency is None:
+            creates = self.method == "POST" and self.status == 201
+            return creates and self.role in RANKS and (self.body is not None or not self.content)
+        return self.idempotency != "ignored"
+
+    @cached_property
+    def has_etag(self) -> bool:
+        """Whether answers carry an ETag and may be kept: what is public is asked for by everybody, again and again."""
+        return self.method == "GET" and self.role == PUBLIC and self.answer is not None and not self.socket
 
     @cached_property
     def template(self) -> str:
@@ -265,6 +286,10 @@ async def throttle(request: web.Request, who: str) -> None:
             raise RateLimited(headers={"Retry-After": str(verdict.retry_after_s)})
 
 
+# A request that runs into its time-out has this long to say so before its idempotency key is free again.
+_LEASE_SLACK_S = 2.0
+
+
 class Endpoint:
     """A route made ready to be called: everything that can be worked out beforehand is."""
 
@@ -279,6 +304,10 @@ class Endpoint:
         self._counts = route.rate is not None and route.role != SELF_SERVED
         self._empty_body = b"{}" if route.body and not _required(route.body) else None
         self._timeout_s = route.timeout_s or config.server.handler_timeout_s
+        self._public_cache = f"public, max-age={config.server.public_max_age_s:.0f}"
+        self._ttl_s = config.server.idempotency_ttl_s
+        asks_outside = route.asks_outside or route.timeout_s is not None
+        self._lease_s = self._timeout_s + _LEASE_SLACK_S if asks_outside else None
         self._body_bytes = config.server.body_bytes
         self._body_timeout_s = config.server.body_timeout_s
 
@@ -290,7 +319,7 @@ class Endpoint:
         call: Call[Any] = Call(request)
         if self.route.socket:
             await self._prepare(call, request)
-            return self._answer(await self.route.handler(call))
+            return self._answer(call, await self.route.handler(call))
         async with asyncio.timeout(self._timeout_s) as limit:
             await self._prepare(call, request)
             if self.route.body is not None:
@@ -298,7 +327,23 @@ class Endpoint:
                 limit.reschedule(None)
                 call.body = await self._parse_body(self.route.body, request)
                 limit.reschedule(now() + self._timeout_s)
-            return self._answer(await self.route.handler(call))
+            if self.route.takes_key:
+                return await self._answer_once(call)
+            return self._answer(call, await self.route.handler(call))
+
+    async def _answer_once(self, call: Call[Any]) -> web.StreamResponse:
+        """The answer, or that of the first time when an idempotency key says that this is not it."""
+        key = read_key(call.request, required=self.route.idempotency == "required")
+        if key is None:
+            return self._answer(call, await self.route.handler(call))
+
+        async def run(database: Database) -> web.StreamResponse:
+            call._database = database
+            return self._answer(call, await self.route.handler(call))
+
+        body = call.body.model_dump(mode="json", exclude_unset=True) if self.route.body else None
+        claimed = claim(call.request, call.user.id, key, body)
+        return await answer_once(call.request, call.db, claimed, run, ttl_s=self._ttl_s, lease_s=self._lease_s)
 
     async def _prepare(self, call: Call[Any], request: web.Request) -> None:
         """Everything of a call but its body."""
@@ -343,7 +388,7 @@ class Endpoint:
             raise RequestTimedOut from None
         return parse_body(model, raw or self._empty_body or raw)
 
-    def _answer(self, result: Any) -> web.StreamResponse:
+    def _answer(self, call: Call[Any], result: Any) -> web.StreamResponse:
         if isinstance(result, web.StreamResponse):
             return result
         status, headers = None, None
@@ -356,7 +401,20 @@ class Endpoint:
         if status == 201 and self.route.location is not None:
             headers = headers or {}
             headers.setdefault("Location", self.route.location.format_map(body))
-        return web.Response(body=dump_json(body), status=status, headers=headers, content_type="application/json")
+        encoded = dump_json(body)
+        if status == 200 and self.route.has_etag:
+            return self._answer_cacheable(call, encoded, headers or {})
+        return web.Response(body=encoded, status=status, headers=headers, content_type="application/json")
+
+    def _answer_cacheable(self, call: Call[Any], encoded: bytes, headers: dict[str, str]) -> web.Response:
+        """The whole answer, or 304 for who has it. Only what nobody in particular asked for may be kept unasked."""
+        tag = blake2b(encoded, digest_size=12).hexdigest()
+        headers[hdrs.ETAG] = f'"{tag}"'
+        headers[hdrs.CACHE_CONTROL] = self._public_cache if call.viewer is None else "private, no-cache"
+        headers[hdrs.VARY] = "Authorization, Origin"
+        if any(known.value in (tag, ETAG_ANY) for known in call.request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=encoded, headers=headers, content_type="application/json")
 
 
 def _required(model: type[BaseModel]) -> bool:

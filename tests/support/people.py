@@ -66,9 +66,9 @@ class Person:
         """DELETE."""
         return await self.ask("DELETE", path, **more)
 
-    async def make(self, path: str, json: Any) -> Any:
+    async def make(self, path: str, json: Any, **more: Any) -> Any:
         """POST what must come about; the row."""
-        answer = await self.post(path, json)
+        answer = await self.post(path, json, **more)
         assert answer.status == 201, answer.body
         return answer.body
 
