@@ -48,6 +48,7 @@ class Program:
         ready: Callable[[], bool],
         on_parent_death: signal.Signals,
         stop_timeout_s: float,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         self.name = name
         self.argv = argv
@@ -56,6 +57,8 @@ class Program:
         self.is_ready = ready
         self.on_parent_death = on_parent_death
         self.stop_timeout_s = stop_timeout_s
+        self.pass_fds = pass_fds
+        self._asked = False
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -67,8 +70,14 @@ class Program:
         """Start it unless it runs; returns at once."""
         if self.pid is None:
             shorten_log(self.log)
+            self._asked = False
             self.process = processes.spawn(
-                self.argv, env=self.env, log=self.log, on_parent_death=self.on_parent_death, cwd=processes.ROOT
+                self.argv,
+                env=self.env,
+                log=self.log,
+                on_parent_death=self.on_parent_death,
+                cwd=processes.ROOT,
+                pass_fds=self.pass_fds,
             )
 
     def await_ready(self, timeout_s: float) -> None:
@@ -76,10 +85,21 @@ class Program:
         if self.process is not None:
             processes.wait_until(self.is_ready, self.process, f"The {self.name}", self.log, timeout_s)
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end, without waiting; once, for a second signal could meet it when it no longer listens to any."""
+        if self.process is not None and not self._asked and self.process.poll() is None:
+            self._asked = True
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """Ask it to end, give it `stop_timeout_s`, then end it."""
         if self.process is not None:
-            processes.stop(self.process, signal.SIGTERM, self.stop_timeout_s)
+            self.ask_to_stop()
+            try:
+                self.process.wait(self.stop_timeout_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+            self.process.wait()
             self.process = None
 
     def kill(self) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -22,11 +23,13 @@ from embedded import npm, processes
 from embedded.processes import PartFailedError
 from embedded.programs import Keeper, shorten_log
 from embedded.screen import Screen
-from embedded.system import System, is_free
+from embedded.system import LOOPBACK, System
 from server.config import ConfigError, load_config
+from server.listener import bind
 
 READY_TIMEOUT_S = 60.0
 SEED_STOP_S = 5.0
+MOST_PROCESSES = 64
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,9 +41,17 @@ def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace
     """The command line; `bin/run --help` describes it."""
     parser = argparse.ArgumentParser(prog="bin/run")
     parser.add_argument("--port", type=int)
+    parser.add_argument("--processes", type=_count, default=1)
     parser.add_argument("--demo", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--data", type=Path, default=processes.ROOT / "data")
     return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_PROCESSES:
+        raise argparse.ArgumentTypeError(f"1 to {MOST_PROCESSES}")
+    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,11 +72,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BlockingIOError:
             print(f"bin/run: {_who_runs(lock)}", file=sys.stderr)
             return 1
-        port = (config.server.port if options.port is None else options.port) or processes.free_port()
-        if not is_free(config.server.host, port):
-            print(f"bin/run: port {port} is taken by another program; try bin/run --port N", file=sys.stderr)
+        port = config.server.port if options.port is None else options.port
+        try:
+            listener = bind(config.server.host, port)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = f"port {port} is taken by another program; try bin/run --port N" if taken else error.strerror
+            print(f"bin/run: {why}", file=sys.stderr)
             return 1
-        system = System(config, data, port)
+        system = System(config, data, listener, options.processes)
         _write_who(lock, system)
         return Supervisor(system, screen, options.demo, began).run()
 
@@ -126,10 +141,11 @@ class Supervisor:
         # Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked.
         if self.demo is None:
             self.demo = self.system.is_ours
-        server = self.system.start_server((ADMIN.email, ADMIN.password) if self.demo else None)
+        servers = self.system.start_servers((ADMIN.email, ADMIN.password) if self.demo else None)
         if self.demo:
             self._start_seed()  # it waits for the server, and is loaded by then
-        server.await_ready(READY_TIMEOUT_S)
+        for server in servers:
+            server.await_ready(READY_TIMEOUT_S)
         self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
 
     def _start_seed(self) -> None:
@@ -156,6 +172,7 @@ class Supervisor:
         self.screen.say(f"\n  Lectern is running at {bold(system.address)}   ({time.monotonic() - self.began:.1f} s)\n")
         rows = [("Sign in", f"{login:<28}{password:<20}{role}") for login, password, role in self._accounts()]
         rows += [("Embedded", ", ".join(system.embedded())), ("Given", ", ".join(system.given))]
+        rows += [("Processes", f"{n}: http://{LOOPBACK}:{port}") for n, port in enumerate(system.direct_ports, 1)]
         rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
         before = ""
         for name, text in rows:
@@ -215,6 +232,7 @@ class Supervisor:
         try:
             if self._seed is not None:
                 processes.stop(self._seed, timeout_s=SEED_STOP_S)
+            self.system.begin_stop()
             while remaining:
                 self.screen.update(f"Stopping {remaining[-1][0]}")
                 remaining[-1][1].stop()

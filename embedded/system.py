@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from embedded import processes, programs
 from embedded.keys import load_keys, signing_key_file
 from embedded.postgres import Postgres
+from embedded.processes import free_port
 from embedded.programs import Part, Program
 from embedded.s3 import BUCKET, REGION, ObjectStore
 from embedded.valkey import Valkey
@@ -35,17 +36,22 @@ class System:
     brings instead of an embedded part.
     """
 
-    def __init__(self, config: Config, data: Path, port: int) -> None:
+    def __init__(self, config: Config, data: Path, listener: socket.socket, servers: int = 1) -> None:
         self.config = config
         self.data = data
         self.logs = data / "logs"
-        self.port = port
+        # Bound once, by us, and inherited by every server process: one that starts again finds its clients waiting.
+        self.listener = listener
+        self.servers = servers
+        self.port: int = listener.getsockname()[1]
+        # Where each server process answers alone, when there are several.
+        self.direct_ports: list[int] = []
         self.host = WILDCARDS.get(config.server.host, config.server.host)
         self.keys = load_keys(data)
         self.parts: dict[str, Part] = {}
         self.given: list[str] = []
         # For the server, over what the operator's own environment says.
-        self.settings = {"LECTERN_SERVER__PORT": str(port)}
+        self.settings = {"LECTERN_SERVER__PORT": str(self.port)}
         # (e-mail address, password) of the first administrator, where we know one.
         self.admin: tuple[str, str] | None = None
 
@@ -142,8 +148,8 @@ class System:
         """Whether people and videos are kept in embedded parts, so that anything may be put there."""
         return POSTGRES in self.parts and VIDEO_HOST in self.parts
 
-    def start_server(self, admin: tuple[str, str] | None = None) -> Program:
-        """Start the server, which migrates; `await_ready` says when it answers.
+    def start_servers(self, admin: tuple[str, str] | None = None) -> list[Program]:
+        """Start the server's processes, which migrate; their `await_ready` says when they answer.
 
         `admin` is the first administrator where the configuration names none; without it an embedded database gets
         one with a password of its own.
@@ -158,26 +164,51 @@ class System:
         if self.admin is not None:
             self.settings["LECTERN_AUTH__FIRST_ADMIN_EMAIL"] = self.admin[0]
             self.settings["LECTERN_AUTH__FIRST_ADMIN_PASSWORD"] = self.admin[1]
+        if self.servers == 1:
+            return [self._start_server("server", self.port)]
+        for _ in range(self.servers):
+            self.direct_ports.append(_free_port_from(self.direct_ports[-1] + 1 if self.direct_ports else self.port + 2))
+        return [self._start_server(f"server {n}", port, port) for n, port in enumerate(self.direct_ports, 1)]
+
+    def _start_server(self, name: str, port: int, direct_port: int = 0) -> Program:
         server = Program(
-            "server",
+            name,
             [sys.executable, "-m", "server"],
-            env={**os.environ, **self.settings},
-            log=self.logs / "server.log",
-            ready=lambda: programs.answers(self.host, self.port, "/readyz"),
+            env={
+                **os.environ,
+                **self.settings,
+                "LECTERN_SERVER__LISTEN_FD": str(self.listener.fileno()),
+                "LECTERN_SERVER__DIRECT_PORT": str(direct_port),
+            },
+            log=self.logs / f"{name.replace(' ', '-')}.log",
+            ready=lambda: programs.answers(self.host, port, "/readyz"),
             # No drain without us: its parts are going at the same moment, and what was acknowledged is in them.
             on_parent_death=signal.SIGKILL,
             stop_timeout_s=self.config.sessions.drain_s + SERVER_STOP_MARGIN_S,
+            pass_fds=(self.listener.fileno(),),
         )
-        self._start("server", server)
+        self._start(name, server)
         return server
 
     def embedded(self) -> list[str]:
         """Names of the embedded parts that run."""
-        return [name for name in self.parts if name != "server"]
+        return [name for name in self.parts if not name.startswith("server")]
+
+    def begin_stop(self) -> None:
+        """Ask all servers to end, so that they drain at the same time; nobody new is let in."""
+        self.listener.close()
+        for name, part in self.parts.items():
+            if name.startswith("server") and isinstance(part, Program):
+                part.ask_to_stop()
 
     def _start(self, name: str, part: Part) -> None:
         self.parts[name] = part  # first, so that it is stopped even if the start is interrupted
         part.start()
+
+
+def _free_port_from(port: int) -> int:
+    """The first free one of this machine's from `port` on; any that is free when the next few are not."""
+    return next((found for found in range(port, min(port + 20, 65536)) if is_free(LOOPBACK, found)), free_port())
 
 
 def is_free(host: str, port: int) -> bool:

@@ -6,7 +6,6 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 when a part is missing, 2 for a bad set
 import asyncio
 import gc
 import signal
-import socket
 import sys
 from contextlib import suppress
 
@@ -14,9 +13,12 @@ import uvloop
 from aiohttp import web
 
 from server.config import Config, ConfigError, check_startable, load_config
+from server.listener import bind, inherit
 from server.logs import configure_logs, get_logger
 
 log = get_logger()
+
+LINGER_LOOK_S = 0.02
 
 
 def main() -> int:
@@ -43,15 +45,20 @@ async def serve(config: Config) -> int:
     app = create_app(config)
     runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=config.sessions.drain_s / 2)
     try:
-        listener = _bind(config.server.host, config.server.port)
+        settings = config.server
+        listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
+        direct = bind(settings.host, settings.direct_port) if settings.direct_port else None
         await runner.setup()
     except (StartError, MigrationError, OSError) as error:
         print(f"lectern: {error}", file=sys.stderr)
         with suppress(Exception):
             await runner.cleanup()
         return 1
-    site = web.SockSite(runner, listener, backlog=config.server.backlog)
+    site = web.SockSite(runner, listener, backlog=settings.backlog)
     await site.start()
+    if direct is not None:
+        await web.SockSite(runner, direct).start()
+        log.info("listening_alone", port=settings.direct_port)
     host, port = listener.getsockname()[:2]
     log.info("listening", host=host, port=port)
     gc.freeze()
@@ -61,7 +68,12 @@ async def serve(config: Config) -> int:
 
 
 async def drain(runner: web.AppRunner, site: web.BaseSite, config: Config) -> None:
-    """Not ready, no new connections, let what runs finish, close everything: within `sessions.drain_s` seconds."""
+    """Not ready, no new connections, let what runs finish, close everything: within `sessions.drain_s` seconds.
+
+    What has been let in is answered: the connections that are open are kept for `server.linger_s`, and each is closed
+    with its next answer. The listening socket stays with the processes that share it.
+    """
+    from server.app import drain_core  # noqa: PLC0415
     from server.http.keys import DRAINING  # noqa: PLC0415
 
     app = runner.app
@@ -70,10 +82,19 @@ async def drain(runner: web.AppRunner, site: web.BaseSite, config: Config) -> No
     try:
         async with asyncio.timeout(config.sessions.drain_s):
             await site.stop()
+            await asyncio.gather(drain_core(app), _until_unused(runner, config.server.linger_s))
             await runner.cleanup()
     except TimeoutError:
         log.warning("drain_timed_out", after_s=config.sessions.drain_s)
     log.info("stopped")
+
+
+async def _until_unused(runner: web.AppRunner, timeout_s: float) -> None:
+    """Wait until no connection is open, for so long at the most."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while runner.server is not None and runner.server.connections and loop.time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(LINGER_LOOK_S)  # aiohttp does not tell when a connection ends
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -82,21 +103,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     return stopped
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet: nobody is let in before everything is ready. Raises OSError."""
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, address = infos[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise OSError(f"{host}:{port}: {error.strerror or error}") from error
-    listener.setblocking(False)
-    return listener
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ class Section(BaseModel):
 class Server(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    listen_fd: Annotated[int, Field(ge=0)] = 0
+    direct_port: Annotated[int, Field(ge=0, le=65535)] = 0
     public_url: str = ""
     allowed_origins: list[str] = []
     trusted_proxies: list[IPvAnyNetwork] = []
@@ -52,6 +54,7 @@ class Server(Section):
     public_max_age_s: Annotated[float, Field(ge=0)] = 5.0
     ready_timeout_s: Seconds = 1.0
     start_timeout_s: Seconds = 15.0
+    linger_s: Annotated[float, Field(ge=0)] = 2.0
 
 
 class Log(Section):

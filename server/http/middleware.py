@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -14,7 +15,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
 from server import metrics
-from server.http.keys import CONFIG, EDGE
+from server.http.keys import CONFIG, DRAINING, EDGE
 from server.http.problems import (
     DatabaseUnavailable,
     OriginRefused,
@@ -70,6 +71,9 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers.popall(hdrs.SERVER, None)  # whose version is nobody's business
     headers["X-Request-Id"] = request.get(REQUEST_ID) or secrets.token_hex(16)
     headers["X-Content-Type-Options"] = "nosniff"
+    if request.app[DRAINING].is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+        response.force_close()  # the next request belongs to another process
+        headers[hdrs.CONNECTION] = "close"
     if hdrs.CACHE_CONTROL not in headers:
         headers[hdrs.CACHE_CONTROL] = "no-store"
     verdict = request.get(VERDICT)

@@ -26,16 +26,16 @@ BARE = {name: value for name, value in os.environ.items() if not name.startswith
 class Run:
     """A `bin/run` of the test's own."""
 
-    def __init__(self, data: Path, port: int, demo: str = "--no-demo") -> None:
+    def __init__(self, data: Path, port: int, demo: str = "--no-demo", *options: str) -> None:
         self.data = data
         self.port = port
-        self.demo = demo
+        self.options = [demo, *options]
         self.output = data / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(self.command(), cwd=processes.ROOT, env=BARE, stdout=output, stderr=output)
 
     def command(self) -> list[str]:
-        options = [self.demo, "--data", str(self.data), "--port", str(self.port)]
+        options = [*self.options, "--data", str(self.data), "--port", str(self.port)]
         return [sys.executable, "-m", "embedded.run", *options]
 
     def is_ready(self) -> bool:
@@ -52,13 +52,18 @@ class Run:
             found[" ".join(words)] = int(pid)
         return found
 
+    def pids(self) -> list[int]:
+        """Everything that it has started and that lives."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
     def child(self, part: str) -> int:
         return next(pid for command, pid in self.children().items() if part in command)
 
 
 @contextmanager
-def running(directory: Path, demo: str = "--no-demo") -> Iterator[Run]:
-    run = Run(directory, two_free_ports(), demo)
+def running(directory: Path, demo: str = "--no-demo", *options: str) -> Iterator[Run]:
+    run = Run(directory, two_free_ports(), demo, *options)
     try:
         assert eventually(lambda: "Ctrl-C" in run.said() or run.process.poll() is not None, 30)
         assert run.process.poll() is None, run.said()
@@ -107,6 +112,42 @@ def test_a_server_that_is_killed_comes_back_and_the_screen_says_so(directory: Pa
         os.kill(run.child("-m server"), signal.SIGKILL)
         assert eventually(lambda: "server is started again" in run.said())
         assert eventually(run.is_ready, 20)
+
+
+def test_several_server_processes_share_the_address_and_each_answers_at_one_of_its_own(directory: Path) -> None:
+    with running(directory, "--no-demo", "--processes", "3") as run:
+        direct = [int(port) for port in re.findall(r"[123]: http://127\.0\.0\.1:(\d+)", run.said())]
+        assert len(set(direct)) == 3
+        ids = {process_at(port) for port in direct}
+        assert len(ids) == 3
+        assert process_at(run.port) in ids
+
+        os.kill(run.child("-m server"), signal.SIGKILL)
+        assert eventually(lambda: re.search(r"server \d ended by itself; it is started again in 0.2 s", run.said()))
+        assert run.is_ready(), "the others stand in"
+        assert eventually(lambda: re.search(r"server \d is started again", run.said()))
+        assert eventually(lambda: all(programs.answers("127.0.0.1", port, "/readyz") for port in direct), 20)
+
+        pids = run.pids()
+        run.process.send_signal(signal.SIGTERM)
+        assert run.process.wait(30) == 0
+        assert run.said().endswith("Stopped\n")
+        assert dead(pids)()
+        assert "Traceback" not in "".join(log.read_text() for log in (directory / "logs").glob("server-*.log"))
+
+
+@pytest.mark.parametrize("count", ["0", "65", "many"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(directory: Path, count: str) -> None:
+    run = Run(directory, processes.free_port(), "--no-demo", "--processes", count)
+    assert run.process.wait(20) == 2
+    assert "--processes" in run.said()
+
+
+def process_at(port: int) -> str:
+    """The id of the process that answers there."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        (found,) = re.findall(rb'^lectern_process\{process="(.+)"\} 1.0$', answer.read(), re.MULTILINE)
+    return str(found)
 
 
 def test_a_database_that_is_killed_comes_back(directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -38,8 +39,19 @@ class ServerProcess:
     `async with`: it is ready inside (`/readyz` answers 200) and gone afterwards.
     """
 
-    def __init__(self, postgres_dsn: str, redis_url: str, settings: Mapping[str, str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self,
+        postgres_dsn: str,
+        redis_url: str,
+        settings: Mapping[str, str] | None = None,
+        *,
+        listener: socket.socket | None = None,
+    ) -> None:
+        """With a `listener`, which others may share, the port is the listener's, and `direct_url` is this process's."""
+        self.port = free_port() if listener is None else listener.getsockname()[1]
+        self._listener = listener
+        direct_port = self.port if listener is None else free_port()
+        self.direct_url = f"http://127.0.0.1:{direct_port}"
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._settings = {
             **DEFAULTS,
@@ -47,6 +59,8 @@ class ServerProcess:
             "LECTERN_REDIS__URL": redis_url,
             "LECTERN_SERVER__HOST": "127.0.0.1",
             "LECTERN_SERVER__PORT": str(self.port),
+            "LECTERN_SERVER__LISTEN_FD": str(listener.fileno() if listener else 0),
+            "LECTERN_SERVER__DIRECT_PORT": str(direct_port if listener else 0),
             **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,7 +100,7 @@ class ServerProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
         self._process = spawn(
             [sys.executable, "-m", "server"], log=self._log, env={**environ, **self._settings}, cwd=ROOT,
-            on_parent_death=signal.SIGKILL,
+            on_parent_death=signal.SIGKILL, pass_fds=(self._listener.fileno(),) if self._listener else (),
         )  # fmt: skip
 
     async def until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -131,7 +145,7 @@ class ServerProcess:
 
     async def _is_ready(self, http: aiohttp.ClientSession) -> bool:
         try:
-            async with http.get(f"{self.base_url}/readyz") as answer:
+            async with http.get(f"{self.direct_url}/readyz") as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False

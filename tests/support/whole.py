@@ -16,6 +16,7 @@ from demo.seed import Place, Seed
 from embedded.programs import Program
 from embedded.system import VIDEO_HOST, System, is_free
 from server.config import load_config
+from server.listener import bind
 from tests.support.services import data_directory
 
 START_TIMEOUT_S = 60.0
@@ -28,16 +29,18 @@ def whole_system(data: Path) -> Iterator[System]:
         # The environment may name parts of the machine that runs the tests; this is about the embedded ones.
         for name in [name for name in os.environ if name.startswith("LECTERN_")]:
             patch.delenv(name)
-        system = System(load_config(), data, two_free_ports())
+        system = System(load_config(), data, bind("127.0.0.1", two_free_ports()))
         try:
             system.start_stores()
             system.start_video_host()
-            system.start_server((ADMIN.email, ADMIN.password)).await_ready(START_TIMEOUT_S)
+            for server in system.start_servers((ADMIN.email, ADMIN.password)):
+                server.await_ready(START_TIMEOUT_S)
             host = system.parts[VIDEO_HOST]
             assert isinstance(host, Program)
             host.await_ready(START_TIMEOUT_S)
             yield system
         finally:
+            system.begin_stop()
             for part in reversed(system.parts.values()):
                 part.stop()
 
