@@ -8,19 +8,21 @@ or stolen: then its whole family ends.
 import hashlib
 import secrets
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from server.data.db import Connection, Record, queries
-from server.domain.accounts import check_email, check_password, check_username
 from server.http.auth import verify_current
-from server.http.keys import PASSWORDS, TOKENS
-from server.http.members import User
+from server.http.keys import EDGE, PASSWORDS, TOKENS
+from server.http.login_limits import Wrong, account_of, count_address, guarded
+from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
     BadCredentials,
     EmailTaken,
+    RateLimited,
+    RedisUnavailable,
     RefreshReused,
     RefreshSpent,
     Unauthorized,
@@ -32,13 +34,16 @@ from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Routes
 routes = Routes("auth")
 auth = queries("auth")
 
+# The id, password hash and familiarity of a user whom nobody knows.
+_NOBODY = None, None, False
+
 
 class Registration(Body):
     """A new account. The password may be any text; every character of it counts."""
 
-    username: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_username)]
-    email: Annotated[str, Field(min_length=3, max_length=254), AfterValidator(check_email)]
-    password: Annotated[str, Field(min_length=8, max_length=256), AfterValidator(check_password)]
+    username: Username
+    email: EmailAddress
+    password: Password
 
 
 class Credentials(Body):
@@ -96,20 +101,38 @@ async def register(call: Call[Registration]) -> dict[str, Any]:
         user = await auth.insert_user(
             tx, username=call.body.username, email=call.body.email, password_hash=password_hash
         )
-        return await _sign_in(call, tx, user, family_id=uuid4())
+        return await _enter(call, tx, user)
 
 
 @routes.post(
-    "/api/auth/login", role=ANONYMOUS, body=Credentials, answer=SignedIn, problems=(BadCredentials,), rate="auth"
+    "/api/auth/login",
+    role=ANONYMOUS,
+    body=Credentials,
+    answer=SignedIn,
+    problems=(BadCredentials, RateLimited, RedisUnavailable),
+    rate="auth",
 )
 async def login(call: Call[Credentials]) -> dict[str, Any]:
-    """Sign in. An unknown user and a wrong password are told alike, in the same time."""
-    user = await auth.find_user_by_login(call.db, login=call.body.login)
-    stored = user["password_hash"] if user else None
-    if not await call.app[PASSWORDS].verify(call.body.password, stored) or user is None:
-        raise BadCredentials
+    """Sign in. An unknown user and a wrong password are told alike, in the same time.
+
+    Failures are limited per account and address, tries per address; while they cannot be counted nobody signs in.
+    """
+    await count_address(call)
+    found = await auth.find_user_by_login(
+        call.db, login=call.body.login, network=_network(call), known_days=call.config.auth.known_address_days
+    )
+    user_id, stored, known_here = (found["id"], found["password_hash"], found["known_here"]) if found else _NOBODY
+    try:
+        async with guarded(call, account_of(user_id, call.body.login), known_here=known_here, closed=True):
+            if not await call.app[PASSWORDS].verify(call.body.password, stored):
+                raise Wrong
+    except Wrong:
+        raise BadCredentials from None
     async with call.db.transaction() as tx:
-        return await _sign_in(call, tx, user, family_id=uuid4())
+        user = await auth.lock_verified_user(tx, user_id=user_id, password_hash=stored)
+        if user is None:
+            raise BadCredentials
+        return await _enter(call, tx, user)
 
 
 @routes.post(
@@ -165,6 +188,19 @@ async def get_me(call: Call[None]) -> Record:
     return user
 
 
+async def _enter(call: Call[Any], tx: Connection, user: Record) -> dict[str, Any]:
+    """Sign in with a family of tokens of its own, and remember from where."""
+    if network := _network(call):
+        days = call.config.auth.known_address_days
+        await auth.remember_address(tx, user_id=user["id"], network=network, known_days=days)
+    return await _sign_in(call, tx, user, family_id=uuid4())
+
+
+def _network(call: Call[Any]) -> str | None:
+    """The caller's address as limits see it; None on a Unix socket."""
+    return call.app[EDGE].client_network(call.request) or None
+
+
 async def _sign_in(call: Call[Any], tx: Connection, user: Record, family_id: UUID) -> dict[str, Any]:
     """The answer with a new pair; the refresh token is stored in the caller's transaction."""
     refresh_token = secrets.token_urlsafe(32)
@@ -175,7 +211,7 @@ async def _sign_in(call: Call[Any], tx: Connection, user: Record, family_id: UUI
         token_hash=_hash(refresh_token),
         ttl_s=call.config.auth.refresh_ttl_s,
     )
-    access_token, _ = call.app[TOKENS].issue_access(user["id"], user["role"], user["ver"])
+    access_token, _ = call.app[TOKENS].issue_access(user["id"], user["role"], user["ver"], family_id)
     return {
         "user": user,
         "access_token": access_token,

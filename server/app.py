@@ -9,7 +9,7 @@ import asyncpg
 from aiohttp import ClientSession, ClientTimeout, web
 
 from actors.runtime import Runtime
-from handlers import auth, courses, progress, sessions, users, videos
+from handlers import account, auth, courses, progress, sessions, users, videos
 from server import metrics
 from server.clock import Clock
 from server.config import Config
@@ -46,7 +46,7 @@ from server.services.objects import Objects, ObjectsAway, objects_configured
 from server.services.video_host import VideoHost
 
 # One module per domain, each with its `routes`.
-HANDLERS: tuple[ModuleType, ...] = (auth, users, courses, progress, videos, sessions)
+HANDLERS: tuple[ModuleType, ...] = (auth, account, users, courses, progress, videos, sessions)
 
 # How often the loop's lag is looked at.
 LOOP_LOOK_S = 0.25

@@ -83,6 +83,7 @@ class Auth(Section):
     leeway_s: Annotated[float, Field(ge=0)] = 30.0
     version_cache_s: Annotated[float, Field(ge=0, le=5)] = 4.0
     mail_token_ttl_s: Seconds = 1800.0
+    known_address_days: Count = 30
     bcrypt_cost: Annotated[int, Field(ge=4, le=16)] = 12
     first_admin_email: str = ""
     first_admin_password: str = ""

@@ -46,6 +46,8 @@ class Principal:
     id: UUID
     role: str
     ver: int
+    # The family of refresh tokens that the access token came with: this device's, as against others'.
+    family_id: UUID | None = None
 
     def has(self, role: str) -> bool:
         """Whether this user's role is `role` or one above it."""
@@ -54,7 +56,8 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says. `iat` and `exp` are Unix seconds; `session_id` only in a session's token."""
+    """What a valid token says. `iat` and `exp` are Unix seconds; `session_id` only in a session's token, `family_id`
+    only in an access token that was given with a refresh token."""
 
     sub: UUID
     role: str
@@ -63,11 +66,12 @@ class Claims:
     exp: int
     jti: str
     session_id: UUID | None = None
+    family_id: UUID | None = None
 
     @property
     def principal(self) -> Principal:
         """The token's user."""
-        return Principal(self.sub, self.role, self.ver)
+        return Principal(self.sub, self.role, self.ver, self.family_id)
 
     @property
     def expires_at(self) -> datetime:
@@ -101,9 +105,10 @@ class Tokens:
         # Verifying costs 45 us, and a client shows the same token again and again.
         self._verified: dict[tuple[str, str], Claims] = {}
 
-    def issue_access(self, user_id: UUID, role: str, ver: int) -> tuple[str, datetime]:
-        """An access token and when it ends."""
-        return self._issue(API, user_id, role, ver, self._access_ttl_s)
+    def issue_access(self, user_id: UUID, role: str, ver: int, family_id: UUID | None = None) -> tuple[str, datetime]:
+        """An access token and when it ends; `family_id` of the refresh token that is given with it."""
+        more = {"fam": str(family_id)} if family_id else {}
+        return self._issue(API, user_id, role, ver, self._access_ttl_s, **more)
 
     def issue_session(
         self, user_id: UUID, session_id: UUID, ver: int, role: str = "student", ttl_s: float = 43_200.0
@@ -158,7 +163,7 @@ class Tokens:
                 options={"require": _REQUIRED, "verify_exp": False, "verify_iat": False, "strict_aud": True},
             )
             return _claims(claims, audience)
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise _invalid("The token is not valid.") from None
 
 
@@ -168,7 +173,8 @@ def _claims(claims: dict[str, Any], audience: Audience) -> Claims:
     if role not in RANKS or any(type(number) is not int for number in (ver, iat, exp)):
         raise ValueError
     session_id = UUID(claims["sid"]) if audience == SESSION else None
-    return Claims(UUID(claims["sub"]), role, ver, iat, exp, str(claims["jti"]), session_id)
+    family_id = UUID(claims["fam"]) if "fam" in claims else None
+    return Claims(UUID(claims["sub"]), role, ver, iat, exp, str(claims["jti"]), session_id, family_id)
 
 
 def _invalid(detail: str) -> Unauthorized:

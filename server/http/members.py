@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from server.domain.accounts import check_email, check_password, check_username
 from server.domain.videos import Status
 
 
@@ -15,6 +16,10 @@ def _not_blank(text: str) -> str:
     return text
 
 
+Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_username)]
+EmailAddress = Annotated[str, Field(min_length=3, max_length=254), AfterValidator(check_email)]
+# A new one; any text, of which every character counts.
+Password = Annotated[str, Field(min_length=8, max_length=256), AfterValidator(check_password)]
 Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
 Description = Annotated[str, Field(max_length=20_000)]
 

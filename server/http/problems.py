@@ -174,6 +174,12 @@ class NotEntitled(Problem):
     code, status, title = "not_entitled", 403, "Not entitled"
 
 
+class WrongPassword(Problem):
+    """The current password is not this one."""
+
+    code, status, title = "wrong_password", 403, "Wrong password"
+
+
 class OriginRefused(Problem):
     """Pages of this origin may not call the API: see `server.allowed_origins`."""
 

@@ -4,9 +4,26 @@ INSERT INTO users (username, email, password_hash) VALUES (:username, :email, :p
 -- name: get_user(user_id)^
 SELECT * FROM users WHERE id = :user_id;
 
--- name: find_user_by_login(login)^
+-- name: find_user_by_login(login, network, known_days)^
 -- A user name never holds an @, so that a login is one or the other.
-SELECT * FROM users WHERE name_key(username) = name_key(:login) OR name_key(email) = name_key(:login);
+SELECT u.*, EXISTS (
+    SELECT FROM sign_in_addresses AS a
+    WHERE a.user_id = u.id AND a.network = :network::text::cidr AND a.seen_at > now() - make_interval(days => :known_days)
+) AS known_here
+FROM users AS u WHERE name_key(u.username) = name_key(:login) OR name_key(u.email) = name_key(:login);
+
+-- name: lock_verified_user(user_id, password_hash)^
+-- None when the password was changed while it was being checked.
+SELECT * FROM users WHERE id = :user_id AND password_hash = :password_hash FOR NO KEY UPDATE;
+
+-- name: remember_address(user_id, network, known_days)!
+-- What is out of date goes on the way.
+WITH swept AS (
+    DELETE FROM sign_in_addresses
+    WHERE user_id = :user_id AND network <> :network::text::cidr AND seen_at < now() - make_interval(days => :known_days)
+)
+INSERT INTO sign_in_addresses (user_id, network) VALUES (:user_id, :network::text::cidr)
+ON CONFLICT (user_id, network) DO UPDATE SET seen_at = now();
 
 -- name: insert_refresh_token(user_id, family_id, token_hash, ttl_s)!
 -- What is out of date goes on the way: nobody can use it.

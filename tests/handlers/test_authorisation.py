@@ -36,6 +36,10 @@ POST /api/auth/refresh                                   401     200   200      
 POST /api/auth/logout                                    204     204   204      204   204        204   204
 POST /api/auth/validate                                  200     200   200      200   200        200   200
 GET /api/auth/me                                         401     200   200      200   200        200   200
+PATCH /api/auth/me                                       401     200   200      200   200        200   200
+PUT /api/auth/me/password                                401     204   204      204   204        204   204
+GET /api/auth/me/export                                  401     200   200      200   200        200   200
+DELETE /api/auth/me                                      401     204   204      204   204        204   409
 GET /api/auth/users                                      401     403   403      403   403        403   200
 GET /api/auth/users/{user_id}                            401     403   403      403   403        403   200
 GET /api/auth/users/{user_id}/roles                      401     200   404      404   404        404   200
@@ -101,6 +105,9 @@ BODIES: dict[str, Callable[[World, Person], Any]] = {
     "POST /api/auth/refresh": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/logout": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/validate": lambda _, me: {"token": me.token or "none"},
+    "PATCH /api/auth/me": lambda _, me: {"username": f"new-{me.name}"},
+    "PUT /api/auth/me/password": lambda *_: {"current_password": PASSWORD, "new_password": "another battery"},
+    "DELETE /api/auth/me": lambda *_: {"current_password": PASSWORD},
     "POST /api/auth/users/{user_id}/roles": lambda *_: {"role": "instructor"},
     "POST /api/courses": lambda *_: {"title": "Stacks"},
     "PUT /api/courses/{course_id}": lambda *_: {"title": "Stacks"},

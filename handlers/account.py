@@ -1,0 +1,169 @@
+"""One's own account: changing it, taking everything along, and leaving."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, Field
+
+from server.data.db import Record, queries
+from server.http.keys import CLOCK, EDGE, PASSWORDS, REVOCATION
+from server.http.login_limits import Wrong, account_of, guarded
+from server.http.members import EmailAddress, Password, User, Username
+from server.http.problems import (
+    EmailTaken,
+    LastAdmin,
+    RateLimited,
+    UsernameTaken,
+    UserNotFound,
+    ValidationFailed,
+    WrongPassword,
+)
+from server.http.routing import STUDENT, Body, Call, Change, Reply, Routes
+
+routes = Routes("auth")
+account = queries("account")
+personal = queries("personal")
+
+EXPORT_TIMEOUT_S = 20.0
+
+
+class AccountChange(Change):
+    """The members of the account to be changed. An address has to be verified anew."""
+
+    username: Username = ""
+    email: EmailAddress = ""
+    avatar_file_id: UUID | None = Field(None, description="A picture among one's files; null takes it away.")
+
+
+class NewPassword(Body):
+    """The password, and what it is to be."""
+
+    current_password: str = Field(max_length=256)
+    new_password: Password
+
+
+class Farewell(Body):
+    """Leaving takes the password."""
+
+    current_password: str = Field(max_length=256)
+
+
+class Export(BaseModel):
+    """All that is kept about a user: the account, and by table the rows that name them. Positions are milliseconds."""
+
+    exported_at: datetime
+    account: User
+    tables: dict[str, list[dict[str, Any]]]
+
+
+@routes.patch(
+    "/api/auth/me",
+    role=STUDENT,
+    body=AccountChange,
+    answer=User,
+    problems=(UserNotFound, UsernameTaken, EmailTaken),
+    rate="write",
+)
+async def change_me(call: Call[AccountChange]) -> Record:
+    """Change one's account."""
+    changed = call.body.model_dump(exclude_unset=True)
+    if changed.get("avatar_file_id") is not None:
+        raise ValidationFailed(errors=[{"pointer": "/avatar_file_id", "detail": "There is no such file of yours."}])
+    async with call.db.transaction() as tx:
+        if await account.lock_account(tx, user_id=call.user.id) is None:
+            raise UserNotFound
+        user: Record = await account.change_account(
+            tx,
+            user_id=call.user.id,
+            username=changed.get("username"),
+            email=changed.get("email"),
+            clear_avatar="avatar_file_id" in changed,
+        )
+    return user
+
+
+@routes.put(
+    "/api/auth/me/password",
+    role=STUDENT,
+    body=NewPassword,
+    status=204,
+    problems=(UserNotFound, WrongPassword, RateLimited),
+    rate="auth",
+)
+async def change_password(call: Call[NewPassword]) -> None:
+    """Set another password. One is signed out everywhere else; here the refresh token gives the next access token."""
+    user = await _own_account(call, call.body.current_password)
+    password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
+    async with call.db.transaction() as tx:
+        changed = await account.change_password(
+            tx, user_id=user["id"], before=user["password_hash"], password_hash=password_hash
+        )
+        if changed is None:
+            raise WrongPassword
+        await account.end_other_families(tx, user_id=user["id"], family_id=call.user.family_id)
+    await call.app[REVOCATION].announce(user["id"])
+
+
+@routes.get(
+    "/api/auth/me/export",
+    role=STUDENT,
+    answer=Export,
+    problems=(UserNotFound,),
+    rate="write",
+    timeout_s=EXPORT_TIMEOUT_S,
+)
+async def export_me(call: Call[None]) -> Reply:
+    """All that is kept about the caller, as one document."""
+    async with call.db.transaction() as tx:
+        user = await account.lock_account(tx, user_id=call.user.id)
+        if user is None:
+            raise UserNotFound
+        tables = {
+            name.removeprefix("export_"): await query(tx, user_id=user["id"])
+            for name, query in personal.statements.items()
+            if name.startswith("export_")
+        }
+    body = {"exported_at": call.app[CLOCK].now(), "account": user, "tables": tables}
+    return Reply(body, headers={"Content-Disposition": 'attachment; filename="lectern.json"'})
+
+
+@routes.delete(
+    "/api/auth/me",
+    role=STUDENT,
+    body=Farewell,
+    status=204,
+    problems=(UserNotFound, WrongPassword, RateLimited, LastAdmin),
+    rate="auth",
+)
+async def erase_me(call: Call[Farewell]) -> None:
+    """Leave: nothing says any more who it was. Courses one made, and what was paid, stay without a name."""
+    user = await _own_account(call, call.body.current_password)
+    async with call.db.transaction() as tx:
+        await account.erase_account(tx, user_id=user["id"])
+        for name, query in personal.statements.items():
+            if name.startswith("erase_"):
+                await query(tx, user_id=user["id"])
+    await call.app[REVOCATION].announce(user["id"])
+
+
+async def _own_account(call: Call[Any], password: str) -> Record:
+    """The caller's account after its password was checked, which is limited as signing in is.
+
+    Raises UserNotFound, WrongPassword, RateLimited.
+    """
+    user: Record | None = await account.get_own_account(
+        call.db,
+        user_id=call.user.id,
+        network=call.app[EDGE].client_network(call.request) or None,
+        known_days=call.config.auth.known_address_days,
+    )
+    if user is None:
+        raise UserNotFound
+    try:
+        async with guarded(call, account_of(user["id"]), known_here=user["known_here"], closed=False):
+            if not await call.app[PASSWORDS].verify(password, user["password_hash"]):
+                raise Wrong
+    except Wrong:
+        raise WrongPassword from None
+    return user

@@ -1,0 +1,37 @@
+-- What somebody does about their own account.
+
+-- name: get_own_account(user_id, network, known_days)^
+-- With what checking the password needs.
+SELECT u.*, EXISTS (
+    SELECT FROM sign_in_addresses AS a
+    WHERE a.user_id = u.id AND a.network = :network::text::cidr AND a.seen_at > now() - make_interval(days => :known_days)
+) AS known_here
+FROM users AS u WHERE u.id = :user_id AND u.erased_at IS NULL;
+
+-- name: lock_account(user_id)^
+SELECT * FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;
+
+-- name: change_account(user_id, username, email, clear_avatar)^
+-- What is NULL stays. Another address has to be verified anew.
+UPDATE users SET
+    username = coalesce(:username, username),
+    email = coalesce(:email, email),
+    email_verified = email_verified AND (:email::text IS NULL OR name_key(:email) = name_key(email)),
+    avatar_url = CASE WHEN :clear_avatar THEN NULL ELSE avatar_url END
+WHERE id = :user_id RETURNING *;
+
+-- name: change_password(user_id, before, password_hash)^
+-- None when somebody else changed it meanwhile. Tokens of before end.
+UPDATE users SET password_hash = :password_hash, ver = ver + 1
+WHERE id = :user_id AND password_hash = :before AND erased_at IS NULL RETURNING *;
+
+-- name: end_other_families(user_id, family_id)!
+-- Signed out everywhere but in the family's own place; everywhere when that is NULL.
+DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FROM :family_id::uuid;
+
+-- name: erase_account(user_id)!
+-- Nothing in the row says who it was; name and address are free again. Nobody can sign in to it: '' is no hash.
+UPDATE users SET
+    username = 'erased-' || id, email = id || '@erased.invalid', password_hash = '', role = 'student', ver = ver + 1,
+    email_verified = false, avatar_url = NULL, erased_at = now()
+WHERE id = :user_id;

@@ -1,0 +1,71 @@
+-- What is kept about a person, table by table: `export_<table>` gives it to them, `erase_<table>` takes it from us. A
+-- test finds tables that name a user and are missing here.
+
+-- name: export_refresh_tokens(user_id)
+SELECT id, family_id, expires_at, used_at, created_at FROM refresh_tokens WHERE user_id = :user_id ORDER BY id;
+
+-- name: erase_refresh_tokens(user_id)!
+DELETE FROM refresh_tokens WHERE user_id = :user_id;
+
+-- name: export_sign_in_addresses(user_id)
+SELECT network::text AS network, seen_at FROM sign_in_addresses WHERE user_id = :user_id ORDER BY seen_at;
+
+-- name: erase_sign_in_addresses(user_id)!
+DELETE FROM sign_in_addresses WHERE user_id = :user_id;
+
+-- name: export_audit_log(user_id)
+SELECT created_at, action, subject, subject_id, details, actor_id = :user_id AS by_me
+FROM audit_log WHERE actor_id = :user_id OR subject_id = :user_id ORDER BY id;
+
+-- name: export_courses(user_id)
+SELECT id, title, description, status, price, currency, thumbnail_url, created_at, updated_at
+FROM courses WHERE creator_id = :user_id ORDER BY id;
+
+-- name: export_videos(user_id)
+SELECT id, lecture_id, title, description, status, visibility, duration_seconds, created_at, updated_at
+FROM videos WHERE upload_user_id = :user_id ORDER BY id;
+
+-- name: export_enrollments(user_id)
+SELECT course_id, source, enrolled_at, expires_at, is_active, created_at, updated_at
+FROM enrollments WHERE user_id = :user_id ORDER BY enrolled_at;
+
+-- name: erase_enrollments(user_id)!
+-- The row stays for what was paid; nobody is enrolled by it any more.
+UPDATE enrollments SET is_active = false WHERE user_id = :user_id;
+
+-- name: export_subscriptions(user_id)
+SELECT s.id, p.plan_name, s.status, s.billing_period, s.price, s.currency, s.current_period_end, s.cancel_at_period_end,
+    s.canceled_at, s.created_at, s.updated_at
+FROM subscriptions AS s JOIN plans AS p ON p.id = s.plan_id WHERE s.user_id = :user_id ORDER BY s.id;
+
+-- name: export_transactions(user_id)
+SELECT id, course_id, subscription_id, amount, currency, status, refunded_amount, created_at, updated_at
+FROM transactions WHERE user_id = :user_id ORDER BY id;
+
+-- name: export_progress(user_id)
+SELECT lecture_id, position_ms, completed, completed_at, last_watched_at, created_at, updated_at,
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(lower(r), upper(r)) ORDER BY r), '[]') FROM unnest(watched_ranges) AS r)
+        AS watched_ranges_ms
+FROM progress WHERE user_id = :user_id ORDER BY created_at, lecture_id;
+
+-- name: erase_progress(user_id)!
+DELETE FROM progress WHERE user_id = :user_id;
+
+-- name: export_video_sessions(user_id)
+SELECT id, video_id, lecture_id, status, state, decision, device, viewport, connection, save_data, player, created_at,
+    seen_at, ended_at
+FROM video_sessions WHERE user_id = :user_id ORDER BY id;
+
+-- name: erase_video_sessions(user_id)!
+-- The video's figures keep what was watched, not by whom and on what. A new epoch fences off whoever still holds one.
+UPDATE video_sessions SET
+    status = 'ended', ended_at = coalesce(ended_at, now()), epoch = epoch + 1, owner = NULL, claimed_by = 'rest',
+    device = NULL, player = NULL, connection = NULL, viewport = NULL
+WHERE user_id = :user_id;
+
+-- name: export_idempotency_keys(user_id)
+SELECT key, status, convert_from(body, 'UTF8') AS answer, created_at, expires_at
+FROM idempotency_keys WHERE user_id = :user_id ORDER BY created_at;
+
+-- name: erase_idempotency_keys(user_id)!
+DELETE FROM idempotency_keys WHERE user_id = :user_id;

@@ -1,0 +1,141 @@
+"""How often a password may be tried, and that no stranger locks the owner out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import asyncpg
+import pytest
+
+from embedded.valkey import Valkey
+from server.config import Limits
+from tests.support.app import AppClient, serving, settings
+from tests.support.people import PASSWORD, Answer, People, Person
+
+Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+HOME, ELSEWHERE = "198.51.100.7", "203.0.113.9"
+
+
+@pytest.fixture
+def overrides() -> dict[str, dict[str, Any]]:
+    """The limits as they are by default; addresses as a proxy on this machine tells them."""
+    unlimited = {name: {"rate": 0} for name in ("auth", "read", "write")}
+    return {"limits": unlimited, "server": {"trusted_proxies": ["127.0.0.0/8"]}}
+
+
+async def sign_in(person: Person, password: str, address: str, login: str = "ada") -> Answer:
+    return await person.post(
+        "/api/auth/login", {"login": login, "password": password}, headers={"X-Forwarded-For": address}
+    )
+
+
+@pytest.fixture
+async def ada(people: People) -> Person:
+    """Registered from 127.0.0.1."""
+    return await people.join("ada")
+
+
+async def test_ten_wrong_passwords_from_an_address_are_all_that_it_has(ada: Person) -> None:
+    for _ in range(10):
+        assert (await sign_in(ada, "wrong password", ELSEWHERE)).status == 401
+    for password in ("wrong password", PASSWORD):
+        refused = await sign_in(ada, password, ELSEWHERE)
+        assert (refused.status, refused.code) == (429, "rate_limited")
+        assert 0 < int(refused.headers["Retry-After"]) <= 90
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+
+
+async def test_many_tries_at_once_are_no_more_than_the_limit(ada: Person) -> None:
+    answers = await asyncio.gather(*(sign_in(ada, "wrong password", ELSEWHERE) for _ in range(30)))
+    assert sorted(answer.status for answer in answers) == [401] * 10 + [429] * 20
+
+
+async def test_name_and_address_are_one_account(ada: Person) -> None:
+    for n in range(10):
+        login = ("ada", "ADA@EXAMPLE.COM", "Ada", "ada@example.com")[n % 4]
+        assert (await sign_in(ada, "wrong password", ELSEWHERE, login)).status == 401
+    assert (await sign_in(ada, "wrong password", ELSEWHERE)).status == 429
+
+
+async def test_right_passwords_are_not_counted_against_the_account(ada: Person) -> None:
+    for _ in range(15):
+        assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+    assert (await sign_in(ada, "wrong password", HOME)).status == 401
+
+
+async def test_an_account_that_is_not_there_is_limited_alike(ada: Person) -> None:
+    told = {}
+    for login in ("ada", "nobody"):
+        answers = [await sign_in(ada, "wrong password", ELSEWHERE, login) for _ in range(12)]
+        told[login] = [(answer.status, answer.code, answer.headers.get("Retry-After")) for answer in answers]
+    assert told["ada"] == told["nobody"]
+
+
+async def test_a_stranger_with_many_addresses_does_not_lock_the_owner_out(ada: Person) -> None:
+    """Ten times the limit from all addresses; those from which the owner signed in lately are exempt."""
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+    for n in range(100):
+        assert (await sign_in(ada, "wrong password", f"192.0.2.{n // 10}")).status == 401
+    assert (await sign_in(ada, "wrong password", "192.0.2.99")).status == 429
+    assert (await sign_in(ada, PASSWORD, "192.0.2.98")).status == 429
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+
+
+async def test_an_address_of_long_ago_is_any_address(ada: Person, sql: Sql) -> None:
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+    await sql.execute("UPDATE sign_in_addresses SET seen_at = now() - interval '31 days'")
+    for n in range(100):
+        await sign_in(ada, "wrong password", f"192.0.2.{n // 10}")
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 429
+
+
+async def test_a_whole_ipv6_network_is_one_address(ada: Person) -> None:
+    for n in range(10):
+        assert (await sign_in(ada, "wrong password", f"2001:db8::{n}")).status == 401
+    assert (await sign_in(ada, "wrong password", "2001:db8::ffff")).status == 429
+    assert (await sign_in(ada, "wrong password", "2001:db8:0:1::1")).status == 401
+
+
+async def test_forty_tries_from_an_address_are_all_that_it_has_for_whatever_account(ada: Person) -> None:
+    for n in range(40):
+        assert (await sign_in(ada, "wrong password", ELSEWHERE, f"somebody{n}")).status == 401
+    assert (await sign_in(ada, PASSWORD, ELSEWHERE)).status == 429
+    assert (await sign_in(ada, PASSWORD, HOME)).status == 200
+
+
+async def test_the_current_password_is_no_easier_to_guess(people: People, ada: Person) -> None:
+    body = {"current_password": "wrong password", "new_password": "another battery"}
+    for _ in range(10):
+        assert (await ada.put("/api/auth/me/password", body)).code == "wrong_password"
+    assert (await ada.put("/api/auth/me/password", body | {"current_password": PASSWORD})).status == 429
+    assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 429
+
+
+def test_the_limits_are_those_that_are_promised() -> None:
+    limits = Limits()
+    assert (limits.login_account.rate, limits.login_account.per_s) == (10, 900)
+    assert (limits.login_address.rate, limits.login_address.per_s) == (40, 900)
+
+
+@pytest.fixture
+async def frail(postgres_dsn: str, own_valkey: Valkey) -> AsyncIterator[AppClient]:
+    async with serving(settings(postgres_dsn, own_valkey.url)) as client:
+        yield client
+
+
+async def test_while_redis_is_away_nobody_signs_in_but_who_is_signed_in_stays(
+    frail: AppClient, own_valkey: Valkey, sql: Sql
+) -> None:
+    ada = await People(frail, sql).join("ada")
+    own_valkey.stop()
+    for password in (PASSWORD, "wrong password"):
+        refused = await ada.post("/api/auth/login", {"login": "ada", "password": password})
+        assert (refused.status, refused.code) == (503, "redis_unavailable")
+        assert int(refused.headers["Retry-After"]) > 0
+    renewed = await ada.post("/api/auth/refresh", {"refresh_token": ada.refresh_token})
+    assert renewed.status == 200
+    ada.token = renewed.body["access_token"]
+    body = {"current_password": PASSWORD, "new_password": "another battery"}
+    assert (await ada.put("/api/auth/me/password", body)).status == 204
+    own_valkey.start()
+    assert (await ada.post("/api/auth/login", {"login": "ada", "password": "another battery"})).status == 200
