@@ -432,7 +432,8 @@ class SimulatedPlayer:
         try:
             socket = await self._open()
         except aiohttp.WSServerHandshakeError as refused:
-            self._note("refused", {"status": refused.status})
+            retry_after = (refused.headers or {}).get("Retry-After")
+            self._note("refused", {"status": refused.status, "retry_after": retry_after})
             return await self._after_failed_opening(refused)
         except (aiohttp.ClientError, OSError, TimeoutError) as failure:
             self._note("refused", {"status": None, "why": repr(failure)})
@@ -466,6 +467,7 @@ class SimulatedPlayer:
         try:
             session = await self.get_session()
         except Refused as answer:
+            self._note("refused", {"status": answer.status, "retry_after": answer.retry_after_s})
             if answer.status in (401, 404):
                 self._stop("gone" if answer.status == 404 else "credentials")
             return answer.retry_after_s
@@ -548,17 +550,17 @@ class SimulatedPlayer:
         pace = Pace.from_hello(self.last_hello)
         while True:
             await self.until(lambda: next(reversed(self.kept), 0) > self._sent_up_to, None, "a frame to send")
-            for seq, text in [item for item in self.kept.items() if item[0] > self._sent_up_to]:
+            for seq, text in self.in_order_of_sending([i for i in self.kept.items() if i[0] > self._sent_up_to]):
                 delay_s = pace.delay_s() if self.paced else 0.0
                 if delay_s:
                     await asyncio.sleep(delay_s)
                 self.witness.sent(seq)
-                self._sent_up_to = seq
+                self._sent_up_to = max(self._sent_up_to, seq)
                 now = time.monotonic()
                 if not self._sent_at:
                     self._quiet_since = now
                 self._sent_at.append((seq, now))
-                await socket.send_str(text)
+                await self.put(socket, seq, text)
                 self._note("sent", seq)
 
     async def _mind_silence(self) -> None:
@@ -570,6 +572,15 @@ class SimulatedPlayer:
                 self._note("silent", {"since_s": self.ack_timeout_s})
                 return
             await asyncio.sleep(left_s)
+
+    # ------------------------------------------------------------------ what unruly players do otherwise
+    def in_order_of_sending(self, frames: list[tuple[int, str]]) -> list[tuple[int, str]]:
+        """Which of `frames` (seq and text, in their order) to send now, one after the other."""
+        return frames
+
+    async def put(self, socket: aiohttp.ClientWebSocketResponse, seq: int, text: str) -> None:
+        """Put one frame on the socket."""
+        await socket.send_str(text)
 
     # ------------------------------------------------------------------ small things
     def _stop(self, why: str) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -35,8 +35,9 @@ DEFAULTS = {
 class ServerProcess:
     """One server on given parts and a port of its own, which it keeps over restarts.
 
-    `settings` are environment variables (`{"LECTERN_SESSIONS__CHECKPOINT_S": "0.2"}`) over DEFAULTS. Use it with
-    `async with`: it is ready inside (`/readyz` answers 200) and gone afterwards.
+    `settings` are environment variables (`{"LECTERN_SESSIONS__CHECKPOINT_S": "0.2"}`) over DEFAULTS. `root` is the tree
+    whose code it runs, `program` what Python is told to run there. Use it with `async with`: it is ready inside
+    (`/readyz` answers 200) and gone afterwards.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class ServerProcess:
         settings: Mapping[str, str] | None = None,
         *,
         listener: socket.socket | None = None,
+        root: Path = ROOT,
+        program: Sequence[str] = ("-m", "server"),
     ) -> None:
         """With a `listener`, which others may share, the port is the listener's, and `direct_url` is this process's."""
         self.port = free_port() if listener is None else listener.getsockname()[1]
@@ -63,6 +66,8 @@ class ServerProcess:
             "LECTERN_SERVER__DIRECT_PORT": str(direct_port if listener else 0),
             **(settings or {}),
         }
+        self._command = [sys.executable, *program]
+        self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="lectern-server-")
         self._log = Path(self._directory.name) / "log"
@@ -99,9 +104,13 @@ class ServerProcess:
         assert self.pid is None, "it is running"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
         self._process = spawn(
-            [sys.executable, "-m", "server"], log=self._log, env={**environ, **self._settings}, cwd=ROOT,
-            on_parent_death=signal.SIGKILL, pass_fds=(self._listener.fileno(),) if self._listener else (),
-        )  # fmt: skip
+            self._command,
+            log=self._log,
+            env={**environ, **self._settings},
+            cwd=self._root,
+            on_parent_death=signal.SIGKILL,
+            pass_fds=(self._listener.fileno(),) if self._listener else (),
+        )
 
     async def until_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait for 200 from `/readyz`. Raises RuntimeError with the end of its log."""
@@ -129,15 +138,18 @@ class ServerProcess:
         await self.kill9()
         await self.start()
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def pause(self) -> None:
         """SIGSTOP: alive, but deaf and dumb."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        self.signal(signal.SIGCONT)
 
     async def _gone(self, timeout_s: float) -> int:
         assert self._process is not None
