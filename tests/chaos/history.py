@@ -1,4 +1,4 @@
-"""Every write to every session's row, in order: what end states do not show, such as a zombie that wrote the right thing.
+"""Every write to every session's row, in order: what end states do not show, such as a zombie that writes.
 
 A trigger of the rig's own keeps them, in the same transaction. Each server process has a database role of its own, so
 that it is known who wrote.
@@ -62,9 +62,7 @@ async def read_history(connection: asyncpg.Connection[asyncpg.Record]) -> dict[U
 
 def broken_promises(history: Mapping[UUID, Sequence[Write]]) -> list[str]:
     """What a history must not show: epochs, cursors and folds that go back, a zombie's write, a write after the end."""
-    return [
-        f"history of {session_id}: {what}" for session_id, writes in history.items() for what in _broken(writes)
-    ]
+    return [f"history of {session_id}: {what}" for session_id, writes in history.items() for what in _broken(writes)]
 
 
 def _broken(writes: Sequence[Write]) -> Iterable[str]:

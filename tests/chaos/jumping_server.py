@@ -4,7 +4,7 @@ what `auth.leeway_s` forgives."""
 import itertools
 import signal
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from server.__main__ import main

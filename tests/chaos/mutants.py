@@ -47,7 +47,11 @@ MUTANTS = {
             "starts at the stream's tail",
             "kill-one",
             r"hello.seq \d+ is below \d+, which was acknowledged",
-            [Replacement("actors/recovery.py", "session.key, session.state.cursor, PAGE", "session.key, (2**62, 0), PAGE")],
+            [
+                Replacement(
+                    "actors/recovery.py", "session.key, session.state.cursor, PAGE", "session.key, (2**62, 0), PAGE"
+                )
+            ],
         ),
         Mutant(
             "no fence",
@@ -98,7 +102,8 @@ MUTANTS = {
                 Replacement(
                     "actors/video_session/actor.py",
                     "state=msgspec.json.encode(state),",
-                    "state=msgspec.json.encode(msgspec.structs.replace(state, frames=state.frames - self.saved_frames)),",
+                    "state=msgspec.json.encode("
+                    "msgspec.structs.replace(state, frames=state.frames - self.saved_frames)),",
                 ),
                 Replacement(
                     "sql/queries/sessions.sql",

@@ -35,7 +35,11 @@ class Repeater(SimulatedPlayer):
     def _once_more(self, seq: int) -> str:
         frame = self.frames.get(seq) or self.frames[max(self.frames)]
         if self._random.random() < self.forges:
-            frame = {**frame, "position": self._random.uniform(0, 600), "segments": [{"br": 1, "bytes": 10**6, "ms": 9}]}
+            frame = {
+                **frame,
+                "position": self._random.uniform(0, 600),
+                "segments": [{"br": 1, "bytes": 10**6, "ms": 9}],
+            }
         return json.dumps({**frame, "seq": seq})
 
     def heir(self, base_urls: Sequence[str]) -> Repeater:

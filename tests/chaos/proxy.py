@@ -38,7 +38,9 @@ class Link:
             if end.transport is not None:
                 end.transport.abort()
 
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, see: Callable[[bytes], bytes]) -> None:
+    async def pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, see: Callable[[bytes], bytes]
+    ) -> None:
         """Pass on what comes until either end is gone."""
         try:
             while data := await reader.read(CHUNK):
@@ -123,9 +125,7 @@ class Proxy:
         self._introduce(link)
         self.links.add(link)
         try:
-            await asyncio.gather(
-                link.pump(reader, upper, link.upward), link.pump(behind, writer, link.downward)
-            )
+            await asyncio.gather(link.pump(reader, upper, link.upward), link.pump(behind, writer, link.downward))
         finally:
             self.links.discard(link)
             link.cut()
@@ -330,4 +330,3 @@ def end_of_answer(buffer: bytearray, at: int = 0) -> int | None:
 def unix_socket_of(url: str) -> Path:
     """The path in a `unix://` URL."""
     return Path(url.removeprefix("unix://"))
-

@@ -12,7 +12,6 @@ import json
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -175,7 +174,10 @@ class Stage:
 
         try:
             await asyncio.gather(
-                *(p.until(lambda p=p, seq=seq: well(p, seq), PATIENCE_S, f"{seq} to be saved") for p, seq in until.items())
+                *(
+                    p.until(lambda p=p, seq=seq: well(p, seq), PATIENCE_S, f"{seq} to be saved")
+                    for p, seq in until.items()
+                )
             )
         except TimeoutError as error:
             self.breach(f"not well again after {PATIENCE_S:g} s: {error}")
@@ -198,7 +200,9 @@ class Stage:
         """The sum of a metric of a process, over its labels."""
         async with self.room.players[0].http.get(f"{server.base_url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and line[len(name)] in " {")
+        return sum(
+            float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and line[len(name)] in " {"
+        )
 
     # Around it --------------------------------------------------------------------------------------------------------
 
@@ -271,31 +275,38 @@ class Stage:
 
     async def _ask(self, server: ServerProcess) -> None:
         asker = self.players[0]
-        paths = itertools.cycle(["/api/courses", f"/api/videos/sessions/{asker.session_id}", "/api/auth/me"])
+        asked = itertools.cycle(
+            [
+                ("GET", "/api/courses", None),
+                ("GET", f"/api/videos/sessions/{asker.session_id}", None),
+                ("PUT", f"/api/progress/lectures/{self.lecture.lecture_id}", {"position": 1}),
+                ("POST", "/api/enrollments", {"course_id": str(self.lecture.course_id)}),
+            ]
+        )
         headers = {"Authorization": f"Bearer {asker.account.access_token}"}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), headers=headers) as http:
-            for path in paths:
+            for method, path, body in asked:
                 try:
-                    async with http.get(server.base_url + path) as answer:
+                    async with http.request(method, server.base_url + path, json=body) as answer:
                         await answer.read()
                         if not _allowed(answer.status, answer.headers.get("Retry-After")):
-                            self.breach(f"GET {path} answered {answer.status}")
+                            self.breach(f"{method} {path} answered {answer.status}")
                 except aiohttp.ClientConnectorError:
                     pass  # nobody listens there just now
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
                     if server.base_url not in self.may_cut:
-                        self.breach(f"GET {path} got no answer: {error!r}")
+                        self.breach(f"{method} {path} got no answer: {error!r}")
                 await asyncio.sleep(ASK_EVERY_S)
 
 
 def _unforeseen(log: str) -> list[str]:
     """The exceptions that a server logged as errors, by event, and those that it did not even log."""
     lines = log.splitlines()
-    found = [line for line in lines if line.startswith("Traceback")]
-    for line in lines:
-        if line.startswith("{") and "Traceback" in line and (said := json.loads(line))["level"] == "error":
-            found.append(f"{said['event']}: {said['exception'].splitlines()[-1]}")
-    return found
+    said = [json.loads(line) for line in lines if line.startswith("{") and "Traceback" in line]
+    errors = [entry for entry in said if entry["level"] == "error"]
+    return [line for line in lines if line.startswith("Traceback")] + [
+        f"{entry['event']}: {entry['exception'].splitlines()[-1]}" for entry in errors
+    ]
 
 
 def _allowed(status: int | None, retry_after: str | None) -> bool:
@@ -355,17 +366,16 @@ def _migrate(root: Path, dsn: str) -> None:
 
 
 async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
-    places = stack.enter_context(tempfile.TemporaryDirectory(prefix="lectern-chaos-"))
+    places = stack.enter_context(data_directory())
     dsn, redis_url = stage.postgres.dsn, stage.valkey.url
     if stage.needs.postgres_proxy:
-        Path(places).chmod(0o755)
         sockets = Path(dsn.partition("host=")[2])
-        listen = Path(places) / ".s.PGSQL.5432"
+        listen = places / ".s.PGSQL.5432"
         proxy = PostgresProxy(sockets / ".s.PGSQL.5432", listen, marker=CHECKPOINT)
         stage.postgres_proxy = await stack.enter_async_context(proxy)
         dsn = f"postgresql://lectern@/lectern?host={places}"
     if stage.needs.redis_proxy:
-        listen = Path(places) / "redis"
+        listen = places / "redis"
         stage.redis_proxy = await stack.enter_async_context(
             RedisProxy(unix_socket_of(redis_url), listen, prefix=b"tel:")
         )

@@ -6,7 +6,7 @@ from tests.chaos.rig import play
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.stage import Options
 
-SHORT = ("kill-one",)
+SHORT = ("kill-one", "commit-cut")
 
 
 @pytest.mark.timeout(240)

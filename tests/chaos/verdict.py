@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,18 +62,22 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def told_once(violations: Sequence[str]) -> list[str]:
-    """A few of each kind (digits make no difference), and how many more there are."""
-    kinds = Counter("".join("#" if c in "0123456789abcdef-" else c for c in violation) for violation in violations)
+    """A few of each kind (numbers and ids make no difference), and how many more there are."""
+    kinds = Counter(map(_kind, violations))
     shown: Counter[str] = Counter()
     found = []
     for violation in violations:
-        kind = "".join("#" if c in "0123456789abcdef-" else c for c in violation)
+        kind = _kind(violation)
         shown[kind] += 1
         if shown[kind] <= SHOWN:
             found.append(violation)
         elif shown[kind] == SHOWN + 1:
             found.append(f"... and {kinds[kind] - SHOWN} more like this")
     return found
+
+
+def _kind(violation: str) -> str:
+    return re.sub(r"[0-9a-f-]*[0-9][0-9a-f-]*", "#", violation)
 
 
 HEAD = ("scenario", "players", "frames", "lost", "twice", "violations", "resume p99", "recovery", "")

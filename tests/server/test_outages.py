@@ -16,6 +16,7 @@ from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from server.data.migrate import migrate
 from tests.support.app import AppClient, serving, settings
+from tests.support.core import eventually
 from tests.support.lectures import Lecture, frame, make_lecture
 from tests.support.pausing import paused
 from tests.support.people import Answer, People, Person
@@ -111,6 +112,25 @@ async def test_without_postgres_its_routes_are_503_in_time_and_well_again_after(
     assert await is_ready(learner) == (200, [])
     for answer in [await one for one in of_postgres(learner, lecture)]:
         assert answer.status in (200, 201), answer.body
+
+
+async def test_while_postgres_takes_no_writes_reads_go_on_and_writes_are_503(
+    learner: Person, lecture: Lecture, own_postgres: Postgres
+) -> None:
+    await asyncio.to_thread(own_postgres.execute, "ALTER SYSTEM SET default_transaction_read_only = on")
+    await asyncio.to_thread(own_postgres.execute, "SELECT pg_reload_conf()")
+    progress = f"/api/progress/lectures/{lecture.lecture_id}"
+
+    async def write_answers(status: int) -> bool:  # Postgres hears of it in a moment
+        return (await timed(learner.put(progress, {"position": 1}))).status == status
+
+    await eventually(lambda: write_answers(503))
+    answer = await timed(learner.put(progress, {"position": 1}))
+    assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "database_unavailable", "1")
+    assert (await timed(learner.get("/api/courses"))).status == 200
+    await asyncio.to_thread(own_postgres.execute, "ALTER SYSTEM RESET default_transaction_read_only")
+    await asyncio.to_thread(own_postgres.execute, "SELECT pg_reload_conf()")
+    await eventually(lambda: write_answers(200))
 
 
 async def test_a_postgres_that_starts_anew_costs_nobody_an_error(

@@ -578,7 +578,7 @@ class SimulatedPlayer:
         """Which of `frames` (seq and text, in their order) to send now, one after the other."""
         return frames
 
-    async def put(self, socket: aiohttp.ClientWebSocketResponse, seq: int, text: str) -> None:
+    async def put(self, socket: aiohttp.ClientWebSocketResponse, seq: int, text: str) -> None:  # noqa: ARG002
         """Put one frame on the socket."""
         await socket.send_str(text)
 
