@@ -70,18 +70,18 @@ async def kill_one(stage: Stage) -> None:
     for _ in range(2):
         await stage.pause(0.5, 2.0)
         server = stage.choose()
-        stage.may_cut.add(server.base_url)
+        stage.may_cut.add(server)
         async with stage.fault():
             await server.kill9()
         await server.start()
-        stage.may_cut.discard(server.base_url)
+        stage.may_cut.discard(server)
 
 
 @scenario("kill-all")
 async def kill_all(stage: Stage) -> None:
     """kill -9 of all processes at once."""
     await stage.pause(0.5, 2.0)
-    stage.may_cut.update(server.base_url for server in stage.servers)
+    stage.may_cut.update(stage.servers)
     async with stage.fault(away=True):
         await asyncio.gather(*(server.kill9() for server in stage.servers))
         await asyncio.gather(*(server.start() for server in stage.servers))
@@ -90,7 +90,7 @@ async def kill_all(stage: Stage) -> None:
 
 @scenario("rolling-restart")
 async def rolling_restart(stage: Stage) -> None:
-    """SIGTERM of each process in turn: 1012 within 2 s, exit 0 within 20 s, no request that was taken is cut."""
+    """SIGTERM of each process in turn: 1012 within 2 s, exit 0 within 20 s, no request is refused or cut."""
     for server in stage.servers:
         await stage.pause(0.3, 1.0)
         there = stage.on(server)
@@ -120,7 +120,7 @@ async def stopped_owner(stage: Stage) -> None:
     await stage.pause(0.5, 1.5)
     there = [player for player in stage.on(owner) if isinstance(player, Repeater)]
     quiet = there[::2]
-    stage.may_cut.add(owner.base_url)
+    stage.may_cut.add(owner)
     # Every second one is acknowledged, not saved and silent: the zombie's row will be as good as its heir's.
     for player in quiet:
         stage.room.hush(player)
@@ -145,7 +145,7 @@ async def stopped_owner(stage: Stage) -> None:
             await player.until_stopped(max(0.1, woken + SUPERSEDED_WITHIN_S - time.monotonic()))
         if player.stopped != "4409":
             stage.breach(f"a superseded socket saw {player.close_codes()}, not 4409")
-    stage.may_cut.discard(owner.base_url)
+    stage.may_cut.discard(owner)
     for player, heir in list(heirs.items())[::2]:
         stage.settle(heir, [player, heir])
     async with stage.fault():
@@ -239,13 +239,13 @@ async def flushed_and_killed(stage: Stage) -> None:
     """FLUSHALL, then kill -9 of an owner before its next checkpoint: what players still hold is asked for again."""
     await stage.pause(1.0, 2.5)
     server = stage.choose()
-    stage.may_cut.add(server.base_url)
+    stage.may_cut.add(server)
     async with stage.fault():
         await flush(stage)
         await stage.pause(0.2, 0.8)
         await server.kill9()
     await server.start()
-    stage.may_cut.discard(server.base_url)
+    stage.may_cut.discard(server)
 
 
 @scenario("write-refused", redis_proxy=True)
@@ -336,13 +336,13 @@ async def postgres_away_killed(stage: Stage) -> None:
     """kill -9 of an owner whose checkpoints have failed for 10 s, for Postgres hangs: its streams have it all."""
     await stage.pause(0.5, 1.5)
     server = stage.choose()
-    stage.may_cut.add(server.base_url)
+    stage.may_cut.add(server)
     async with stage.fault(away=True):
         async with _hanging(stage.postgres):
             await _only_saved_stands_still(stage, PAUSE_S)
             await server.kill9()
         await server.start()
-    stage.may_cut.discard(server.base_url)
+    stage.may_cut.discard(server)
 
 
 @scenario("commit-cut", postgres_proxy=True)
@@ -491,16 +491,16 @@ async def deserters(stage: Stage) -> None:
     leaving = stage.rng.sample(stage.players, len(stage.players) // 4)
     server = stage.choose()
     await asyncio.gather(*(stage.desert(player) for player in leaving[::2]))
-    stage.may_cut.add(server.base_url)
+    stage.may_cut.add(server)
     async with stage.fault():
         await asyncio.gather(server.kill9(), *(stage.desert(player) for player in leaving[1::2]))
     await server.start()
-    stage.may_cut.discard(server.base_url)
+    stage.may_cut.discard(server)
     # Those of the dead process are saved by the reaper of another, once it counts as dead.
     for player in leaving:
 
         async def saved(player: SimulatedPlayer = player) -> bool:
-            return bool((await player.get_session(stage.servers[0].base_url))["last_seq"] >= player.acked)
+            return bool((await player.get_session(stage.servers[0].direct_url))["last_seq"] >= player.acked)
 
         with contextlib.suppress(TimeoutError):
             await eventually(saved, PATIENCE_S)

@@ -25,6 +25,7 @@ import psutil
 
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from server.listener import bind
 from tests.chaos import history
 from tests.chaos.players import Repeater, Shuffler, resumes_s
 from tests.chaos.proxy import PostgresProxy, Proxy, RedisProxy, unix_socket_of
@@ -97,7 +98,7 @@ class Stage:
         self.away: list[tuple[float, float]] = []
         self.retired: list[SimulatedPlayer] = []  # superseded by another player of their session
         self.deserted: list[SimulatedPlayer] = []
-        self.may_cut: set[str] = set()  # base URLs of servers whose connections may break just now
+        self.may_cut: set[ServerProcess] = set()  # whose connections may break just now
         self._asking: list[asyncio.Task[None]] = []
 
     # What a scenario does ---------------------------------------------------------------------------------------------
@@ -116,9 +117,9 @@ class Stage:
         return [player for player in self.players if player.connected and player._base == self.address_of(server)]
 
     def address_of(self, server: ServerProcess) -> str:
-        """Where players find it."""
+        """Where players find it, and no other."""
         if not self.front_proxies:
-            return server.base_url
+            return server.direct_url
         return f"http://127.0.0.1:{self.front_proxies[self.servers.index(server)].port}"
 
     def succeed(self, player: Repeater, base_urls: Sequence[str]) -> Repeater:
@@ -198,7 +199,7 @@ class Stage:
 
     async def metric(self, server: ServerProcess, name: str) -> float:
         """The sum of a metric of a process, over its labels."""
-        async with self.room.players[0].http.get(f"{server.base_url}/metrics") as answer:
+        async with self.room.players[0].http.get(f"{server.direct_url}/metrics") as answer:
             lines = (await answer.text()).splitlines()
         return sum(
             float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and line[len(name)] in " {"
@@ -245,7 +246,7 @@ class Stage:
         """The session's row, asked of any process."""
         for server in self.servers:
             with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError, Refused):
-                return await player.get_session(server.base_url)
+                return await player.get_session(server.direct_url)
         self.breach(f"nobody answers about {player.session_id}")
         return {"frames": 0, "last_seq": 0, "saved_seq": 0}
 
@@ -270,10 +271,13 @@ class Stage:
         return found
 
     def ask_around(self) -> None:
-        """From now on people use the rest of every process, too."""
-        self._asking = [asyncio.create_task(self._ask(server)) for server in self.servers]
+        """From now on people use the rest, too: of every process, and of whichever takes them from the shared socket,
+        where somebody always listens."""
+        direct = [self._ask(server.direct_url, {server}) for server in self.servers]
+        shared = [self._ask(self.servers[0].base_url, set(self.servers), force_close=close) for close in (True, False)]
+        self._asking = [asyncio.create_task(asking) for asking in (*direct, *shared)]
 
-    async def _ask(self, server: ServerProcess) -> None:
+    async def _ask(self, base_url: str, servers: set[ServerProcess], *, force_close: bool = False) -> None:
         asker = self.players[0]
         asked = itertools.cycle(
             [
@@ -284,17 +288,18 @@ class Stage:
             ]
         )
         headers = {"Authorization": f"Bearer {asker.account.access_token}"}
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), headers=headers) as http:
+        connector = aiohttp.TCPConnector(force_close=force_close)
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as http:
             for method, path, body in asked:
                 try:
-                    async with http.request(method, server.base_url + path, json=body) as answer:
+                    async with http.request(method, base_url + path, json=body) as answer:
                         await answer.read()
                         if not _allowed(answer.status, answer.headers.get("Retry-After")):
                             self.breach(f"{method} {path} answered {answer.status}")
-                except aiohttp.ClientConnectorError:
-                    pass  # nobody listens there just now
                 except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                    if server.base_url not in self.may_cut:
+                    not_there = len(servers) == 1 and isinstance(error, aiohttp.ClientConnectorError)
+                    if not not_there and not servers & self.may_cut:
                         self.breach(f"{method} {path} got no answer: {error!r}")
                 await asyncio.sleep(ASK_EVERY_S)
 
@@ -368,6 +373,7 @@ def _migrate(root: Path, dsn: str) -> None:
 async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
     places = stack.enter_context(data_directory())
     dsn, redis_url = stage.postgres.dsn, stage.valkey.url
+    listener = stack.enter_context(bind("127.0.0.1", 0))
     if stage.needs.postgres_proxy:
         sockets = Path(dsn.partition("host=")[2])
         listen = places / ".s.PGSQL.5432"
@@ -387,6 +393,7 @@ async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
                 own_dsn,
                 redis_url,
                 {**QUICK, **stage.needs.settings},
+                listener=listener,
                 root=stage.options.root,
                 program=stage.needs.program,
             )
@@ -398,7 +405,7 @@ async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
         await server.until_ready()
     if stage.needs.front_proxy:
         for server in stage.servers:
-            stage.front_proxies.append(await stack.enter_async_context(Proxy(server.port)))
+            stage.front_proxies.append(await stack.enter_async_context(Proxy(server.direct_port)))
 
 
 @asynccontextmanager

@@ -53,8 +53,8 @@ class ServerProcess:
         """With a `listener`, which others may share, the port is the listener's, and `direct_url` is this process's."""
         self.port = free_port() if listener is None else listener.getsockname()[1]
         self._listener = listener
-        direct_port = self.port if listener is None else free_port()
-        self.direct_url = f"http://127.0.0.1:{direct_port}"
+        self.direct_port = self.port if listener is None else free_port()
+        self.direct_url = f"http://127.0.0.1:{self.direct_port}"
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._settings = {
             **DEFAULTS,
@@ -63,7 +63,7 @@ class ServerProcess:
             "LECTERN_SERVER__HOST": "127.0.0.1",
             "LECTERN_SERVER__PORT": str(self.port),
             "LECTERN_SERVER__LISTEN_FD": str(listener.fileno() if listener else 0),
-            "LECTERN_SERVER__DIRECT_PORT": str(direct_port if listener else 0),
+            "LECTERN_SERVER__DIRECT_PORT": str(self.direct_port if listener else 0),
             **(settings or {}),
         }
         self._command = [sys.executable, *program]
