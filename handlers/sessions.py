@@ -35,7 +35,7 @@ from server.http.problems import (
     VideoNotFound,
     VideoNotReady,
 )
-from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Routes, check_json, throttle
+from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Routes, arriving, check_json, throttle
 from server.http.socket import Socket, check_opening
 from server.services.outside import ServiceError
 
@@ -256,7 +256,9 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
     claims = await _session_claims(call.request, token, call.path.session_id)
     if call.request.content_type not in ("application/json", "text/plain", "application/octet-stream"):
         raise UnsupportedMediaType
-    return await _deliver(call, claims.sub, _parse_frames(check_json(await call.request.read())))
+    async with arriving(call.request):
+        raw = await call.request.read()
+    return await _deliver(call, claims.sub, _parse_frames(check_json(raw)))
 
 
 @routes.socket("/api/videos/ws/{session_id}", rate="read", problems=(Unauthorized, SessionNotFound))

@@ -34,7 +34,7 @@ from server.http.problems import (
     ValidationFailed,
     VideoNotFound,
 )
-from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes
+from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes, arriving
 from server.logs import get_logger
 from server.services.outside import ServiceError, ServiceHasNone
 from server.services.video_host import HostedVideo, WebhookRefused, read_video
@@ -190,7 +190,8 @@ async def delete_video(call: Call[None]) -> None:
 )
 async def take_webhook(call: Call[None]) -> web.Response:
     """What the video host says of a video. Signed; said twice it counts once; a video that is ready stays so."""
-    body = await call.request.read()
+    async with arriving(call.request):
+        body = await call.request.read()
     try:
         call.app[VIDEO_HOST].verify_webhook(call.request.headers.get("Webhook-Signature"), body)
         said = orjson.loads(body)
@@ -311,10 +312,11 @@ async def _read_captions(request: web.Request) -> bytes:
     if request.content_type not in ("text/vtt", "text/plain", "application/octet-stream"):
         raise UnsupportedMediaType("The body must be text/vtt.", headers={"Accept": "text/vtt"})
     vtt = bytearray()
-    async for chunk in request.content.iter_chunked(65_536):
-        vtt += chunk
-        if len(vtt) > CAPTION_BYTES:
-            raise BodyTooLarge
+    async with arriving(request):
+        async for chunk in request.content.iter_chunked(65_536):
+            vtt += chunk
+            if len(vtt) > CAPTION_BYTES:
+                raise BodyTooLarge
     try:
         return check_captions(bytes(vtt))
     except NotCaptions as fault:

@@ -5,6 +5,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 1 when a part is missing, 2 for a bad set
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -19,6 +20,8 @@ from server.logs import configure_logs, get_logger
 log = get_logger()
 
 LINGER_LOOK_S = 0.02
+# Open files beside players' sockets: Postgres, Redis, plain requests.
+FILES = 1024
 
 
 def main() -> int:
@@ -41,9 +44,16 @@ async def serve(config: Config) -> int:
     from server.data.migrate import MigrationError  # noqa: PLC0415
     from server.http.protocol import Runner  # noqa: PLC0415
 
+    _allow_files(config.server.max_sockets + FILES)
     stopped = _stop_on_signals()
     app = create_app(config)
-    runner = Runner(app, access_log=None, handle_signals=False, shutdown_timeout=config.sessions.drain_s / 2)
+    runner = Runner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=config.sessions.drain_s / 2,
+        keepalive_timeout=config.server.keepalive_s,
+    )
     try:
         settings = config.server
         listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
@@ -95,6 +105,15 @@ async def _until_unused(runner: web.AppRunner, timeout_s: float) -> None:
     deadline = loop.time() + timeout_s
     while runner.server is not None and runner.server.connections and loop.time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(LINGER_LOOK_S)  # aiohttp does not tell when a connection ends
+
+
+def _allow_files(wanted: int) -> None:
+    """A shell's usual 1024 open files would be the end of the 1025th socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 def _stop_on_signals() -> asyncio.Event:

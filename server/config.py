@@ -49,6 +49,7 @@ class Server(Section):
     backlog: Count = 1024
     body_bytes: Count = 1_048_576
     body_timeout_s: Seconds = 30.0
+    keepalive_s: Seconds = 75.0
     handler_timeout_s: Seconds = 2.8
     idempotency_ttl_s: Seconds = 86_400.0
     public_max_age_s: Annotated[float, Field(ge=0)] = 5.0

@@ -268,7 +268,7 @@ def _of_input(route: Route) -> Iterable[type[Problem]]:
     if route.body is not None:
         yield from (MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
     if route.content:
-        yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType)
+        yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
     if "application/json" in route.content:
         yield MalformedJson
     if route.query is not None:

@@ -15,7 +15,8 @@ headers, or a finished `web.StreamResponse`.
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -65,6 +66,9 @@ SELF_SERVED = "self-served"
 ROLES = frozenset({*RANKS, PUBLIC, ANONYMOUS, SELF_SERVED})
 
 UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+
+# The time that a request's handler has.
+_LIMIT = web.RequestKey("limit", asyncio.Timeout)
 
 B = TypeVar("B")
 Handler = Callable[["Call[Any]"], Awaitable[Any]]
@@ -321,6 +325,7 @@ class Endpoint:
             await self._prepare(call, request)
             return self._answer(call, await self.route.handler(call))
         async with asyncio.timeout(self._timeout_s) as limit:
+            request[_LIMIT] = limit
             await self._prepare(call, request)
             if self.route.body is not None:
                 now = asyncio.get_running_loop().time
@@ -419,6 +424,22 @@ class Endpoint:
 
 def _required(model: type[BaseModel]) -> bool:
     return any(info.is_required() for info in model.model_fields.values())
+
+
+@asynccontextmanager
+async def arriving(request: web.Request) -> AsyncIterator[None]:
+    """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`), not the
+    handler's. Raises RequestTimedOut."""
+    limit, loop = request[_LIMIT], asyncio.get_running_loop()
+    left_s = (limit.when() or 0.0) - loop.time()
+    limit.reschedule(None)
+    try:
+        async with asyncio.timeout(request.app[CONFIG].server.body_timeout_s):
+            yield
+    except TimeoutError:
+        raise RequestTimedOut from None
+    finally:
+        limit.reschedule(loop.time() + left_s)
 
 
 # -- bodies and queries ------------------------------------------------------------------------------------------------

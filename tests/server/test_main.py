@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ def start(**settings: str) -> subprocess.Popen[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
     environ |= {f"LECTERN_{name}": value for name, value in settings.items()}
     return subprocess.Popen(
-        [sys.executable, "-m", "server"],
+        ["sh", "-c", 'ulimit -S -n 256; exec "$0" -m server', sys.executable],
         cwd=ROOT,
         env=environ,
         stderr=subprocess.PIPE,
@@ -96,6 +97,11 @@ def test_a_port_in_use_is_told_before_anything_else(parts: dict[str, str]) -> No
     assert code == 1
     assert "Address already in use" in errors
     assert "Traceback" not in errors
+
+
+def test_a_shell_s_limit_of_open_files_is_raised_for_the_sockets(server: tuple[subprocess.Popen[str], str]) -> None:
+    soft, hard = resource.prlimit(server[0].pid, resource.RLIMIT_NOFILE)
+    assert soft == hard or soft >= 20_000
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

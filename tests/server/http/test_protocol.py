@@ -37,7 +37,7 @@ async def hear(_call: Call[None]) -> Any:
 
 @pytest.fixture
 async def port() -> AsyncIterator[int]:
-    runner = Runner(bare_app(routes, server={"body_timeout_s": 0.3}), access_log=None)
+    runner = Runner(bare_app(routes, server={"body_timeout_s": 0.3}), access_log=None, keepalive_timeout=0.5)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -151,3 +151,19 @@ async def test_requests_sent_without_waiting_are_answered_in_order(port: int) ->
         writer.write(one + b"\r\n" + two + b"\r\n" + last + b"Connection: close\r\n\r\n")
         text = (await reader.read()).decode()
     assert re.findall(r"HTTP/1\.1 (\d+)", text) == ["200", "404", "200"]
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /said HTTP/1.1\r\nX-A: ", b"GET /said" + HEAD + b"\r\nGET /said HTT"])
+async def test_a_connection_on_which_no_whole_request_arrives_is_closed(port: int, sent: bytes) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(sent)
+        assert (await reader.read()).count(b" 200 OK") == sent.count(b"\r\n\r\n")
+
+
+async def test_a_body_that_cannot_be_decoded_leaves_no_trace_in_the_log(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(posted(b"Content-Encoding: gzip\r\n", BODY))
+        await reader.read()
+    assert "Traceback" not in caplog.text

@@ -13,7 +13,19 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel, Field
 
 from server.http.problems import CourseNotFound
-from server.http.routing import ADMIN, ANONYMOUS, INSTRUCTOR, PUBLIC, STUDENT, Body, Call, Query, Reply, Routes
+from server.http.routing import (
+    ADMIN,
+    ANONYMOUS,
+    INSTRUCTOR,
+    PUBLIC,
+    STUDENT,
+    Body,
+    Call,
+    Query,
+    Reply,
+    Routes,
+    arriving,
+)
 from tests.support.app import AppClient, bare_app, bearer
 
 routes = Routes("things")
@@ -92,6 +104,13 @@ async def delete_thing(call: Call[None]) -> None:
 @routes.put("/things/{thing_id}/labels/{label}", role=ANONYMOUS, rate=None, body=Options)
 async def put_label(call: Call[Options]) -> Any:
     return Reply({"label": call.path.label, "note": call.body.note}, status=202, headers={"X-Label": "yes"})
+
+
+@routes.post("/raw", role=ANONYMOUS, rate=None, content=("text/plain",))
+async def measure(call: Call[None]) -> dict[str, int]:
+    async with arriving(call.request):
+        raw = await call.request.read()
+    return {"size": len(raw)}
 
 
 @routes.get("/slow", role=ANONYMOUS, rate=None)
@@ -220,6 +239,20 @@ async def test_a_body_that_does_not_arrive_is_408(client: AppClient) -> None:
         f"/things/{uuid4()}/labels/x", data=dribble(), headers={"Content-Type": "application/json"}
     )
     await problem(response, 408, "request_timeout")
+
+
+async def dribble(*parts: tuple[bytes, float]) -> AsyncIterator[bytes]:
+    for part, pause_s in parts:
+        yield part
+        await asyncio.sleep(pause_s)
+
+
+async def test_a_body_that_the_handler_reads_itself_has_the_same_time_to_arrive(client: AppClient) -> None:
+    await problem(await client.post("/raw", data=dribble((b"a", 1.0), (b"b", 0))), 408, "request_timeout")
+    patient = bare_app(routes, server={"handler_timeout_s": 0.1, "body_timeout_s": 30})
+    async with TestClient(TestServer(patient)) as other:
+        response = await other.post("/raw", data=dribble((b"ab", 0.3), (b"c", 0)))
+        assert await response.json() == {"size": 3}
 
 
 async def send(client: AppClient, raw: bytes | str, kind: str = "application/json") -> web.Response:
