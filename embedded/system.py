@@ -134,7 +134,8 @@ class System:
         }
         host = Program(
             "video host",
-            [sys.executable, "-m", "standins.video_host", *(word for pair in options.items() for word in pair)],
+            # As one word each: a secret may begin with a dash.
+            [sys.executable, "-m", "standins.video_host", *(f"{option}={value}" for option, value in options.items())],
             env=dict(os.environ),
             log=self.logs / "video_host.log",
             ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
