@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.data.db import Record, queries
+from server.data.db import Database, Record, queries
 from server.domain.captions import NotCaptions, check_captions
 from server.domain.videos import show_video
 from server.http.keys import CLOCK, VIDEO_HOST
@@ -37,7 +37,7 @@ from server.http.problems import (
 from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes, arriving
 from server.logs import get_logger
 from server.services.outside import ServiceError, ServiceHasNone
-from server.services.video_host import HostedVideo, WebhookRefused, read_video
+from server.services.video_host import HostedVideo, VideoHost, WebhookRefused, read_video
 
 routes = Routes("videos")
 videos = queries("videos")
@@ -48,6 +48,8 @@ FORM_BYTES = 200_000_000
 CAPTION_BYTES = 10_000_000
 # Asking the host takes as long as `cloudflare.timeout_s` lets it.
 _ASKS_HOST_S = 15.0
+# Videos that a process tells the host to delete at once.
+_REMOVALS = 10
 # Where an answer does not depend on the host it is not kept waiting for it.
 _POLL_S = 1.0
 _LADDER_S = 2.0
@@ -166,16 +168,25 @@ async def update_video(call: Call[VideoChange]) -> dict[str, Any]:
     "/api/videos/{video_id}",
     role=STUDENT,
     status=204,
-    problems=(VideoNotFound, Forbidden, *_HOST_PROBLEMS),
+    problems=(VideoNotFound, Forbidden),
     rate="write",
-    timeout_s=_ASKS_HOST_S,
 )
 async def delete_video(call: Call[None]) -> None:
-    """Delete a video of one's own course, at the host first: what that refuses is not forgotten here."""
+    """Delete a video of one's own course. The host is told until it has deleted it too."""
     video = await _get_own(call)
-    if video["cloudflare_uid"] is not None:
-        await call.app[VIDEO_HOST].delete_video(video["cloudflare_uid"])
     await videos.delete_video(call.db, video_id=video["id"])
+
+
+async def remove_at_host(db: Database, host: VideoHost, *, pause_s: float) -> None:
+    """Delete at the host what was deleted here and is due; what fails is due again later. Seconds."""
+    for row in await videos.claim_removals(db, count=_REMOVALS, pause_s=pause_s):
+        uid = row["cloudflare_uid"]
+        try:
+            await host.delete_video(uid)
+        except ServiceError as error:
+            log.warning("video_not_removed", uid=uid, tries=row["tries"], error=str(error))
+        else:
+            await videos.forget_removal(db, cloudflare_uid=uid)
 
 
 # -- what the host says ------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([sockets, live_core, revocation, loop_lag, sweeper])
+    app.cleanup_ctx.extend([removals, sockets, live_core, revocation, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -204,6 +204,23 @@ async def video_host(app: web.Application) -> AsyncIterator[None]:
     except ValueError as error:
         raise StartError(f"cloudflare.signing_key_pem: {error}") from error
     yield
+
+
+async def removals(app: web.Application) -> AsyncIterator[None]:
+    """Videos that were deleted here are deleted at their host, for as long as it takes."""
+    db, host, settings = app[DATABASE], app[VIDEO_HOST], app[CONFIG]
+
+    async def remove() -> None:
+        while host.is_configured:
+            try:
+                await videos.remove_at_host(db, host, pause_s=settings.cloudflare.poll_s)
+            except DATABASE_AWAY as error:
+                log.warning("removals_not_read", error=str(error))
+            await asyncio.sleep(settings.jobs.poll_s)
+
+    removing = asyncio.create_task(remove(), name="removals")
+    yield
+    removing.cancel()
 
 
 async def objects(app: web.Application) -> AsyncIterator[None]:

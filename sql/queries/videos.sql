@@ -48,3 +48,15 @@ RETURNING id, status, ladder IS NULL AS needs_ladder;
 
 -- name: set_ladder(video_id, ladder, segment_s)!
 UPDATE videos SET ladder = :ladder, segment_s = :segment_s WHERE id = :video_id;
+
+-- name: claim_removals(count, pause_s)
+-- Those that are due, for this process alone until their next try: after `pause_s`, then twice that, up to an hour.
+UPDATE removed_videos AS r
+SET tries = tries + 1, next_try_at = now() + least(make_interval(secs => :pause_s * 2 ^ least(tries, 30)), interval '1 hour')
+WHERE r.cloudflare_uid IN (
+    SELECT cloudflare_uid FROM removed_videos WHERE next_try_at <= now()
+    ORDER BY next_try_at LIMIT :count FOR UPDATE SKIP LOCKED)
+RETURNING r.cloudflare_uid, r.tries;
+
+-- name: forget_removal(cloudflare_uid)!
+DELETE FROM removed_videos WHERE cloudflare_uid = :cloudflare_uid;

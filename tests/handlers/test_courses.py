@@ -1,6 +1,8 @@
 """Courses and lectures: who sees and changes what, prices, and an order that never collides."""
 
 import asyncio
+import base64
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -327,6 +329,20 @@ async def test_who_enrols_while_a_course_is_deleted_is_in_or_is_told(teacher: Pe
     statuses = [answer.status for answer in answers if answer is not answers[3]]
     assert set(statuses) <= {201, 422}
     assert answers[3].status == (200 if 201 in statuses else 204)
+
+
+@pytest.mark.parametrize(
+    ("sort", "key"),
+    [
+        ("relevance", 1e300), ("relevance", None), ("relevance", "x"), ("popular", 2**40), ("popular", 0.5),
+        ("popular", True), ("price", "NaN"), ("price", "1e999999"), ("price", "Infinity"), ("price", "-1"),
+        ("price_desc", ["1"]), ("title", "x" * 300), ("title", "\\' OR 1=1"), ("title", 7), ("newest", 7),
+    ],
+)  # fmt: skip
+async def test_a_made_up_cursor_is_refused_or_leads_somewhere(people: People, sort: str, key: Any) -> None:
+    cursor = base64.urlsafe_b64encode(json.dumps([key, str(uuid4())]).encode()).decode().rstrip("=")
+    answer = await people.stranger.get("/api/courses", params={"q": "x", "sort": sort, "cursor": cursor})
+    assert answer.status in (200, 400, 422)
 
 
 # -- lectures ----------------------------------------------------------------------------------------------------------

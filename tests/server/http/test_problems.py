@@ -68,6 +68,7 @@ def postgres_error(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.
         (PostgresAway("x"), "database_unavailable"),
         (asyncpg.ConnectionDoesNotExistError("x"), "database_unavailable"),
         (asyncpg.QueryCanceledError("x"), "database_unavailable"),
+        (asyncpg.DeadlockDetectedError("x"), "database_unavailable"),
         (asyncpg.TooManyConnectionsError("x"), "database_unavailable"),
         (asyncpg.InterfaceError("another operation is in progress: our bug"), "internal_error"),
         (asyncpg.AdminShutdownError("x"), "database_unavailable"),
