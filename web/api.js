@@ -106,8 +106,19 @@ export class Api extends EventTarget {
     if (refresh_token) await this.#send("POST", "/api/auth/logout", { body: { refresh_token } }).catch(() => {});
   }
 
-  async courses() {
-    return (await this.call("GET", "/api/courses?limit=100")).items;
+  /** The first page of the courses in which these words are; of all of them when there are none. @param {string} [words] */
+  courses(words) {
+    return this.call("GET", `/api/courses?limit=24${words ? `&q=${encodeURIComponent(words)}` : ""}`);
+  }
+
+  /** What is left of a list. @param {string} next  as the page before says it */
+  more(next) {
+    return this.call("GET", next);
+  }
+
+  /** Where to go on, the course last watched first. */
+  async continuations() {
+    return (await this.call("GET", "/api/progress/me/continue?limit=3")).items;
   }
 
   course(courseId) {

@@ -7,19 +7,125 @@ import { clock, plural, price, span } from "./format.js";
 
 const CHECK = "M5 12.5l4.5 4.5L19 7.5";
 const HUES = [176, 200, 218, 250, 286, 330, 8];
+const MAGNIFIER = "M10.5 17a6.5 6.5 0 1 0 0-13 6.5 6.5 0 0 0 0 13zM15.5 15.5 20 20";
 const PLAY = "M8 5.5v13l10.5-6.5z";
 
-/** @param {{api: import("./api.js").Api}} options */
-export async function cataloguePage({ api }) {
-  const courses = await api.courses();
+// As many characters as the server takes, and how long typing rests before it is asked.
+const WORDS_MAX = 200;
+const TYPING_MS = 250;
+
+/**
+ * @param {object} options
+ * @param {import("./api.js").Api} options.api
+ * @param {string} options.words  what to look for, from the address
+ */
+export async function cataloguePage({ api, words }) {
+  const [first, continuations] = await Promise.all([api.courses(words), begun(api)]);
+  const list = h("ul", { class: "courses", "aria-label": "Courses" });
+  const note = h("p", { class: "quiet", role: "status" });
+  const more = h("button", { class: "plain", type: "button", hidden: true }, "Show more");
+  const add = (page, sought) => {
+    list.append(...page.items.map(courseCard));
+    more.hidden = page.next === null;
+    more.onclick = () => run(more, async () => add(await api.more(page.next), sought));
+    if (list.children.length > 0) setText(note, "");
+    else setText(note, sought ? `Nothing is found for “${sought}”.` : "Nothing has been published yet.");
+  };
+  const fail = (error) => setText(note, explain(error));
+  const run = (button, work) => {
+    button.disabled = true;
+    return work()
+      .catch(fail)
+      .finally(() => (button.disabled = false));
+  };
+  // Who looks for something does not want to go on: it makes way.
+  const resume =
+    continuations.length > 0 &&
+    h(
+      "section",
+      { class: "resume", hidden: Boolean(words) },
+      h("h2", { class: "section" }, "Continue where you left off"),
+      h("ul", { class: "begun" }, ...continuations.map(continuation)),
+      h("h2", { class: "section" }, "All courses"),
+    );
+  let newest = 0;
+  const search = async (sought) => {
+    const mine = ++newest;
+    // The address follows, without a page of its own for every letter.
+    history.replaceState(null, "", sought ? `#/?q=${encodeURIComponent(sought)}` : "#/");
+    try {
+      const page = await api.courses(sought);
+      if (mine !== newest) return;
+      if (resume) resume.hidden = Boolean(sought);
+      list.replaceChildren();
+      add(page, sought);
+    } catch (error) {
+      if (mine === newest) fail(error);
+    }
+  };
+  add(first, words);
   return h(
     "div",
     { class: "page" },
-    h("header", { class: "masthead" }, h("h1", { tabindex: "-1" }, "Courses"), h("p", null, "Lectures that keep your place.")),
-    courses.length === 0
-      ? h("p", { class: "quiet" }, "Nothing has been published yet.")
-      : h("ul", { class: "courses" }, ...courses.map(courseCard)),
+    h(
+      "header",
+      { class: "masthead catalogue-head" },
+      h("div", null, h("h1", { tabindex: "-1" }, "Courses"), h("p", null, "Lectures that keep your place.")),
+      searchBox(words, search),
+    ),
+    resume,
+    list,
+    note,
+    h("p", { class: "more" }, more),
   );
+}
+
+/** Only a convenience: the catalogue is there without it. */
+const begun = (api) => (api.user ? api.continuations().catch(() => []) : []);
+
+/** @param {string} words @param {(words: string) => void} onsearch */
+function searchBox(words, onsearch) {
+  const field = h("input", {
+    type: "search",
+    name: "q",
+    value: words,
+    maxlength: WORDS_MAX,
+    placeholder: "Search courses",
+    "aria-label": "Search courses",
+    autocomplete: "off",
+  });
+  let typing = 0;
+  let sought = words;
+  const look = () => {
+    clearTimeout(typing);
+    if (!field.isConnected || field.value.trim() === sought) return;
+    sought = field.value.trim();
+    onsearch(sought);
+  };
+  field.addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(look, TYPING_MS);
+  });
+  const submit = (event) => {
+    event.preventDefault();
+    look();
+  };
+  return h("form", { class: "search", role: "search", onsubmit: submit }, icon(MAGNIFIER), field);
+}
+
+function continuation({ lecture_id, lecture_title, course_title, position, duration, percent }) {
+  const share = duration > 0 ? Math.min(position / duration, 1) : 0;
+  const place = duration > 0 ? `${clock(position)} of ${clock(duration)}` : clock(position);
+  const row = h(
+    "li",
+    { class: "card" },
+    h("p", { class: "meta" }, course_title),
+    h("h3", null, h("a", { href: `#/lectures/${lecture_id}` }, lecture_title)),
+    h("p", { class: "meta" }, `${place} · ${Math.round(percent)} % of the course`),
+    h("span", { class: "watched", "aria-hidden": "true" }, h("span")),
+  );
+  row.style.setProperty("--watched", `${Math.round(share * 100)}%`);
+  return row;
 }
 
 function courseCard(course) {

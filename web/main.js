@@ -1,7 +1,7 @@
 /**
  * The page's frame: who is signed in, and which of the pages the address names.
  *
- *   #/                      courses
+ *   #/?q=<words>            courses, all or those with these words
  *   #/courses/<id>          one course
  *   #/lectures/<id>         the classroom
  *   #/signin?next=<hash>    signing in, then on to `next`
@@ -52,7 +52,7 @@ async function build(kind, id, query) {
   switch (kind) {
     case "":
     case undefined:
-      return cataloguePage({ api });
+      return cataloguePage({ api, words: (query.get("q") ?? "").trim() });
     case "courses":
       return coursePage({ api, courseId: id, navigate });
     case "lectures":

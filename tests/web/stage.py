@@ -133,6 +133,9 @@ class Stage:
         self.segment_delay_s = 0.0
         self.video_status = "ready"
         self.entitled = True
+        self.sought: list[str] = []  # what was looked for among the courses
+        self.has_more = False
+        self.continuations: list[Message] = []
         self.lecture_seen: str | None = None  # when the lecture was last watched, as the server has it
 
     @asynccontextmanager
@@ -192,6 +195,7 @@ class Stage:
                 web.post("/api/auth/refresh", self._refresh),
                 web.post("/api/auth/logout", self._nothing),
                 web.get("/api/courses", self._courses),
+                web.get("/api/progress/me/continue", self._continue),
                 web.get("/api/courses/{course_id}", self._course),
                 web.get("/api/courses/{course_id}/lectures", self._lectures),
                 web.get("/api/lectures/{lecture_id}", self._lecture),
@@ -297,8 +301,20 @@ class Stage:
         row["duration_seconds"] = float(CLIP_S)
         return {**row, "playback": self.playback()} if self.video_status == "ready" else row
 
-    async def _courses(self, _: web.Request) -> web.Response:
-        return web.json_response({"items": [self._course_row()], "next": None, "next_cursor": None})
+    async def _courses(self, request: web.Request) -> web.Response:
+        words, cursor = request.query.get("q", ""), request.query.get("cursor")
+        self.sought.append(words)
+        row = self._course_row()
+        items = [row] if words in row["title"] else []
+        if cursor:
+            items = [{**row, "title": "The last of all"}]
+        following = "/api/courses?cursor=2" if self.has_more and items and not cursor else None
+        return web.json_response({"items": items, "next": following, "next_cursor": following and "2"})
+
+    async def _continue(self, request: web.Request) -> web.Response:
+        if not self._signed_in(request):
+            return _problem(401, "unauthorized", "Sign in")
+        return web.json_response({"items": self.continuations, "next": None, "next_cursor": None})
 
     async def _course(self, _: web.Request) -> web.Response:
         return web.json_response(self._course_row())

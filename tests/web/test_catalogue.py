@@ -1,0 +1,87 @@
+"""The catalogue in a browser: it finds courses as one types, shows more, and says where one left off."""
+
+import pytest
+from playwright.async_api import Page
+
+from tests.web.stage import COURSE, FIRST, Stage, until
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+TITLES = "[...document.querySelectorAll('.course h2')].map(e => e.textContent)"
+NOTE = "document.querySelector('.quiet').textContent"
+TITLE = "How a live lecture stays alive"
+
+
+async def sign_in(page: Page, origin: str) -> None:
+    """Signs in and comes back to the catalogue."""
+    await page.goto(f"{origin}/#/signin?next=%23/")
+    await page.fill("#login", "ada")
+    await page.fill("#password", "correct horse")
+    await page.click("button[type=submit]")
+
+
+async def test_courses_are_found_as_one_types_and_the_address_keeps_the_words(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    await page.goto(origin)
+    await until(page, f"{TITLES}.length === 1")
+    await page.type("input[type=search]", "nothing like it", delay=5)
+    await until(page, f"{NOTE} === 'Nothing is found for “nothing like it”.'")
+    assert await page.evaluate(TITLES) == []
+    assert stage.sought[-1] == "nothing like it"
+    assert len(stage.sought) < 10
+    await page.fill("input[type=search]", "live lecture")
+    await page.press("input[type=search]", "Enter")
+    await until(page, f"{TITLES}.length === 1")
+    assert page.url.endswith("#/?q=live%20lecture")
+    await page.reload()
+    await until(page, f"{TITLES}.length === 1")
+    assert await page.input_value("input[type=search]") == "live lecture"
+    await page.fill("input[type=search]", "")
+    await until(page, "location.hash === '#/'")
+    await until(page, f"{TITLES}.length === 1")
+
+
+async def test_more_courses_are_shown_when_asked_for(stage: Stage, origin: str, page: Page) -> None:
+    stage.has_more = True
+    await page.goto(origin)
+    await page.click("text=Show more")
+    await until(page, f"{TITLES}.length === 2")
+    assert await page.evaluate(TITLES) == [TITLE, "The last of all"]
+    assert await page.is_hidden("text=Show more")
+
+
+async def test_the_catalogue_says_where_one_left_off_and_leads_there(stage: Stage, origin: str, page: Page) -> None:
+    await page.goto(origin)
+    await until(page, f"{TITLES}.length === 1")
+    assert await page.is_hidden("text=Continue where you left off")
+    stage.continuations = [
+        {
+            "course_id": COURSE, "course_title": TITLE, "thumbnail_url": None, "lecture_id": FIRST,
+            "lecture_title": "An actor is a fold", "position": 83.5, "duration": 200.0, "percent": 33.3,
+            "last_watched_at": "2026-01-01T00:00:00Z",
+        }
+    ]  # fmt: skip
+    await sign_in(page, origin)
+    await page.wait_for_selector(".begun li")
+    text = await page.text_content(".begun li")
+    assert text == f"{TITLE}An actor is a fold1:23 of 3:20 · 33 % of the course"
+    assert await page.evaluate(
+        "getComputedStyle(document.querySelector('.begun li')).getPropertyValue('--watched')"
+    ) == ("42%")
+    await page.fill("input[type=search]", "live")
+    await until(page, "document.querySelector('.resume').hidden")
+    await page.fill("input[type=search]", "")
+    await page.click(".begun a")
+    await until(page, f"location.hash === '#/lectures/{FIRST}'")
+
+
+async def test_a_catalogue_without_its_conveniences_is_still_one(stage: Stage, origin: str, page: Page) -> None:
+    await sign_in(page, origin)
+    await until(page, f"{TITLES}.length === 1")
+    await page.route("**/api/progress/me/continue*", lambda route: route.fulfill(status=503, body="{}"))
+    await page.reload()
+    await until(page, f"{TITLES}.length === 1")
+    await page.route("**/api/courses?*", lambda route: route.fulfill(status=503, body="{}"))
+    await page.fill("input[type=search]", "x")
+    await until(page, f"{NOTE} !== ''")
