@@ -123,3 +123,10 @@ SELECT s.id, s.status, s.owner, s.last_seq, s.last_sub, s.decision, s.video_id,
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM video_sessions AS s
 WHERE s.id = :session_id AND s.user_id = :user_id;
+
+-- name: get_standing(session_id)^
+SELECT status, last_seq, last_sub FROM video_sessions WHERE id = :session_id;
+
+-- name: give_to_reaper(session_id)!
+-- What nobody holds is given to an owner who never lived, so that a reaper folds what is in the stream.
+UPDATE video_sessions SET owner = uuidv7() WHERE id = :session_id AND owner IS NULL AND status <> 'ended';

@@ -1,0 +1,90 @@
+"""Entries that no actor could apply, kept for an operator: looked at, and replayed once what was wrong is mended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from server.data.db import Database, queries
+from server.data.streams import DEAD_LETTERS, Streams
+
+sessions_sql = queries("sessions")
+
+
+class Letter(NamedTuple):
+    """`id` names the letter itself, `entry` the place that its frame had in the session's stream."""
+
+    id: str
+    at: datetime
+    session_id: UUID
+    entry: str
+    error: str
+    frame: bytes
+
+
+class Outcome(StrEnum):
+    """What came of a replay."""
+
+    REPLAYED = "replayed"
+    UNKNOWN = "there is no such letter"
+    GONE = "the session has ended or is gone; the letter is kept"
+
+
+async def list_letters(redis: Redis, *, count: int) -> list[Letter]:
+    """The newest `count`, newest first. Raises RedisError."""
+    found: Any = await redis.xrevrange(DEAD_LETTERS, count=count)
+    return [_letter(letter_id, fields) for letter_id, fields in found]
+
+
+async def replay_letters(
+    redis: Redis, streams: Streams, db: Database, letter_ids: Sequence[str], *, most: int
+) -> list[Outcome]:
+    """Give each letter's frame to its session once more; what came of it, in order.
+
+    Its old place is behind the cursor, where everything is ignored, so it comes as a frame without a number: what is
+    summed counts as it should, and the position is the frame's until the next one. An owner that lives applies it at
+    once; of a session that nobody holds the reaper does. What cannot be applied this time either is a new letter.
+    A letter goes after its frame is in the stream: when this is cut off in between, it is there twice.
+
+    Raises:
+        StreamFull: the session has `most` frames that wait to be saved.
+        PostgresAway, RedisError.
+    """
+    return [await _replay(redis, streams, db, letter_id, most) for letter_id in letter_ids]
+
+
+async def _replay(redis: Redis, streams: Streams, db: Database, letter_id: str, most: int) -> Outcome:
+    found: Any = await redis.xrange(DEAD_LETTERS, min=letter_id, max=letter_id)
+    if not found:
+        return Outcome.UNKNOWN
+    letter = _letter(*found[0])
+    row = await sessions_sql.get_standing(db, session_id=letter.session_id)
+    if row is None or row["status"] == "ended":
+        return Outcome.GONE
+    cursor = row["last_seq"], int(row["last_sub"])
+    await streams.append(_text(found[0][1][b"stream"]), cursor, [(None, letter.frame)], most)
+    await redis.xdel(DEAD_LETTERS, letter.id)
+    await sessions_sql.give_to_reaper(db, session_id=letter.session_id)
+    await streams.nudge("frames", letter.session_id)
+    return Outcome.REPLAYED
+
+
+def _letter(letter_id: bytes | str, fields: dict[bytes, bytes]) -> Letter:
+    name = _text(letter_id)
+    return Letter(
+        id=name,
+        at=datetime.fromtimestamp(int(name.partition("-")[0]) / 1000, UTC),
+        session_id=UUID(_text(fields[b"stream"]).rpartition(":")[2]),
+        entry=_text(fields[b"id"]),
+        error=_text(fields[b"error"]),
+        frame=fields[b"frame"],
+    )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
