@@ -280,7 +280,7 @@ async def put_captions(call: Call[None]) -> None:
     "/api/videos/{video_id}/captions/{lang}",
     role=PUBLIC,
     produces="text/vtt",
-    problems=(Unauthorized, VideoNotFound, NotEntitled, NotFound, *_HOST_PROBLEMS),
+    problems=(Unauthorized, VideoNotFound, NotEntitled, NotFound, ValidationFailed, *_HOST_PROBLEMS),
     rate="read",
     timeout_s=_ASKS_HOST_S,
 )
@@ -298,7 +298,7 @@ async def get_captions(call: Call[None]) -> web.Response:
     "/api/videos/{video_id}/captions/{lang}",
     role=STUDENT,
     status=204,
-    problems=(VideoNotFound, Forbidden, NotFound, *_HOST_PROBLEMS),
+    problems=(VideoNotFound, Forbidden, NotFound, ValidationFailed, *_HOST_PROBLEMS),
     rate="write",
     timeout_s=_ASKS_HOST_S,
 )

@@ -384,3 +384,9 @@ async def test_only_webvtt_is_captions(
 ) -> None:
     path = f"/api/videos/{video['id']}/captions/{lang}"
     assert (await teacher.put(path, data=io.BytesIO(body), headers={"Content-Type": kind})).status == status
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_captions_of_what_is_no_language_are_pointed_at(teacher: Person, video: Any, method: str) -> None:
+    answer = await teacher.ask(method, f"/api/videos/{video['id']}/captions/{uuid4()}")
+    assert (answer.status, answer.pointers) == (422, ["/lang"])
