@@ -330,12 +330,12 @@ def _parse_change(body: ProgressChange) -> "tuple[list[asyncpg.Range[int]], int 
 def _right_to_enrol(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -> dict[str, Any]:
     """By what right the user may be enrolled in the course, and until when. Raises PaymentRequired, Conflict."""
     right: dict[str, Any] = {"transaction_id": None, "expires_at": None}
+    if course["transaction_id"] is not None:
+        return right | {"source": "purchase", "transaction_id": course["transaction_id"]}
     if course["status"] == "archived":
         raise Conflict("The course is archived and takes no new learners.")
     if course["creator_id"] == user_id:
         return right | {"source": "own"}
-    if course["transaction_id"] is not None:
-        return right | {"source": "purchase", "transaction_id": course["transaction_id"]}
     if course["is_free"] and user_id == call.user.id:
         return right | {"source": "free"}
     if user_id != call.user.id:

@@ -31,12 +31,12 @@ FROM courses AS c
 WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_course(course_id, viewer_id, viewer_role, user_id)^
--- As get_course, and nobody archives or deletes it before the transaction ends; with what would enrol `user_id`.
-SELECT
-    c.id, c.creator_id, c.is_free, c.status,
-    purchase_of(:user_id, c.id) AS transaction_id, covered_until(:user_id, c.id) AS covered_until
-FROM courses AS c
-WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
+-- As get_course, and nobody archives or deletes it before the transaction ends; with what would enrol `user_id`. What was
+-- bought is not forgotten, wherever the course went since.
+SELECT c.id, c.creator_id, c.is_free, c.status, paid.transaction_id, covered_until(:user_id, c.id) AS covered_until
+FROM courses AS c CROSS JOIN LATERAL (SELECT purchase_of(:user_id, c.id) AS transaction_id) AS paid
+WHERE c.id = :course_id
+  AND (may_see(:viewer_id, :viewer_role, c.id, c.status) OR paid.transaction_id IS NOT NULL)
 FOR SHARE OF c;
 
 -- name: get_course_progress(user_id, course_id)^

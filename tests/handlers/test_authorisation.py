@@ -211,6 +211,18 @@ async def test_what_may_not_be_known_answers_exactly_as_a_random_id(cast: Cast, 
     assert {name: hidden for name, (hidden, _) in told.items()} == {name: other for name, (_, other) in told.items()}
 
 
+@pytest.mark.parametrize("operation", NAMING)
+async def test_drafts_are_open_to_their_owner_and_to_admins_as_published_courses_are(
+    cast: Cast, operation: str
+) -> None:
+    expected = dict(zip(CALLERS, ROWS[operation], strict=True))
+    for name in ("owner", "admin"):
+        answer = await call(operation, cast.callers[name], await cast.hidden_world())
+        # Nobody is enrolled in the draft: it goes, where the published one is archived.
+        wanted = 204 if operation == "DELETE /api/courses/{course_id}" else expected[name]
+        assert answer.status == wanted, (name, answer.body)
+
+
 def comparable(answer: Answer) -> tuple[int, Any, dict[str, str]]:
     """An answer without what names the very request."""
     body = answer.body

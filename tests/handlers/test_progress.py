@@ -273,7 +273,12 @@ async def test_what_was_bought_and_not_given_back_is_taken_up_again(
     assert (await student.delete(f"/api/enrollments/courses/{course['id']}")).status == 204
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
     await student.delete(f"/api/enrollments/courses/{course['id']}")
+    assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
+    assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
+    await student.delete(f"/api/enrollments/courses/{course['id']}")
     await sql.execute("UPDATE transactions SET status = 'refunded'")
+    assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 422
+    await teacher.put(f"/api/courses/{course['id']}", {"status": "published"})
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 402
 
 
