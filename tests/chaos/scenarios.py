@@ -185,12 +185,17 @@ async def _one_fight(stage: Stage, player: Repeater, bases: list[str]) -> Repeat
     return winner
 
 
-@scenario("herd", players=lambda players: max(players, HERD))
+@scenario("herd", players=lambda players: max(players, HERD), interval_s=1.0)
 async def herd(stage: Stage) -> None:
     """A thousand players reconnect within a second."""
     await stage.pause(0.5, 1.0)
+
+    async def cut(player: SimulatedPlayer) -> None:
+        await stage.pause(0.0, 1.0)
+        await player.cut()
+
     async with stage.fault():
-        await asyncio.gather(*(player.cut() for player in stage.players))
+        await asyncio.gather(*(cut(player) for player in stage.players))
 
 
 # Redis ---------------------------------------------------------------------------------------------------------------

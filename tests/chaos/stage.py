@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -70,6 +71,7 @@ class Needs:
     settings: Mapping[str, str] = field(default_factory=dict)
     kind: type[SimulatedPlayer] = Repeater
     players: Callable[[int], int] = lambda players: players
+    interval_s: float | None = None  # between a player's frames; None: as the run was asked for
     ack_timeout_s: float = 10.0
     receive_bytes: int | None = None
     postgres_proxy: bool = False
@@ -84,6 +86,7 @@ class Stage:
     def __init__(self, options: Options, needs: Needs) -> None:
         self.options = options
         self.needs = needs
+        self.interval_s = needs.interval_s or options.interval_s
         self.rng = random.Random(options.seed)
         self.postgres: Postgres
         self.valkey: Valkey
@@ -134,7 +137,7 @@ class Stage:
         """Of several players of one session, `winner` goes on watching."""
         self.retired += [rival for rival in rivals if rival is not winner]
         self.room.players = [player for player in self.room.players if player not in rivals] + [winner]
-        self.room.watch(winner, None, self.options.interval_s)
+        self.room.watch(winner, None, self.interval_s)
 
     async def desert(self, player: SimulatedPlayer) -> None:
         """The player goes without a word and never comes back."""
@@ -421,7 +424,8 @@ def _role(number: int) -> str:
 
 
 def _keep_logs(stage: Stage, directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     for number, server in enumerate(stage.servers):
         (directory / f"server-{number}.log").write_text(server.log)
     for player in stage.players:
