@@ -141,12 +141,13 @@ class Ingest:
 
     async def _restart_stream(self, session: VideoSession, result: Written) -> bool:
         """The stream refuses frames above our cursor as too old and has nothing above it either: what it held is lost
-        and its top is in the way. All that it held is applied here, so begin it anew."""
+        and its top is in the way. All that it held is applied here, so begin it anew; unless we are a zombie, and the
+        session's new owner has written since we looked."""
         if result.error is None:
-            metrics.STREAMS_LOST.inc()
-            log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
             try:
-                await self._streams.delete([session.key])
+                if await self._streams.restart(session.key, session.state.cursor):
+                    metrics.STREAMS_LOST.inc()
+                    log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
             except REDIS_AWAY as error:
                 postponed("redis_away", error, sessions=1)
         return False

@@ -113,6 +113,14 @@ return accepted
 """
 
 
+# In one step, for another owner may write at any moment. ARGV: the id after which nothing must lie.
+_RESTART = """
+if #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1) > 0 then return 0 end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+
 def stream_key(session_id: UUID) -> str:
     """The key of a session's stream; the part in braces is what Redis Cluster hashes."""
     return f"tel:{{{crc32(session_id.bytes) % SLOTS}}}:{session_id}"
@@ -190,6 +198,12 @@ class Streams:
             pipe.xtrim(key, minid=f"{seq}-{sub + 1}", approximate=False)
             pipe.expire(key, self._ttl_s)
         await pipe.execute(raise_on_error=False)
+
+    async def restart(self, key: str, cursor: tuple[int, int]) -> bool:
+        """Drop a stream, and with it the top that new entries must exceed, unless entries lie after the cursor; whether
+        it was dropped."""
+        seq, sub = cursor
+        return bool(await self._redis.eval(_RESTART, 1, key, f"{seq}-{sub}"))
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Drop whole streams."""

@@ -102,3 +102,16 @@ def test_a_key_names_its_slot_for_redis_cluster() -> None:
     assert head.startswith("tel:{")
     assert 0 <= int(head.removeprefix("tel:{")) < 64
     assert tail == f":{session_id}"
+
+
+async def test_a_stream_whose_top_is_in_the_way_is_begun_anew_but_never_what_another_owner_wrote(
+    streams: Streams, key: str, redis: Redis
+) -> None:
+    await redis.xadd(key, {"prev": 0, "frame": b"{}"}, id="9-0")
+    await redis.xtrim(key, maxlen=0, approximate=False)
+    await redis.xadd(key, {"prev": 9, "frame": b"{}"}, id="10-0")
+    assert not await streams.restart(key, (1, 0))
+    assert await redis.xlen(key) == 1
+    assert await streams.restart(key, (10, 0))
+    assert not await redis.exists(key)
+    assert await streams.restart(key, (10, 0))
