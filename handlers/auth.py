@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from server.data.db import Connection, Record, queries
 from server.http.auth import verify_current
 from server.http.keys import EDGE, PASSWORDS, TOKENS
-from server.http.login_limits import Wrong, account_of, count_address, guarded
+from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
     BadCredentials,
@@ -115,9 +115,8 @@ async def register(call: Call[Registration]) -> dict[str, Any]:
 async def login(call: Call[Credentials]) -> dict[str, Any]:
     """Sign in. An unknown user and a wrong password are told alike, in the same time.
 
-    Failures are limited per account and address, tries per address; while they cannot be counted nobody signs in.
+    Failures are limited per account and per address; while they cannot be counted nobody signs in.
     """
-    await count_address(call)
     found = await auth.find_user_by_login(
         call.db, login=call.body.login, network=_network(call), known_days=call.config.auth.known_address_days
     )

@@ -2,16 +2,16 @@
 
 Wrong ones are counted for the account from one address (`limits.login_account`), and for the account from all
 addresses together (ten times that). An address from which the account was signed in to lately is neither counted nor
-stopped by the latter, so that a stranger, from however many addresses, does not lock the owner out. All tries from one
-address, to whatever account, are counted too (`limits.login_address`). An account that does not exist is counted like
-one that does.
+stopped by the latter, so that a stranger, from however many addresses, does not lock the owner out. Wrong ones from one
+address, to whatever accounts, are counted too (`limits.login_address`); right ones are not, since a whole school may
+sign in from one address. An account that does not exist is counted like one that does.
 """
 
 import hashlib
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from server.data.limits import Verdict
 from server.http.keys import EDGE, LIMITER
@@ -21,15 +21,12 @@ from server.http.routing import Call
 ACCOUNT, ADDRESS = "login_account", "login_address"
 # How many times as many failures an account may have from all addresses as from one.
 EVERYWHERE = 10.0
+# A class of limits, whom it counts, and how many times as large it is.
+Place: TypeAlias = tuple[str, str, float]
 
 
 class Wrong(Exception):
     """The password was wrong; `guarded` counts it and raises it on."""
-
-
-async def count_address(call: Call[Any]) -> None:
-    """Count a sign-in from the caller's address. Raises RateLimited, and Redis's errors: uncounted nobody may."""
-    _hold(await call.app[LIMITER].take(ADDRESS, call.app[EDGE].client_network(call.request), closed=True))
 
 
 @asynccontextmanager
@@ -46,14 +43,16 @@ async def guarded(call: Call[Any], account: str, *, known_here: bool, closed: bo
         RateLimited: there were too many; the password is not looked at.
     """
     limiter = call.app[LIMITER]
-    counted: list[tuple[str, float]] = []
-    places = [(f"{account}@{call.app[EDGE].client_network(call.request)}", 1.0)]
+    network = call.app[EDGE].client_network(call.request)
+    counted: list[Place] = []
+    places: list[Place] = [(ADDRESS, network, 1.0), (ACCOUNT, f"{account}@{network}", 1.0)]
     if not known_here:
-        places.append((account, EVERYWHERE))
+        places.append((ACCOUNT, account, EVERYWHERE))
     try:
-        for who, times in places:
-            _hold(await limiter.take(ACCOUNT, who, times=times, closed=closed))
-            counted.append((who, times))
+        for place in places:
+            name, who, times = place
+            _hold(await limiter.take(name, who, times=times, closed=closed))
+            counted.append(place)
         yield
     except Wrong:
         raise
@@ -71,9 +70,9 @@ def account_of(user_id: Any, login: str = "") -> str:
     return hashlib.sha256(typed.encode()).hexdigest()
 
 
-async def _undo(call: Call[Any], counted: list[tuple[str, float]]) -> None:
-    for who, times in counted:
-        await call.app[LIMITER].give_back(ACCOUNT, who, times=times)
+async def _undo(call: Call[Any], counted: list[Place]) -> None:
+    for name, who, times in counted:
+        await call.app[LIMITER].give_back(name, who, times=times)
 
 
 def _hold(verdict: Verdict | None) -> None:

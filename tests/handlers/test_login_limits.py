@@ -103,6 +103,12 @@ async def test_forty_tries_from_an_address_are_all_that_it_has_for_whatever_acco
     assert (await sign_in(ada, PASSWORD, HOME)).status == 200
 
 
+async def test_a_whole_school_signs_in_from_one_address(ada: Person) -> None:
+    for _ in range(45):
+        assert (await sign_in(ada, PASSWORD, ELSEWHERE)).status == 200
+    assert (await sign_in(ada, "wrong password", ELSEWHERE, "somebody")).status == 401
+
+
 async def test_the_current_password_is_no_easier_to_guess(people: People, ada: Person) -> None:
     body = {"current_password": "wrong password", "new_password": "another battery"}
     for _ in range(10):

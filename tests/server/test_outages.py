@@ -5,7 +5,7 @@ Nothing is restarted but the part.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.core import eventually
 from tests.support.lectures import Lecture, frame, make_lecture
 from tests.support.pausing import paused
-from tests.support.people import Answer, People, Person
+from tests.support.people import PASSWORD, Answer, People, Person
 
 PROMISED_S = 3.0
 # The asking itself takes a moment on a busy machine.
@@ -83,15 +83,17 @@ async def is_ready(person: Person) -> tuple[int, list[str]]:
 
 def of_postgres(person: Person, lecture: Lecture) -> list[Any]:
     """Reads, writes, transactions, with a token and without."""
-    login = {"login": "ada", "password": "correct horse battery"}
     return [
         person.get("/api/courses"),
-        person.post("/api/auth/login", login),
         person.get("/api/auth/me"),
         person.put(f"/api/progress/lectures/{lecture.lecture_id}", {"position": 1}),
         person.post("/api/enrollments", {"course_id": str(lecture.course_id)}),
         person.get(f"/api/videos/{lecture.video_id}"),
     ]
+
+
+def sign_in(person: Person) -> Coroutine[Any, Any, Answer]:
+    return person.post("/api/auth/login", {"login": "ada", "password": PASSWORD})
 
 
 @pytest.mark.parametrize("how", ["stopped", "paused"])
@@ -100,7 +102,8 @@ async def test_without_postgres_its_routes_are_503_in_time_and_well_again_after(
 ) -> None:
     async with gone(own_postgres, how):
         for _ in range(2):
-            asked = of_postgres(learner, lecture) + of_postgres(learner, lecture)  # more than the pool holds
+            # More than the pool holds.
+            asked = [*of_postgres(learner, lecture), sign_in(learner), *of_postgres(learner, lecture)]
             for answer in await asyncio.gather(*(timed(one) for one in asked)):
                 assert answer.status == 503, answer.body
                 assert answer.code in ("database_unavailable", "timed_out")
@@ -110,7 +113,7 @@ async def test_without_postgres_its_routes_are_503_in_time_and_well_again_after(
         for path in ("/livez", "/openapi.json", "/problems/not_found"):
             assert (await timed(learner.get(path))).status == 200
     assert await is_ready(learner) == (200, [])
-    for answer in [await one for one in of_postgres(learner, lecture)]:
+    for answer in [await one for one in (*of_postgres(learner, lecture), sign_in(learner))]:
         assert answer.status in (200, 201), answer.body
 
 
@@ -156,6 +159,9 @@ async def test_without_redis_only_telemetry_waits(
         assert (answer.status, answer.headers.get("Retry-After")) == (503, "1"), answer.body
         for asked in of_postgres(learner, lecture):
             assert (await timed(asked)).status in (200, 201)
+        # Nobody signs in while wrong passwords cannot be counted.
+        refused = await timed(sign_in(learner))
+        assert (refused.status, refused.headers.get("Retry-After")) == (503, "1"), refused.body
         assert await is_ready(learner) == (503, ["redis"])
     assert await is_ready(learner) == (200, [])
     again = await learner.post(network, [frame(2, 2.0), frame(3, 3.0)])
