@@ -137,6 +137,7 @@ class Supervisor:
         self.screen.update("Starting Postgres, Valkey and S3")
         self.system.start_stores()
         self.system.start_video_host()
+        self.system.start_mail_catcher()
         self.screen.update("Starting the server")
         # Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked.
         if self.demo is None:
@@ -173,6 +174,7 @@ class Supervisor:
         rows = [("Sign in", f"{login:<28}{password:<20}{role}") for login, password, role in self._accounts()]
         rows += [("Embedded", ", ".join(system.embedded())), ("Given", ", ".join(system.given))]
         rows += [("Processes", f"{n}: http://{LOOPBACK}:{port}") for n, port in enumerate(system.direct_ports, 1)]
+        rows += [("Mails", f"{system.mails_address}   (they go nowhere else)" if system.mails_address else "")]
         rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
         before = ""
         for name, text in rows:

@@ -23,6 +23,7 @@ WILDCARDS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
 ACCOUNT = "lectern"
 POSTGRES = "Postgres 18"
 VIDEO_HOST = "stand-in video host"
+MAIL_CATCHER = "mail catcher"
 ADMIN_EMAIL = "admin@lectern.example"
 WEBHOOK_PATH = "/api/videos/webhooks/cloudflare"
 VIDEO_HOST_STOP_S = 5.0
@@ -54,6 +55,8 @@ class System:
         self.settings = {"LECTERN_SERVER__PORT": str(self.port)}
         # (e-mail address, password) of the first administrator, where we know one.
         self.admin: tuple[str, str] | None = None
+        # Where the mails are shown, when none leave this machine.
+        self.mails_address = ""
 
     @property
     def address(self) -> str:
@@ -143,6 +146,25 @@ class System:
             stop_timeout_s=VIDEO_HOST_STOP_S,
         )
         self._start(VIDEO_HOST, host)
+
+    def start_mail_catcher(self) -> None:
+        """The stand-in that shows mails on a page, unless a mail server is configured. It comes up by itself."""
+        if self.config.smtp.host:
+            self.given.append(f"SMTP ({self.config.smtp.host})")
+            return
+        port, smtp_port = processes.free_port(), processes.free_port()
+        self.settings |= {"LECTERN_SMTP__HOST": LOOPBACK, "LECTERN_SMTP__PORT": str(smtp_port)}
+        catcher = Program(
+            "mail catcher",
+            [sys.executable, "-m", "standins.mail_catcher", "--port", str(port), "--smtp-port", str(smtp_port)],
+            env=dict(os.environ),
+            log=self.logs / "mail_catcher.log",
+            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
+            on_parent_death=signal.SIGKILL,  # it has nothing to lose
+            stop_timeout_s=VIDEO_HOST_STOP_S,
+        )
+        self._start(MAIL_CATCHER, catcher)
+        self.mails_address = f"http://localhost:{port}"
 
     @property
     def is_ours(self) -> bool:

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from server.data.db import Record, queries
+from server.http import mails
 from server.http.keys import CLOCK, EDGE, PASSWORDS, REVOCATION
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
@@ -71,7 +72,8 @@ async def change_me(call: Call[AccountChange]) -> Record:
     if changed.get("avatar_file_id") is not None:
         raise ValidationFailed(errors=[{"pointer": "/avatar_file_id", "detail": "There is no such file of yours."}])
     async with call.db.transaction() as tx:
-        if await account.lock_account(tx, user_id=call.user.id) is None:
+        before = await account.lock_account(tx, user_id=call.user.id)
+        if before is None:
             raise UserNotFound
         user: Record = await account.change_account(
             tx,
@@ -80,6 +82,9 @@ async def change_me(call: Call[AccountChange]) -> Record:
             email=changed.get("email"),
             clear_avatar="avatar_file_id" in changed,
         )
+        if user["email"] != before["email"]:
+            await mails.tell_email_changed(call, tx, user["id"], before["email"])
+            await mails.ask_to_verify(call, tx, user["id"])
     return user
 
 
@@ -102,6 +107,8 @@ async def change_password(call: Call[NewPassword]) -> None:
         if changed is None:
             raise WrongPassword
         await account.end_other_families(tx, user_id=user["id"], family_id=call.user.family_id)
+        await account.forget_resets(tx, user_id=user["id"])
+        await mails.tell_password_changed(call, tx, user["id"])
     await call.app[REVOCATION].announce(user["id"])
 
 
@@ -140,10 +147,11 @@ async def erase_me(call: Call[Farewell]) -> None:
     """Leave: nothing says any more who it was. Courses one made, and what was paid, stay without a name."""
     user = await _own_account(call, call.body.current_password)
     async with call.db.transaction() as tx:
-        await account.erase_account(tx, user_id=user["id"])
+        await account.lock_account(tx, user_id=user["id"])
         for name, query in personal.statements.items():
             if name.startswith("erase_"):
                 await query(tx, user_id=user["id"])
+        await account.erase_account(tx, user_id=user["id"])
     await call.app[REVOCATION].announce(user["id"])
 
 

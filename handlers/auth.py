@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, Field
 
 from server.data.db import Connection, Record, queries
+from server.http import mails
 from server.http.auth import verify_current
 from server.http.keys import EDGE, PASSWORDS, TOKENS
 from server.http.login_limits import Wrong, account_of, guarded
@@ -101,6 +102,7 @@ async def register(call: Call[Registration]) -> dict[str, Any]:
         user = await auth.insert_user(
             tx, username=call.body.username, email=call.body.email, password_hash=password_hash
         )
+        await mails.ask_to_verify(call, tx, user["id"])
         return await _enter(call, tx, user)
 
 

@@ -9,15 +9,16 @@ import asyncpg
 from aiohttp import ClientSession, ClientTimeout, web
 
 from actors.runtime import Runtime
-from handlers import account, auth, courses, progress, sessions, users, videos
+from handlers import account, auth, courses, mail_tokens, progress, sessions, users, videos
 from server import metrics
 from server.clock import Clock
 from server.config import Config
 from server.data.db import DATABASE_AWAY, Database, PostgresAway, queries
+from server.data.jobs import Jobs
 from server.data.limits import Limiter
 from server.data.migrate import migrate
 from server.data.streams import Streams
-from server.http import health, openapi, pages
+from server.http import health, mails, openapi, pages
 from server.http.auth import Passwords, Tokens, Versions
 from server.http.edge import Edge
 from server.http.keys import (
@@ -42,11 +43,12 @@ from server.http.revocation import REVOKED, Revocation
 from server.http.routing import add_routes
 from server.http.socket import Sockets
 from server.logs import get_logger
+from server.services.mail import Mailer, mail_configured, page_address
 from server.services.objects import Objects, ObjectsAway, objects_configured
 from server.services.video_host import VideoHost
 
 # One module per domain, each with its `routes`.
-HANDLERS: tuple[ModuleType, ...] = (auth, account, users, courses, progress, videos, sessions)
+HANDLERS: tuple[ModuleType, ...] = (auth, account, mail_tokens, users, courses, progress, videos, sessions)
 
 # How often the loop's lag is looked at.
 LOOP_LOOK_S = 0.25
@@ -74,7 +76,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([removals, sockets, live_core, revocation, loop_lag, sweeper])
+    app.cleanup_ctx.extend([removals, sockets, live_core, revocation, jobs, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -303,6 +305,17 @@ async def sweeper(app: web.Application) -> AsyncIterator[None]:
     task = asyncio.create_task(run(), name="sweeper")
     yield
     task.cancel()
+
+
+async def jobs(app: web.Application) -> AsyncIterator[None]:
+    """What is done after answers went out: mails."""
+    config = app[CONFIG]
+    if mail_configured(config) and not config.server.public_url:
+        log.warning("links_in_mails_lead_here", address=page_address(config, ""))
+    post = mails.Post(config, app[DATABASE], Mailer(config))
+    doing = asyncio.create_task(Jobs(app[DATABASE], config.jobs, {mails.KIND: post.work}).run(), name="jobs")
+    yield
+    doing.cancel()
 
 
 async def drain_core(app: web.Application) -> None:

@@ -134,6 +134,9 @@ class Smtp(Section):
     host: str = ""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
     from_: Annotated[str, Field(alias="from")] = ""
+    username: str = ""
+    password: str = ""
+    tls: Literal["auto", "tls", "starttls", "none"] = "auto"
     timeout_s: Seconds = 10.0
 
 
@@ -188,6 +191,9 @@ class Limits(Section):
 class Jobs(Section):
     poll_s: Seconds = 1.0
     reconcile_s: Seconds = 60.0
+    attempts: Count = 8
+    backoff_s: Seconds = 10.0
+    lease_s: Seconds = 60.0
 
 
 class Breaker(Section):

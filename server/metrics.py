@@ -98,6 +98,8 @@ SOCKET_CLOSES = Counter(
 )
 SLOW_READERS = Tally("lectern_slow_readers_total", "Sockets cut because their player did not read.")
 
+JOBS = Counter("lectern_jobs_total", "Attempts at jobs, by kind and outcome (done, failed, dead).", ["kind", "outcome"])
+
 # -- the live core -----------------------------------------------------------------------------------------------------
 
 SESSIONS = Gauge("lectern_sessions", "Video sessions that this process holds.")

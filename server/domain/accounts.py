@@ -5,7 +5,8 @@ import unicodedata
 
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-_EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
+# No character that means something in a mail's header, where an address must be one address.
+_EMAIL = re.compile(r"[^@\s,;:<>()\[\]\\\"]+@[^@\s.]+(\.[^@\s.]+)+")
 
 # What is tried first everywhere, of eight and more characters: from zxcvbn's ranking of leaked passwords.
 COMMON_PASSWORDS = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)

@@ -336,6 +336,12 @@ class RateLimited(Problem):
     code, status, title, retryable, retry_after_s = "rate_limited", 429, "Too many requests", True, 1
 
 
+class BadToken(Problem):
+    """The token of this link is wrong, was used, or is too old: ask for another mail."""
+
+    code, status, title = "bad_token", 422, "Bad token"
+
+
 class UpgradeRequired(Problem):
     """This is a WebSocket: open it as one."""
 

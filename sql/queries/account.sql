@@ -29,6 +29,10 @@ WHERE id = :user_id AND password_hash = :before AND erased_at IS NULL RETURNING 
 -- Signed out everywhere but in the family's own place; everywhere when that is NULL.
 DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FROM :family_id::uuid;
 
+-- name: forget_resets(user_id)!
+-- Links that were sent before the change set no password any more.
+DELETE FROM mail_tokens WHERE user_id = :user_id AND purpose = 'reset';
+
 -- name: erase_account(user_id)!
 -- Nothing in the row says who it was; name and address are free again. Nobody can sign in to it: '' is no hash.
 UPDATE users SET

@@ -7,6 +7,18 @@ SELECT id, family_id, expires_at, used_at, created_at FROM refresh_tokens WHERE 
 -- name: erase_refresh_tokens(user_id)!
 DELETE FROM refresh_tokens WHERE user_id = :user_id;
 
+-- name: export_mail_tokens(user_id)
+SELECT purpose, email, expires_at, created_at FROM mail_tokens WHERE user_id = :user_id ORDER BY id;
+
+-- name: erase_mail_tokens(user_id)!
+DELETE FROM mail_tokens WHERE user_id = :user_id;
+
+-- name: erase_jobs(user_id)!
+-- Mails on their way, and those that could not be delivered.
+DELETE FROM jobs
+WHERE payload ->> 'user_id' = :user_id::uuid::text
+   OR name_key(payload ->> 'email') = (SELECT name_key(email) FROM users WHERE id = :user_id);
+
 -- name: export_sign_in_addresses(user_id)
 SELECT network::text AS network, seen_at FROM sign_in_addresses WHERE user_id = :user_id ORDER BY seen_at;
 

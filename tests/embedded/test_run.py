@@ -86,9 +86,12 @@ def test_it_runs_everything_says_where_and_stops_all_of_it(directory: Path) -> N
     with running(directory) as run:
         assert run.is_ready()
         assert f"http://localhost:{run.port}" in run.said()
-        assert "Postgres 18, Valkey, S3, stand-in video host" in run.said()
+        assert "Postgres 18, Valkey, S3, stand-in video host, mail catcher" in run.said()
+        mails = re.search(r"Mails +(http://\S+)", run.said())
+        assert mails
+        assert b"<h1>Mails</h1>" in urllib.request.urlopen(mails[1], timeout=5).read()  # noqa: S310
         pids = list(run.children().values())
-        assert len(pids) == 5
+        assert len(pids) == 6
 
         run.process.send_signal(signal.SIGINT)
 
@@ -181,7 +184,7 @@ def test_parts_that_are_given_are_used_instead(directory: Path, empty_postgres_d
             patch.setitem(BARE, name, value)
         with running(directory) as run:
             assert not any("postgres" in command or "valkey-server" in command for command in run.children())
-            assert "S3, stand-in video host\n" in run.said()
+            assert "S3, stand-in video host, mail catcher\n" in run.said()
             assert not (directory / "pg18").exists()
             assert "Given     Postgres (" in run.said()
 

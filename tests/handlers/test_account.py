@@ -141,7 +141,8 @@ async def test_every_table_that_names_a_user_is_exported(sql: Sql) -> None:
 
 
 async def test_every_table_that_names_a_user_is_erased_or_stays_for_a_reason(sql: Sql) -> None:
-    assert await tables_naming_a_user(sql) == named("erase_") | KEPT.keys()
+    # Jobs name users in what they are about, not by a key, and are gone in minutes unless they cannot be done.
+    assert await tables_naming_a_user(sql) | {"jobs"} == named("erase_") | KEPT.keys()
     assert not named("erase_") & KEPT.keys()
 
 

@@ -40,6 +40,10 @@ PATCH /api/auth/me                                       401     200   200      
 PUT /api/auth/me/password                                401     204   204      204   204        204   204
 GET /api/auth/me/export                                  401     200   200      200   200        200   200
 DELETE /api/auth/me                                      401     204   204      204   204        204   409
+POST /api/auth/email/verify/resend                       401     503   503      503   503        503   503
+POST /api/auth/email/verify                              422     422   422      422   422        422   422
+POST /api/auth/password/forgot                           202     202   202      202   202        202   202
+POST /api/auth/password/reset                            422     422   422      422   422        422   422
 GET /api/auth/users                                      401     403   403      403   403        403   200
 GET /api/auth/users/{user_id}                            401     403   403      403   403        403   200
 GET /api/auth/users/{user_id}/roles                      401     200   404      404   404        404   200
@@ -105,6 +109,9 @@ BODIES: dict[str, Callable[[World, Person], Any]] = {
     "POST /api/auth/refresh": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/logout": lambda _, me: {"refresh_token": me.refresh_token or "none"},
     "POST /api/auth/validate": lambda _, me: {"token": me.token or "none"},
+    "POST /api/auth/email/verify": lambda *_: {"token": "none"},
+    "POST /api/auth/password/forgot": lambda _, me: {"email": f"{me.name}@example.com"},
+    "POST /api/auth/password/reset": lambda *_: {"token": "none", "new_password": "another battery"},
     "PATCH /api/auth/me": lambda _, me: {"username": f"new-{me.name}"},
     "PUT /api/auth/me/password": lambda *_: {"current_password": PASSWORD, "new_password": "another battery"},
     "DELETE /api/auth/me": lambda *_: {"current_password": PASSWORD},

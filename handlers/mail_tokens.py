@@ -1,0 +1,87 @@
+"""What is done with the links in mails: proving an address, and setting a password that was forgotten."""
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field
+
+from server.data.db import queries
+from server.http import mails
+from server.http.keys import PASSWORDS, REVOCATION
+from server.http.members import Password
+from server.http.problems import BadToken, NotConfigured
+from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Reply, Routes
+from server.services.mail import mail_configured
+
+routes = Routes("auth")
+tokens = queries("mails")
+
+
+class Forgotten(Body):
+    """The address of an account, in any case."""
+
+    email: str = Field(max_length=254)
+
+
+class MailToken(Body):
+    """The token of a link."""
+
+    token: str = Field(max_length=256)
+
+
+class Reset(Body):
+    """The token of a link, and the new password."""
+
+    token: str = Field(max_length=256)
+    new_password: Password
+
+
+@routes.post("/api/auth/email/verify/resend", role=STUDENT, status=202, problems=(NotConfigured,), rate="auth")
+async def resend_verification(call: Call[None]) -> Reply:
+    """Send the mail that proves the address once more, if it is not proven."""
+    if not mail_configured(call.config):
+        raise NotConfigured
+    async with call.db.transaction() as tx:
+        await mails.ask_to_verify(call, tx, call.user.id)
+    return Reply(status=202)
+
+
+@routes.post("/api/auth/email/verify", role=ANONYMOUS, body=MailToken, status=204, problems=(BadToken,), rate="auth")
+async def verify_email(call: Call[MailToken]) -> None:
+    """Prove an address with the token that was sent to it."""
+    async with call.db.transaction() as tx:
+        user_id = await _spend(tx, call.body.token, "verify")
+        await tokens.verify_email(tx, user_id=user_id)
+        await tokens.delete_tokens(tx, user_id=user_id, purpose="verify")
+
+
+@routes.post("/api/auth/password/forgot", role=ANONYMOUS, body=Forgotten, status=202, rate="auth")
+async def forget_password(call: Call[Forgotten]) -> Reply:
+    """Ask for a mail to set a new password. The answer is the same for an address that nobody has."""
+    await mails.ask_to_reset(call, call.body.email)
+    return Reply(status=202)
+
+
+@routes.post("/api/auth/password/reset", role=ANONYMOUS, body=Reset, status=204, problems=(BadToken,), rate="auth")
+async def reset_password(call: Call[Reset]) -> None:
+    """Set a new password with the token that was sent; one is signed out everywhere."""
+    # Looked at first: hashing is too dear for whoever guesses.
+    if await tokens.find_token(call.db, token_hash=mails.hash_token(call.body.token), purpose="reset") is None:
+        raise BadToken
+    password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
+    async with call.db.transaction() as tx:
+        user_id = await _spend(tx, call.body.token, "reset")
+        await tokens.reset_password(tx, user_id=user_id, password_hash=password_hash)
+        await tokens.delete_tokens(tx, user_id=user_id, purpose=None)
+        await tokens.end_families(tx, user_id=user_id)
+        await mails.tell_password_changed(call, tx, user_id)
+    await call.app[REVOCATION].announce(user_id)
+
+
+async def _spend(tx: Any, token: str, purpose: mails.Purpose) -> UUID:
+    """Whose token it is, which is good no more. Raises BadToken."""
+    row = await tokens.spend_token(tx, token_hash=mails.hash_token(token), purpose=purpose)
+    if row is None:
+        raise BadToken
+    user_id: UUID = row["user_id"]
+    return user_id

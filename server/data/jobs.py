@@ -1,0 +1,124 @@
+"""Work that is done after the answer went out, however often that must be tried.
+
+A job is a row, written in the transaction of what it belongs to. Any process takes those that are due (SKIP LOCKED),
+each for the time of a lease; one whose process died is due again when the lease is over. So work is done at least once,
+and must bear being done twice. What fails is tried again, later each time, and is dead after `jobs.attempts`: it stays
+to be looked at and to be tried again (`bin/admin jobs`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+
+from server import metrics
+from server.config import Jobs as JobSettings
+from server.data.db import DATABASE_AWAY, Connection, Database, Record, queries
+
+# Jobs that a process does at the same time.
+AT_ONCE = 10
+# How much later each attempt is than the one before, and the latest.
+GROWTH = 3.0
+LONGEST_S = 3600.0
+# Work may use this share of its lease: when it is over, nobody else has begun.
+WORKING_SHARE = 0.8
+
+_jobs = queries("jobs")
+log = structlog.get_logger()
+
+
+class Job(NamedTuple):
+    """One attempt at a piece of work; `attempts` counts this one, `age_s` is since it was asked for."""
+
+    id: UUID
+    kind: str
+    payload: dict[str, Any]
+    attempts: int
+    age_s: float
+
+
+class Hopeless(Exception):
+    """Trying this job again makes no sense; it is dead at once."""
+
+
+Work = Callable[[Job], Awaitable[None]]
+
+
+async def add_job(tx: Connection | Database, kind: str, *, in_s: float = 0.0, **payload: Any) -> UUID:
+    """Ask for work in the transaction of what it belongs to; `payload` as JSON has it, and never a secret."""
+    job_id: UUID = await _jobs.insert_job(tx, kind=kind, payload=payload, in_s=in_s)
+    return job_id
+
+
+class Jobs:
+    """Does the jobs of the kinds for which this process has work."""
+
+    def __init__(self, database: Database, settings: JobSettings, works: Mapping[str, Work]) -> None:
+        self._database = database
+        self._settings = settings
+        self._works = dict(works)
+
+    async def run(self) -> None:
+        """Do what is due, look again every `jobs.poll_s`, until cancelled."""
+        while True:
+            try:
+                busy = await self.run_due()
+            except DATABASE_AWAY as error:
+                busy = 0
+                log.warning("postponed", error=repr(error))
+            except Exception:
+                busy = 0
+                log.exception("jobs_failed")
+            if busy < AT_ONCE:
+                await asyncio.sleep(self._settings.poll_s)
+
+    async def run_due(self) -> int:
+        """One round; how many jobs were tried. Raises DATABASE_AWAY."""
+        rows = await _jobs.claim_jobs(
+            self._database, kinds=list(self._works), count=AT_ONCE, lease_s=self._settings.lease_s
+        )
+        await asyncio.gather(*(self._try(_job(row)) for row in rows))
+        return len(rows)
+
+    async def _try(self, job: Job) -> None:
+        try:
+            if job.attempts > self._settings.attempts:
+                raise Hopeless("every attempt took its process down")
+            async with asyncio.timeout(self._settings.lease_s * WORKING_SHARE):
+                await self._works[job.kind](job)
+        except Hopeless as error:
+            await self._postpone(job, error, is_dead=True)
+        except Exception as error:
+            await self._postpone(job, error, is_dead=job.attempts >= self._settings.attempts)
+        else:
+            metrics.JOBS.labels(job.kind, "done").inc()
+            await _jobs.finish_job(self._database, job_id=job.id, attempts=job.attempts)
+
+    async def _postpone(self, job: Job, error: Exception, *, is_dead: bool) -> None:
+        told = f"{type(error).__name__}: {error}"[:500].replace("\0", "")
+        log.warning("job_dead" if is_dead else "job_failed", kind=job.kind, job=str(job.id), error=told)
+        metrics.JOBS.labels(job.kind, "dead" if is_dead else "failed").inc()
+        await _jobs.postpone_job(
+            self._database,
+            job_id=job.id,
+            attempts=job.attempts,
+            in_s=pause_s(job.attempts, self._settings.backoff_s),
+            error=told,
+            is_dead=is_dead,
+        )
+
+
+def pause_s(attempts: int, first_s: float) -> float:
+    """How long to wait after so many attempts: three times as long each time, an hour at most, and jittered by a
+    quarter, so that what failed together does not come back together."""
+    jitter = random.uniform(0.75, 1.25)  # noqa: S311 - not a secret
+    return min(LONGEST_S, first_s * GROWTH ** (attempts - 1)) * jitter
+
+
+def _job(row: Record) -> Job:
+    return Job(row["id"], row["kind"], row["payload"], row["attempts"], row["age_s"])

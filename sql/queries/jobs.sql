@@ -1,0 +1,30 @@
+-- name: insert_job(kind, payload, in_s)$
+INSERT INTO jobs (kind, payload, run_at) VALUES (:kind, :payload, now() + make_interval(secs => :in_s)) RETURNING id;
+
+-- name: claim_jobs(kinds, count, lease_s)
+-- Those that are due, each to one process for the lease; should that one die, it is due again.
+UPDATE jobs SET attempts = attempts + 1, run_at = clock_timestamp() + make_interval(secs => :lease_s)
+WHERE id IN (
+    SELECT id FROM jobs
+    WHERE dead_at IS NULL AND run_at <= clock_timestamp() AND kind = ANY (:kinds::text[])
+    ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
+RETURNING id, kind, payload, attempts, extract(epoch FROM clock_timestamp() - created_at)::double precision AS age_s;
+
+-- name: finish_job(job_id, attempts)!
+-- Unless the lease ran out and somebody else has it.
+DELETE FROM jobs WHERE id = :job_id AND attempts = :attempts;
+
+-- name: postpone_job(job_id, attempts, in_s, error, is_dead)!
+UPDATE jobs SET
+    run_at = clock_timestamp() + make_interval(secs => :in_s), error = :error,
+    dead_at = CASE WHEN :is_dead THEN clock_timestamp() END
+WHERE id = :job_id AND attempts = :attempts;
+
+-- name: list_jobs(only_dead, count)
+SELECT id, kind, payload, attempts, run_at, error, dead_at, created_at FROM jobs
+WHERE dead_at IS NOT NULL OR NOT :only_dead ORDER BY id DESC LIMIT :count;
+
+-- name: retry_jobs(job_id)!
+-- One, or all that are dead: at once, with all their attempts before them.
+UPDATE jobs SET attempts = 0, run_at = now(), dead_at = NULL
+WHERE (:job_id::uuid IS NULL AND dead_at IS NOT NULL) OR id = :job_id;
