@@ -23,6 +23,7 @@ from actors.pulse import BEAT_S, Pulse
 from actors.reaper import Reaper
 from actors.recovery import recover
 from actors.registry import Registry
+from actors.video_session import lookahead
 from actors.video_session.actor import Peer, VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
 from server import metrics
@@ -61,6 +62,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Say that this process lives, then begin to work."""
+        await asyncio.to_thread(lookahead.tables)  # most of a second: not while a player waits
         await self.pulse.beat()
         metrics.PROCESS.labels(str(self.registry.process_id)).set(1)
         work: dict[str, Callable[[], Awaitable[None]]] = {
