@@ -35,8 +35,8 @@ from server.http.problems import (
     VideoNotFound,
     VideoNotReady,
 )
-from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Routes, arriving, check_json, throttle
-from server.http.socket import Socket, check_opening
+from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Query, Routes, arriving, check_json, throttle
+from server.http.socket import Goodbye, Socket, check_opening
 from server.services.outside import ServiceError
 
 routes = Routes("sessions")
@@ -146,6 +146,12 @@ class SessionState(BaseModel):
     ended_at: datetime | None
 
 
+class Beacon(Query):
+    """Credentials for senders that cannot set headers."""
+
+    token: Annotated[str, Field(max_length=4096)] | None = None
+
+
 class Accepted(BaseModel):
     """What became of frames sent by REST."""
 
@@ -245,14 +251,14 @@ async def put_progress(call: Call[Position]) -> dict[str, Any]:
 
 @routes.post(
     "/api/videos/sessions/{session_id}/network", role=SELF_SERVED, answer=Accepted, status=202, rate="telemetry",
-    content=("application/json", "text/plain"), problems=(Unauthorized, SessionNotFound, SessionEnded),
+    query=Beacon, content=("application/json", "text/plain"), problems=(Unauthorized, SessionNotFound, SessionEnded),
 )  # fmt: skip
 async def post_network(call: Call[None]) -> dict[str, Any]:
     """Send one telemetry frame, or an array of up to 100, as on the socket.
 
     The session's token may stand in `?token=`, for `navigator.sendBeacon`.
     """
-    token = bearer_token(call.request) or call.request.query.get("token")
+    token = bearer_token(call.request) or call.query.token
     claims = await _session_claims(call.request, token, call.path.session_id)
     if call.request.content_type not in ("application/json", "text/plain", "application/octet-stream"):
         raise UnsupportedMediaType
@@ -261,7 +267,10 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
     return await _deliver(call, claims.sub, _parse_frames(check_json(raw)))
 
 
-@routes.socket("/api/videos/ws/{session_id}", rate="read", problems=(Unauthorized, SessionNotFound))
+@routes.socket(
+    "/api/videos/ws/{session_id}", rate="read", problems=(Unauthorized, SessionNotFound),
+    messages={"receive": messages.FROM_PLAYER, "send": (*messages.TO_PLAYER, Goodbye)},
+)  # fmt: skip
 async def open_session_socket(call: Call[None]) -> web.StreamResponse:
     """The session's socket: telemetry in; acknowledgements and decisions out."""
     opening = check_opening(call.request)

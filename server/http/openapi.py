@@ -4,7 +4,7 @@ import html
 import inspect
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +14,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from server.http.auth import RANKS
 from server.http.documents import html_page, to_html
+from server.http.idempotency import HEADER as KEY_HEADER
+from server.http.idempotency import LONGEST_KEY
 from server.http.problems import (
     REGISTRY,
     BadCursor,
@@ -89,16 +91,11 @@ def _made_once(call: Call[None], name: str) -> bytes:
 
 def openapi(declared: Iterable[Route]) -> dict[str, Any]:
     """The document, as a value."""
-    declared = list(declared)
+    names = _names(declared)
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
-    names: set[str] = set()
-    for route in declared:
-        operation = _operation(route, schemas)
-        if operation["operationId"] in names:  # one handler under two methods
-            operation["operationId"] += f"_{route.method.lower()}"
-        names.add(operation["operationId"])
-        paths[route.template][route.method.lower()] = operation
+    for route, name in names.items():
+        paths[route.template][route.method.lower()] = _operation(route, name, names, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -107,13 +104,44 @@ def openapi(declared: Iterable[Route]) -> dict[str, Any]:
             "description": "Errors are problem documents (RFC 9457); every answer carries `X-Request-Id`.",
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in declared)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in names)],
         "paths": dict(paths),
         "components": {
             "schemas": {"Problem": _problem_schema(), **schemas.definitions},
+            "headers": _HEADERS,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
     }
+
+
+def _names(declared: Iterable[Route]) -> dict[Route, str]:
+    """What each operation is called: by its handler, and by its method too where one handler serves two."""
+    names: dict[Route, str] = {}
+    for route in declared:
+        name = route.handler.__name__
+        names[route] = f"{name}_{route.method.lower()}" if name in names.values() else name
+    return names
+
+
+def _header(kind: str, description: str) -> dict[str, Any]:
+    return {"schema": {"type": kind}, "description": description}
+
+
+_HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        **_header("string", "The request's id: the client's, if sane, else one of ours."),
+        "required": True,
+    },
+    "Location": _header("string", "Where the new row is."),
+    "ETag": _header("string", "Names this answer; sent back as `If-None-Match` it spares the same answer."),
+    "Cache-Control": _header("string", "Who may keep the answer, and for how long."),
+    "Idempotency-Replayed": _header("string", "`true` on the answer of the first time."),
+    "RateLimit-Limit": _header("integer", "How many calls of this class may be made at once."),
+    "RateLimit-Remaining": _header("integer", "How many of them are left now."),
+    "RateLimit-Reset": _header("integer", "Seconds until all of them are free again."),
+    "Retry-After": _header("integer", "Seconds until it is worth another try."),
+    "WWW-Authenticate": _header("string", "`Bearer`, with what was wrong with the token."),
+}
 
 
 class _Schemas:
@@ -133,19 +161,18 @@ class _Schemas:
         return schema
 
 
-def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
+def _operation(route: Route, name: str, names: Mapping[Route, str], schemas: _Schemas) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(route.handler.__doc__ or "").partition("\n")
     operation: dict[str, Any] = {
-        "operationId": route.handler.__name__,
+        "operationId": name,
         "tags": [route.tag],
         "summary": summary,
         "x-role": route.role,
         "security": _security(route),
-        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas)],
-        "responses": _responses(route, schemas),
+        "description": f"{description.strip()}\n\n{_WHO[route.role]}".strip(),
+        "parameters": [*_path_parameters(route), *_query_parameters(route, schemas), *_header_parameters(route)],
+        "responses": _responses(route, names, schemas),
     }
-    if description.strip():
-        operation["description"] = description.strip()
     if route.rate:
         operation["x-rate-class"] = route.rate
     if route.socket:
@@ -153,6 +180,16 @@ def _operation(route: Route, schemas: _Schemas) -> dict[str, Any]:
     if route.body is not None or route.content:
         operation["requestBody"] = _request_body(route, schemas)
     return operation
+
+
+_WHO = {
+    ANONYMOUS: "For anybody; a token is not looked at.",
+    PUBLIC: "For anybody; with a token it answers its user.",
+    SELF_SERVED: "Who may call is found out by the route itself.",
+    "student": "For every signed-in user.",
+    "instructor": "For instructors and administrators.",
+    "admin": "For administrators.",
+}
 
 
 def _security(route: Route) -> list[dict[str, list[str]]]:
@@ -183,6 +220,20 @@ def _query_parameters(route: Route, schemas: _Schemas) -> list[dict[str, Any]]:
     ]
 
 
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = []
+    if route.takes_key:
+        schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY}
+        required = route.idempotency == "required"
+        description = "A new one for each purpose: the same request with the same key is done once."
+        parameters.append(
+            {"name": KEY_HEADER, "in": "header", "required": required, "schema": schema, "description": description}
+        )
+    if route.has_etag:
+        parameters.append({"name": "If-None-Match", "in": "header", "schema": {"type": "string"}})
+    return parameters
+
+
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """A query string cannot say null: `anyOf: [X, null]` is X that may be left out."""
     choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
@@ -202,20 +253,24 @@ def _request_body(route: Route, schemas: _Schemas) -> dict[str, Any]:
     return {"required": required, "content": content}
 
 
-def _responses(route: Route, schemas: _Schemas) -> dict[str, Any]:
+def _responses(route: Route, names: Mapping[Route, str], schemas: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {}
     if route.socket:
         responses["101"] = {"description": "The socket is open."}
     elif says_nothing(route):
-        responses["204"] = {"description": "Done."}
-    else:
-        for status in (route.status, *route.also):
-            responses[str(status)] = _success(route, status, schemas)
+        responses["204"] = {"description": "Done.", "headers": _headers("X-Request-Id", *_counted(route))}
+    for status in () if route.socket or says_nothing(route) else (route.status, *route.also):
+        responses[str(status)] = _success(route, status, schemas)
+        if links := links_of(route, status, names):
+            responses[str(status)]["links"] = links
+    if route.has_etag:
+        headers = _headers("X-Request-Id", "ETag", "Cache-Control", *_counted(route))
+        responses["304"] = {"description": "The answer that `If-None-Match` names is still good.", "headers": headers}
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     for problem in problems_of(route):
         by_status[problem.status].append(problem)
     for status, problems in sorted(by_status.items()):
-        responses[str(status)] = _problem_response(problems)
+        responses[str(status)] = _problem_response(route, problems)
     return responses
 
 
@@ -230,14 +285,62 @@ def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
         response["content"] = {route.produces: {"schema": schemas.of(route.answer, "serialization")}}
     elif route.method == "GET":
         response["content"] = {route.produces: {}}
+    names = ["X-Request-Id", *_counted(route)]
     if route.location and status == 201:
-        response["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where the new row is."}}
+        names.append("Location")
+    if route.has_etag:
+        names += ["ETag", "Cache-Control"]
+    if route.takes_key:
+        names.append("Idempotency-Replayed")
+    response["headers"] = _headers(*names)
     return response
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _counted(route: Route) -> tuple[str, ...]:
+    return () if route.rate is None else ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+
+
+def links_of(route: Route, status: int, names: Mapping[Route, str]) -> dict[str, Any]:
+    """What can be asked next: of a row that was just made, and of the first row of a list."""
+    if status == 201 and route.location is not None:
+        where, row = route.location, "$response.body#"
+    elif route.method == "GET" and "items" in getattr(route.answer, "model_fields", {}):
+        where, row = f"{route.template}/{{id}}", "$response.body#/items/0"
+    else:
+        return {}
+    links = {}
+    for other, name in names.items():
+        found = _place_of_id(where, other.template)
+        if found is not None and not other.socket and other is not route:
+            parameter, member = found
+            links[name] = {"operationId": name, "parameters": {f"path.{parameter}": f"{row}/{member}"}}
+    return links
+
+
+def _place_of_id(where: str, template: str) -> tuple[str, str] | None:
+    """For "/api/courses/{id}" and "/api/courses/{course_id}/lectures" what is the same: ("course_id", "id")."""
+    before, found, member = where.partition("{")
+    member = member.removesuffix("}").replace("[", "/").replace("]", "")
+    parameter = re.match(r"\{(\w+_id)\}", template.removeprefix(before))
+    if not found or "}" in member or not template.startswith(before) or parameter is None:
+        return None
+    return parameter[1], member
 
 
 def problems_of(route: Route) -> list[type[Problem]]:
     """What a route can answer beside success: what it declares, and what follows from the rest of its declaration."""
-    problems = [*route.problems, InternalError, *_of_caller(route), *_of_gateway(route), *_of_input(route)]
+    problems = [
+        *route.problems,
+        InternalError,
+        MalformedRequest,
+        *_of_caller(route),
+        *_of_gateway(route),
+        *_of_input(route),
+    ]
     return list(dict.fromkeys(problems))
 
 
@@ -247,7 +350,7 @@ def _of_caller(route: Route) -> Iterable[type[Problem]]:
     if RANKS.get(route.role, 0) > min(RANKS.values()):
         yield RoleRequired
     if route.socket:
-        yield from (UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, Unauthorized)
+        yield from (UpgradeRequired, TokenInQuery, SubprotocolRequired, Unauthorized)
         yield from (OriginRefused, NotReady, Overloaded)
 
 
@@ -255,7 +358,7 @@ def _of_gateway(route: Route) -> Iterable[type[Problem]]:
     if route.rate is not None:
         yield RateLimited
     if route.takes_key:
-        yield from (MalformedRequest, IdempotencyKeyReused, IdempotencyKeyInUse)
+        yield from (IdempotencyKeyReused, IdempotencyKeyInUse)
     if route.idempotency == "required":
         yield IdempotencyKeyRequired
     if route.path.startswith("/api/"):
@@ -277,7 +380,7 @@ def _of_input(route: Route) -> Iterable[type[Problem]]:
             yield BadCursor
 
 
-def _problem_response(problems: Sequence[type[Problem]]) -> dict[str, Any]:
+def _problem_response(route: Route, problems: Sequence[type[Problem]]) -> dict[str, Any]:
     codes = sorted({problem.code for problem in problems})
     response: dict[str, Any] = {
         "description": "; ".join(dict.fromkeys(problem.title for problem in problems)),
@@ -292,10 +395,12 @@ def _problem_response(problems: Sequence[type[Problem]]) -> dict[str, Any]:
             }
         },
     }
+    names = ["X-Request-Id", *_counted(route)]
     if any(problem.retry_after_s is not None for problem in problems):
-        response["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+        names.append("Retry-After")
     if problems[0].status == 401:
-        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+        names.append("WWW-Authenticate")
+    response["headers"] = _headers(*names)
     return response
 
 
@@ -319,6 +424,12 @@ def _problem_schema() -> dict[str, Any]:
     }
 
 
+SOCKETS_DESCRIPTION = (
+    "Sockets speak the subprotocol `lectern.v1`: text frames, one JSON object each with its kind in `type`. "
+    "`receive` is what the server takes, `send` what it says."
+)
+
+
 def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
     """The sockets' document, as a value: one channel each, with the frames that their routes declare."""
     sockets = [route for route in declared if route.socket]
@@ -333,8 +444,14 @@ def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
             "address": route.template,
             "description": inspect.cleandoc(route.handler.__doc__ or ""),
             "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
+            "bindings": {"ws": {"method": "GET"}},
             "messages": {
-                struct.__name__: {"payload": payload_of[struct], "contentType": "application/json"}
+                struct.__name__: {
+                    "name": struct.__struct_config__.tag or struct.__name__,
+                    "summary": inspect.cleandoc(struct.__doc__ or ""),
+                    "contentType": "application/json",
+                    "payload": payload_of[struct],
+                }
                 for frames in route.messages.values()
                 for struct in frames
             },
@@ -347,15 +464,32 @@ def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
             }
     return {
         "asyncapi": "3.0.0",
-        "info": {"title": "Lectern", "version": "1", "description": "Subprotocol `lectern.v1`; JSON text frames."},
+        "info": {"title": "Lectern", "version": "1", "description": SOCKETS_DESCRIPTION},
+        "servers": {
+            "lectern": {
+                "host": "{host}",
+                "protocol": "wss",
+                "variables": {"host": {"default": "localhost:8080", "description": "Where the API is."}},
+                "security": [{"$ref": "#/components/securitySchemes/bearer"}],
+            }
+        },
         "channels": channels,
         "operations": operations,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "In `Authorization` or as a subprotocol `bearer.<token>`; never in the query.",
+                }
+            },
+        },
     }
 
 
 def docs_page(declared: Iterable[Route]) -> str:
-    """Every route with its role, answers and problems, as HTML."""
+    """Every route with its role, answers and problems, as HTML; where its package is there, Swagger UI in its place."""
     groups: defaultdict[str, list[Route]] = defaultdict(list)
     for route in declared:
         groups[route.tag].append(route)
@@ -366,8 +500,12 @@ def docs_page(declared: Iterable[Route]) -> str:
     )
     return html_page(
         "Lectern API",
+        '<div id="reader"></div><div id="plain">'
         '<p>Machines read <a href="/openapi.json">OpenAPI</a> and <a href="/asyncapi.json">AsyncAPI</a>.</p>'
-        f'<ul class="contents">{contents}</ul>{sections}',
+        f'<ul class="contents">{contents}</ul>{sections}</div>'
+        '<link rel="stylesheet" href="/vendor/swagger-ui-dist/swagger-ui.css">'
+        '<script src="/vendor/swagger-ui-dist/swagger-ui-bundle.js" defer></script>'
+        '<script src="/web/docs.js" type="module"></script>',
     )
 
 

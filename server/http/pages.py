@@ -12,8 +12,8 @@ from server.http.routing import ANONYMOUS, Call, Routes
 ROOT = Path(__file__).resolve().parents[2]
 WEB_DIR = ROOT / "web"
 VENDOR_DIR = ROOT / "node_modules"
-# Of what npm lays down there only these packages are for the page.
-VENDORED = frozenset({"hls.js"})
+# Of what npm lays down there only these packages are for our pages, and of them only this folder.
+VENDORED = {"hls.js": "dist", "swagger-ui-dist": "."}
 
 routes = Routes("pages")
 
@@ -38,9 +38,10 @@ async def get_web_file(call: Call[None]) -> web.StreamResponse:
 )
 async def get_vendor_file(call: Call[None]) -> web.StreamResponse:
     """A part of the page that others wrote: `/vendor/hls.js/hls.min.mjs` is that file of the package's `dist`."""
-    if call.path.package not in VENDORED:
+    folder = VENDORED.get(call.path.package)
+    if folder is None:
         raise NotFound
-    return _file(VENDOR_DIR / call.path.package / "dist", call.path.path)
+    return _file(VENDOR_DIR / call.path.package / folder, call.path.path)
 
 
 @routes.get("/problems/{code}", role=ANONYMOUS, rate=None, produces="text/html", problems=(ProblemNotFound,))

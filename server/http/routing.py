@@ -15,6 +15,7 @@ headers, or a finished `web.StreamResponse`.
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ class Call(Generic[B]):
         return self._database or self.app[DATABASE]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Route:
     """One declaration. `path` is as written: `/api/courses/{course_id}`."""
 
@@ -463,16 +464,39 @@ def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
 
 def check_json(raw: bytes) -> Any:
     """The JSON value of `raw`. Raises MalformedJson where it is not JSON, ValidationFailed where it holds what can be
-    written in JSON but not be stored: NUL, lone surrogates, NaN and Infinity, integers of 64 bits and more."""
+    written in JSON but not be stored (NUL, lone surrogates, NaN and Infinity, integers of 64 bits and more), or means
+    two things (a member that stands there twice)."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
         _refuse_unstorable(_parse_laxly(raw))
         raise MalformedJson from None
-    if b"\\u0000" in raw or _LONG_NUMBER.search(raw):
-        # Not orjson's value: it makes floats of integers that are too long for it.
+    if b"\\u0000" in raw or _LONG_NUMBER.search(raw) or raw.count(b":") != _count_members(value):
+        # Not orjson's value: it makes floats of integers that are too long for it, and forgets what comes twice.
         _refuse_unstorable(_parse_laxly(raw))
     return value
+
+
+def _count_members(value: Any) -> int:
+    """Of all objects in it. A text with as many colons repeats none of them; with more it may, or has them in text."""
+    count, waiting = 0, [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            count += len(item)
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+    return count
+
+
+class _Object(dict[str, Any]):
+    """A JSON object that remembers which of its members came twice."""
+
+    def __init__(self, members: list[tuple[str, Any]]) -> None:
+        super().__init__(members)
+        names = Counter(name for name, _ in members) if len(members) > len(self) else {}
+        self.repeated = [name for name, times in names.items() if times > 1]
 
 
 def _parse_laxly(raw: bytes) -> Any:
@@ -480,7 +504,7 @@ def _parse_laxly(raw: bytes) -> Any:
     import json  # noqa: PLC0415 - only a malformed body ever needs it
 
     try:
-        return json.loads(raw.decode())
+        return json.loads(raw.decode(), object_pairs_hook=_Object)
     except (ValueError, RecursionError):
         raise MalformedJson from None
 
@@ -490,7 +514,11 @@ def _refuse_unstorable(value: Any) -> None:
     waiting: list[tuple[str, Any]] = [("", value)]
     while waiting:
         pointer, item = waiting.pop()
-        if isinstance(item, dict):
+        if isinstance(item, _Object):
+            errors += [
+                {"pointer": f"{pointer}/{_escape(name)}", "detail": "The member stands here twice."}
+                for name in item.repeated
+            ]
             waiting.extend((f"{pointer}/{_escape(key)}", member) for key, member in item.items())
             waiting.extend((pointer, key) for key in item if "\0" in key or _has_surrogate(key))
         elif isinstance(item, list):

@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
-import orjson
+import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
@@ -52,6 +52,13 @@ UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
 _PING = b"\x89\x00"
+
+
+class Goodbye(msgspec.Struct, tag="bye", tag_field="type"):
+    """Said just before a socket is closed with `code`; one may come back after `retry_ms`, null: see the code."""
+
+    code: int
+    retry_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +245,7 @@ class Socket:
 
     async def _end(self, code: int, reason: str, retry_ms: int | None) -> None:
         if code not in UNANNOUNCED:
-            self._write(0x81, orjson.dumps({"type": "bye", "code": code, "retry_ms": retry_ms}))
+            self._write(0x81, msgspec.json.encode(Goodbye(code, retry_ms)))
         try:
             async with asyncio.timeout(2 * CLOSE_S):
                 await self.response.close(code=code, message=reason.encode())

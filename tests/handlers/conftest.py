@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from server.config import Limits
 from server.http.openapi import problems_of, says_nothing
 from server.http.problems import problem_of
 from server.http.routing import Endpoint
@@ -58,7 +59,7 @@ def overrides() -> dict[str, dict[str, Any]]:
 @pytest.fixture
 async def client(postgres_dsn: str, redis_url: str, overrides: dict[str, dict[str, Any]]) -> AsyncIterator[AppClient]:
     """A client of an application on a database of this test alone, without rate limits."""
-    unlimited = {name: {"rate": 0} for name in ("auth", "read", "write", "login_account", "login_address")}
+    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
     async with serving(settings(postgres_dsn, redis_url, **{"limits": unlimited} | overrides)) as client:
         yield client
 

@@ -76,7 +76,7 @@ def test_a_declaration_becomes_an_operation() -> None:
     assert operation["operationId"] == "create_book"
     assert (operation["summary"], operation["description"]) == (
         "Put a book on the shelf.",
-        "And a longer story about it.",
+        "And a longer story about it.\n\nFor administrators.",
     )
     assert (operation["x-role"], operation["x-rate-class"]) == ("admin", "write")
     assert operation["security"] == [{"bearer": []}]
@@ -120,6 +120,32 @@ def test_every_reference_leads_somewhere() -> None:
 
 def test_what_says_nothing_is_204() -> None:
     assert "204" in document()["paths"]["/api/books/{book_id}"]["delete"]["responses"]
+
+
+def test_what_can_be_asked_next_is_linked() -> None:
+    links = document()["paths"]["/api/books/{book_id}"]["post"]["responses"]["201"]["links"]
+    assert links == {
+        "delete_book": {"operationId": "delete_book", "parameters": {"path.book_id": "$response.body#/id"}}
+    }
+
+
+def test_the_gateways_headers_are_documented() -> None:
+    paths = document()["paths"]
+    created = paths["/api/books/{book_id}"]["post"]
+    assert {"X-Request-Id", "Location", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"} <= set(
+        created["responses"]["201"]["headers"]
+    )
+    assert "Idempotency-Replayed" in created["responses"]["201"]["headers"]
+    key = next(parameter for parameter in created["parameters"] if parameter["name"] == "Idempotency-Key")
+    assert (key["in"], key["required"], key["schema"]["maxLength"]) == ("header", False, 255)
+    assert "Retry-After" in created["responses"]["429"]["headers"]
+    assert "WWW-Authenticate" in created["responses"]["401"]["headers"]
+    read = paths["/api/books"]["get"]
+    assert {"ETag", "Cache-Control"} <= set(read["responses"]["200"]["headers"]) & set(
+        read["responses"]["304"]["headers"]
+    )
+    for name in created["responses"]["201"]["headers"]:
+        assert document()["components"]["headers"][name]["description"]
 
 
 def test_a_public_route_may_be_called_with_and_without_a_token() -> None:

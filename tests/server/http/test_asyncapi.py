@@ -1,0 +1,40 @@
+"""The sockets' document is valid AsyncAPI, by its own schema."""
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from embedded import npm
+from server.app import HANDLERS
+from server.http.openapi import asyncapi
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return asyncapi([route for module in HANDLERS for route in module.routes.routes])
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    file = npm.MODULES / "@asyncapi" / "specs" / "schemas" / "3.0.0.json"
+    if not file.exists():
+        pytest.skip("AsyncAPI's schema is not there: bin/test fetches it")
+    schema = json.loads(file.read_text())
+    faults = [
+        (error.instance_path, str(error)[:300]) for error in jsonschema_rs.validator_for(schema).iter_errors(document)
+    ]
+    assert faults == []
+
+
+def test_every_socket_says_what_it_takes_and_says(document: dict[str, Any]) -> None:
+    sockets = [route for module in HANDLERS for route in module.routes.routes if route.socket]
+    assert {channel["address"] for channel in document["channels"].values()} == {route.template for route in sockets}
+    for route in sockets:
+        assert route.messages["receive"], route.path
+        assert route.messages["send"], route.path
+    for channel in document["channels"].values():
+        for message in channel["messages"].values():
+            assert message["summary"], message
+            schema = {**message["payload"], "components": document["components"]}
+            assert jsonschema_rs.validator_for(schema).is_valid({"type": "nonsense"}) is False
