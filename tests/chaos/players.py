@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from tests.support.model import expected_folds
-from tests.support.player import SimulatedPlayer
+from tests.support.player import Refused, SimulatedPlayer, call
 
 Put = tuple[int, str]
 
@@ -53,6 +53,33 @@ class Repeater(SimulatedPlayer):
         heir.kept = dict(self.kept)
         heir.witness.acked, heir.witness.saved, heir.witness.epoch = self.acked, self.saved, self.witness.epoch
         return heir
+
+
+class Poster(SimulatedPlayer):
+    """Has no socket: posts its frames to one process after the other, again where it got no answer, and asks what is
+    saved."""
+
+    async def _one_socket(self) -> float | None:
+        """Post what was not taken yet; answers how long to wait, or None: back off."""
+        frames = [self.frames[seq] for seq in self.kept if seq > self.acked][:50]
+        for frame in frames:
+            self.witness.sent(frame["seq"])
+        try:
+            if frames:
+                await call(self.http, "POST", self._network_url(), token=self.token, body=frames, wanted=(202,))
+                self.witness.acked = max(self.witness.acked, frames[-1]["seq"])
+            self._forget((await self.get_session())["saved_seq"])
+        except Refused as refused:
+            self._note("refused", {"status": refused.status, "retry_after": refused.retry_after_s})
+            return None
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+        self.connected, self._failures = True, 0
+        self._changed()
+        return self._random.uniform(0.05, 0.3)
+
+    def _network_url(self) -> str:
+        return f"{self._base}/api/videos/sessions/{self.session_id}/network"
 
 
 class Shuffler(SimulatedPlayer):

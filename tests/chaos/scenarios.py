@@ -18,7 +18,7 @@ from typing import Any
 
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from tests.chaos.players import Repeater, Shuffler, flood, stop_reading
+from tests.chaos.players import Poster, Repeater, Shuffler, flood, stop_reading
 from tests.chaos.stage import PATIENCE_S, Needs, Stage
 from tests.support.core import eventually
 from tests.support.pausing import paused
@@ -427,6 +427,14 @@ async def unruly_frames(stage: Stage) -> None:
         await player.cut()
     async with stage.fault():
         pass
+
+
+@scenario("posters", kind=Poster)
+async def posters(stage: Stage) -> None:
+    """Players without sockets post to whichever process, while processes and Redis die."""
+    await kill_one(stage)
+    await redis_restart(stage)
+    await kill_all(stage)
 
 
 @scenario("clock-jumps", program=("-m", "tests.chaos.jumping_server"))

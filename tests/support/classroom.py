@@ -142,7 +142,7 @@ async def classroom(
         try:
             for player in seated:
                 player.start()
-            await room.each(lambda player: player.until_connected())
+            await room.until_all(lambda player: player.connected, "a connection")
             yield room
         finally:
             with suppress(TimeoutError):
