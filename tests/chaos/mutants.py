@@ -74,11 +74,11 @@ MUTANTS = {
             r"was acknowledged while Redis was away",
             [
                 Replacement(
-                    "actors/video_session/actor.py",
-                    "self.pending.append(Pending(seq, encode_frame(frame)))",
-                    "self.pending.append(Pending(seq, encode_frame(frame)))\n"
-                    "        if self.peer is not None:\n"
-                    "            self.peer.send_ack(messages.encode(Ack(seq, self.saved[0], self.state.gaps)))",
+                    "actors/runtime.py",
+                    "if session.accept(frame):",
+                    "if session.accept(frame):\n"
+                    "            ack = {'type': 'ack', 'seq': frame.seq, 'saved': session.saved[0], 'gaps': 0}\n"
+                    "            session.peer.send_ack(msgspec.json.encode(ack))",
                 )
             ],
         ),
