@@ -227,7 +227,9 @@ def _watched(connection: Connection) -> Iterator[None]:
     except TimeoutError as error:
         _drop(connection)
         raise PostgresAway("no answer in time") from error
-    except _LOST as error:
+    except (*_LOST, asyncpg.InternalClientError) as error:
+        # The last is what asyncpg says of a connection whose server took leave and whose end has not come yet: its
+        # state machine takes nothing any more, so nothing was sent.
         _drop(connection)
         raise ConnectionLost(str(error)) from error
     except (OSError, asyncpg.InterfaceError) as error:

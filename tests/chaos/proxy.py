@@ -14,6 +14,8 @@ from typing import Self
 
 CHUNK = 65536
 
+See = Callable[[bytes], bytes]
+
 
 class Link:
     """One connection through a proxy. `upward` and `downward` see what passes and answer what goes on."""
@@ -38,9 +40,7 @@ class Link:
             if end.transport is not None:
                 end.transport.abort()
 
-    async def pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, see: Callable[[bytes], bytes]
-    ) -> None:
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, see: See) -> None:
         """Pass on what comes until either end is gone."""
         try:
             while data := await reader.read(CHUNK):

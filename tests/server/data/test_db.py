@@ -12,8 +12,10 @@ import pytest
 
 from embedded.postgres import Postgres
 from server.data import db
-from server.data.db import DATABASE_AWAY, Connection, Database, PostgresAway, Queries, queries
+from server.data.db import DATABASE_AWAY, Connection, ConnectionLost, Database, PostgresAway, Queries, queries
+from tests.chaos.proxy import Link, Proxy, See
 from tests.support.pausing import paused
+from tests.support.services import data_directory
 
 SQL = """
 -- name: list_numbers(count)
@@ -175,6 +177,37 @@ async def test_a_connection_that_dies_in_use_is_told_as_postgres_away(own: Datab
         with pytest.raises(PostgresAway):
             await _restart_in_use(context(), own_postgres)
         assert await own.fetchval("SELECT 1") == 1
+
+
+class _EndKeptBack(Link):
+    """The end of a connection does not come through."""
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: See) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        await asyncio.Event().wait()
+
+
+class _SlowToEnd(Proxy):
+    link = _EndKeptBack
+
+
+async def test_a_connection_whose_server_took_leave_is_lost_even_before_its_end_comes(own_postgres: Postgres) -> None:
+    sockets = Path(own_postgres.dsn.partition("host=")[2])
+    with data_directory() as places:
+        async with _SlowToEnd(sockets / ".s.PGSQL.5432", places / ".s.PGSQL.5432"):
+            database = await Database.open(f"postgresql://lectern@/lectern?host={places}", pool_size=1, timeout_s=2.0)
+            for again in (True, False):
+                pid = await database.fetchval("SELECT pg_backend_pid()")
+                gone = await asyncio.to_thread(own_postgres.execute, f"SELECT pg_terminate_backend({pid}, 5000)")
+                assert gone.strip() == "t"
+                await asyncio.sleep(0.1)  # the leave comes through; what follows holds with and without it
+                if again:
+                    assert await database.fetchval("SELECT 1") == 1
+                else:
+                    with pytest.raises(ConnectionLost):
+                        await database.execute("CREATE TABLE kept (n integer)")
+            database.pool.terminate()
 
 
 async def test_what_is_wrong_with_a_statement_is_not_blamed_on_postgres(own: Database) -> None:
