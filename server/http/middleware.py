@@ -37,7 +37,8 @@ _EXPOSED = (
     "X-Request-Id"
 )
 _ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, X-Request-Id, CMCD-Object, CMCD-Request, CMCD-Session, CMCD-Status"
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-Request-Id, CMCD-Object, CMCD-Request, "
+    "CMCD-Session, CMCD-Status"
 )
 # What probes ask every few seconds: counted, not logged.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})
