@@ -25,6 +25,8 @@ from actors.video_session.messages import MAX_KBPS, MAX_MS, Advice, Cmsd, Rung, 
 
 # A segment's excess over its bitrate lasts for the next ones to this share: scenes are longer than segments.
 SCENE_LASTS = 0.9
+# Not more of it is believed: after slides comes a film.
+SMALLEST, LARGEST = 0.7, 2.0
 # Before a report names them.
 USUAL_SEGMENT_S = 4.0
 # A wait for the first byte beyond this is a stalled network, not a distant one.
@@ -35,7 +37,7 @@ CRAWLS = 0.6
 DROPS, SPARED_REPORTS = 5.0, 300
 # After a newest sample below this share of the level nothing is fetched that would, were the network to stay so, take
 # more than this share of the buffer: the odds may say that it comes back, but being wrong is seen by the learner.
-COLLAPSED_SHARE, AT_STAKE = 0.3, 0.6
+COLLAPSED_SHARE, AT_STAKE = 0.3, 0.3
 # For reasons only: a newest sample below this share of the level is a slow-down; samples this far from the level
 # (logarithm) are unsteady.
 SLOWED_SHARE, UNSTEADY_DEVIATION = 0.6, 0.35
@@ -150,7 +152,8 @@ def _learn_segment(state: QualityState, br_kbps: float, size_bytes: float, ms: f
     state.crawl_kbps, state.fresh = 0.0, True
     if br_kbps > 0:
         state.fetched_kbps = br_kbps
-        state.excess = min(max(size_bytes * 8 / 1000 / (br_kbps * state.segment_s), 0.4), 2.5) - 1
+        ratio = size_bytes * 8 / 1000 / (br_kbps * state.segment_s)
+        state.excess = min(max(ratio, SMALLEST), LARGEST) - 1
 
 
 def _hear(state: QualityState, told_kbps: float | None, *, fetched: bool) -> None:

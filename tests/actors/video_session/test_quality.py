@@ -83,6 +83,15 @@ def test_a_download_under_way_that_crawls_is_believed_before_it_ends() -> None:
     assert decided(state, tick(buffer_s=12, mtp=500)).rung <= 1
 
 
+def test_small_segments_do_not_talk_a_collapse_away() -> None:
+    state = QualityState()
+    for _ in range(8):
+        small = {"br": 3200, "bytes": 400_000, "ms": 12, "ttfb_ms": 8}
+        observe(state, parse_rest_frame({"position": 1, "cmcd": {"bl": 18_000, "d": 4000}, "segments": [small]}))
+    assert decided(state).rung == 3
+    assert decided(state, tick(buffer_s=17, mtp=900)).rung < 3
+
+
 def test_a_recovery_is_followed_within_a_few_segments() -> None:
     state = QualityState()
     decided(state, *[report(900)] * 10)
