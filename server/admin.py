@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from server import admin_accounts
 from server.config import Config, ConfigError, load_config
 from server.data.db import DATABASE_AWAY, Database
 from server.data.dead_letters import Outcome, list_letters, replay_letters
@@ -118,6 +119,7 @@ MOST_AT_ONCE = 10_000
 
 # By name: what it is for, and what declares its options and sets `run`.
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {
+    **admin_accounts.COMMANDS,
     "dead-letters": ("Entries that no session's actor could apply.", _declare_dead_letters),
 }
 

@@ -24,6 +24,9 @@ export class Problem extends Error {
 const WORDS = {
   unreachable: "The server cannot be reached. Check the connection and try again.",
   bad_credentials: "That user name and password do not go together.",
+  wrong_password: "The current password is another one.",
+  bad_token: "This link was used already, or is too old. Ask for another one.",
+  not_configured: "This server sends no mails.",
   username_taken: "That user name is taken. Try another.",
   email_taken: "There is an account with that e-mail address already.",
   not_entitled: "This lecture is for those who take the course.",
@@ -97,6 +100,32 @@ export class Api extends EventTarget {
     const { user, access_token, refresh_token } = await this.#send("POST", path, { body });
     this.#keep({ user, access_token, refresh_token });
     this.dispatchEvent(new Event("account"));
+  }
+
+  me() {
+    return this.call("GET", "/api/auth/me");
+  }
+
+  /** The present pair of tokens is renewed: those of before end with the password. */
+  async changePassword(current_password, new_password) {
+    await this.call("PUT", "/api/auth/me/password", { current_password, new_password });
+    await this.refresh();
+  }
+
+  resendVerification() {
+    return this.call("POST", "/api/auth/email/verify/resend");
+  }
+
+  verifyEmail(token) {
+    return this.#send("POST", "/api/auth/email/verify", { body: { token } });
+  }
+
+  forgotPassword(email) {
+    return this.#send("POST", "/api/auth/password/forgot", { body: { email } });
+  }
+
+  resetPassword(token, new_password) {
+    return this.#send("POST", "/api/auth/password/reset", { body: { token, new_password } });
   }
 
   async signOut() {

@@ -5,7 +5,11 @@
  *   #/courses/<id>          one course
  *   #/lectures/<id>         the classroom
  *   #/signin?next=<hash>    signing in, then on to `next`
+ *   #/account               one's own account
+ *   #/forgot                a password that was forgotten
+ *   #/reset/<token>         and #/verify/<token>: where links in mails lead
  */
+import { accountPage, forgotPage, resetPage, verifyPage } from "./account.js";
 import { Api, explain } from "./api.js";
 import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
@@ -60,6 +64,15 @@ async function build(kind, id, query) {
       return classroom.element;
     case "signin":
       return signInPage({ api, next: query.get("next") ?? "#/", navigate });
+    case "account":
+      if (!api.user) return signInPage({ api, next: "#/account", navigate });
+      return accountPage({ api });
+    case "forgot":
+      return forgotPage({ api });
+    case "reset":
+      return resetPage({ api, token: id });
+    case "verify":
+      return verifyPage({ api, token: id });
     default:
       return failed(null);
   }
@@ -100,7 +113,7 @@ function showAccount() {
     navigate("#/");
   };
   account.replaceChildren(
-    h("span", { class: "who", title: user.email ?? "" }, user.username),
+    h("a", { class: "who", href: "#/account", title: user.email ?? "" }, user.username),
     h("button", { class: "plain", type: "button", onclick: leave }, "Sign out"),
   );
 }

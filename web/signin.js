@@ -29,7 +29,12 @@ export function signInPage({ api, next, navigate }) {
         await api.signIn(login, password);
         done();
       },
-      aside: ["New here? ", h("button", { type: "button", class: "link", onclick: () => show(register()) }, "Create an account")],
+      aside: [
+        "New here? ",
+        h("button", { type: "button", class: "link", onclick: () => show(register()) }, "Create an account"),
+        " · ",
+        h("a", { class: "link", href: "#/forgot" }, "Forgot password?"),
+      ],
     });
   const register = () =>
     entryForm({
@@ -58,7 +63,8 @@ export function signInPage({ api, next, navigate }) {
   return h("div", { class: "page narrow" }, holder);
 }
 
-function entryForm({ title, action, fields, submit, aside }) {
+/** A form on a card; its faults stand beside their fields. */
+export function entryForm({ title, action, fields, submit, aside }) {
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
   const button = h("button", { class: "primary", type: "submit" }, action);
   const rows = fields.map(field);

@@ -1,0 +1,201 @@
+"""What `bin/admin` does about accounts and jobs."""
+
+import argparse
+import asyncio
+import contextlib
+import getpass
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from server.config import Config, ConfigError
+from server.data.audit import audit
+from server.data.db import Database, Record, queries
+from server.data.streams import REDIS_AWAY, Streams
+from server.http.auth import RANKS, Passwords
+from server.http.members import EmailAddress, Password, Username
+from server.http.revocation import REVOKED
+
+admin = queries("admin")
+users = queries("users")
+entries = queries("audit")
+jobs = queries("jobs")
+
+
+Work = Callable[[Config, Database, argparse.Namespace], Awaitable[None]]
+
+
+class Refused(Exception):
+    """It was not done; the text says why."""
+
+
+def _with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]:
+    """A command that is given Postgres; 1 when it was refused."""
+
+    async def run(config: Config, options: argparse.Namespace) -> int:
+        if not config.postgres.dsn:
+            raise ConfigError("postgres.dsn is not set (LECTERN_POSTGRES__DSN)")
+        database = await Database.open(config.postgres.dsn, pool_size=1, timeout_s=config.postgres.timeout_s)
+        try:
+            await work(config, database, options)
+        except (Refused, asyncpg.IntegrityConstraintViolationError) as error:
+            print(f"bin/admin: {error}", file=sys.stderr)
+            return 1
+        finally:
+            await database.close()
+        return 0
+
+    return run
+
+
+async def create_admin(config: Config, database: Database, options: argparse.Namespace) -> None:
+    """Make an administrator; the password is asked for, or read from standard input."""
+    username, email = _checked(Username, options.username), _checked(EmailAddress, options.email)
+    password_hash = await _new_hash(config)
+    async with database.transaction() as tx:
+        row = await admin.insert_admin(tx, username=username, email=email, password_hash=password_hash)
+        if row is None:
+            raise Refused("a user of this name or address is there already; set-role makes one an administrator")
+        await audit(tx, None, "admin_created", "user", row["id"])
+    print(f"{username} is an administrator")
+
+
+async def set_role(config: Config, database: Database, options: argparse.Namespace) -> None:
+    """Give a user exactly this role; tokens and sockets of before end."""
+    user = await _find(database, options.user)
+    async with database.transaction() as tx:
+        before = await users.lock_user(tx, user_id=user["id"])
+        if before is None:
+            raise Refused("the user has just gone")
+        if before["role"] != options.role:
+            await users.set_role(tx, user_id=user["id"], role=options.role)
+            await audit(tx, None, "role_set", "user", user["id"], before=before["role"], after=options.role)
+    await _announce(config, user["id"])
+    print(f"{user['username']} has the role {options.role}")
+
+
+async def set_password(config: Config, database: Database, options: argparse.Namespace) -> None:
+    """Set a user's password, which is asked for or read from standard input, and sign the user out everywhere."""
+    user = await _find(database, options.user)
+    password_hash = await _new_hash(config)
+    async with database.transaction() as tx:
+        await admin.set_password(tx, user_id=user["id"], password_hash=password_hash)
+        await admin.end_families(tx, user_id=user["id"])
+        await audit(tx, None, "password_set", "user", user["id"])
+    await _announce(config, user["id"])
+    print(f"{user['username']} has another password and is signed out everywhere")
+
+
+async def sign_out(config: Config, database: Database, options: argparse.Namespace) -> None:
+    """Sign a user out everywhere."""
+    user = await _find(database, options.user)
+    async with database.transaction() as tx:
+        await admin.raise_version(tx, user_id=user["id"])
+        await admin.end_families(tx, user_id=user["id"])
+        await audit(tx, None, "signed_out", "user", user["id"])
+    await _announce(config, user["id"])
+    print(f"{user['username']} is signed out everywhere")
+
+
+async def list_audit(_config: Config, database: Database, options: argparse.Namespace) -> None:
+    """What administrators did, newest first, an object a line."""
+    for row in await entries.list_entries(database, count=options.count):
+        _print(row)
+
+
+async def list_jobs(_config: Config, database: Database, options: argparse.Namespace) -> None:
+    """What is to be done, or could not be, newest first, an object a line."""
+    for row in await jobs.list_jobs(database, only_dead=options.dead, count=options.count):
+        _print(row)
+
+
+async def retry_jobs(_config: Config, database: Database, options: argparse.Namespace) -> None:
+    """Try a job again, or all dead ones."""
+    count = await jobs.retry_jobs(database, job_id=options.job_id)
+    if options.job_id and not count:
+        raise Refused("there is no such job")
+    print(f"{count} to be tried again")
+
+
+async def _find(database: Database, login: str) -> Record:
+    row: Record | None = await users.find_user(database, login=login)
+    if row is None:
+        raise Refused(f"nobody is called {login}")
+    return row
+
+
+async def _new_hash(config: Config) -> str:
+    """Of a password that is asked for; never an argument, which every user of the machine can see."""
+    if sys.stdin.isatty():
+        password = await asyncio.to_thread(getpass.getpass, "Password: ")
+    else:
+        password = (await asyncio.to_thread(sys.stdin.readline)).rstrip("\r\n")
+    passwords = Passwords(config.auth.bcrypt_cost)
+    try:
+        return await passwords.hash(_checked(Password, password))
+    finally:
+        passwords.close()
+
+
+def _checked(kind: Any, text: str) -> str:
+    """What routes take they take here. Raises Refused."""
+    try:
+        value: str = TypeAdapter(kind).validate_python(text)
+    except ValidationError as error:
+        raise Refused(error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")) from None
+    return value
+
+
+async def _announce(config: Config, user_id: UUID) -> None:
+    """Tell the processes; without Redis they find it within 5 s."""
+    if not config.redis.url:
+        return
+    from redis.asyncio import Redis  # noqa: PLC0415
+
+    async with Redis.from_url(config.redis.url, socket_timeout=config.redis.timeout_s) as redis:
+        with contextlib.suppress(*REDIS_AWAY):
+            await Streams(redis).nudge(REVOKED, user_id)
+
+
+def _print(row: Record) -> None:
+    print(orjson.dumps(dict(row), default=str, option=orjson.OPT_UTC_Z).decode())
+
+
+def _declared(work: Work, *positional: str, **options: dict[str, Any]) -> Callable[[argparse.ArgumentParser], None]:
+    """What declares a command's arguments and options (`count={"type": int}` is `--count`)."""
+
+    def declare(parser: argparse.ArgumentParser) -> None:
+        for name in positional:
+            parser.add_argument(name, choices=list(RANKS) if name == "role" else None)
+        for name, option in options.items():
+            parser.add_argument(f"--{name}", **option)
+        parser.set_defaults(run=_with_database(work))
+
+    return declare
+
+
+def _declare_jobs(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="one JSON object a line, newest first")
+    _declared(list_jobs, dead={"action": "store_true"}, count=_COUNT)(listing)
+    retrying = actions.add_parser("retry", help="one again, or all dead ones")
+    retrying.add_argument("job_id", nargs="?", type=UUID, metavar="ID")
+    retrying.set_defaults(run=_with_database(retry_jobs))
+
+
+_COUNT = {"type": int, "default": 50}
+
+# By name: what it is for, and what declares its options and sets `run`.
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {
+    "create-admin": ("Make an administrator.", _declared(create_admin, "username", "email")),
+    "set-role": ("Give a user exactly this role.", _declared(set_role, "user", "role")),
+    "set-password": ("Set a user's password; it is read from standard input.", _declared(set_password, "user")),
+    "sign-out": ("Sign a user out everywhere.", _declared(sign_out, "user")),
+    "audit": ("What administrators did, newest first.", _declared(list_audit, count=_COUNT)),
+    "jobs": ("Work that is done later, such as mails.", _declare_jobs),
+}

@@ -1,0 +1,109 @@
+"""What an operator does about accounts and jobs."""
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server import admin
+from server.data.db import Database
+from server.data.jobs import Hopeless, Job, Jobs, add_job
+from tests.support.app import AppClient, serving, settings
+from tests.support.people import PASSWORD, Person
+
+LIMITS = {name: {"rate": 0} for name in ("auth", "read", "write", "login_account", "login_address")}
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AppClient]:
+    monkeypatch.setenv("LECTERN_POSTGRES__DSN", postgres_dsn)
+    monkeypatch.setenv("LECTERN_REDIS__URL", redis_url)
+    monkeypatch.setenv("LECTERN_AUTH__BCRYPT_COST", "4")
+    async with serving(settings(postgres_dsn, redis_url, limits=LIMITS)) as client:
+        yield client
+
+
+async def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdin: str = "") -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+    return await asyncio.to_thread(admin.main, arguments)
+
+
+async def sign_in(client: AppClient, login: str, password: str) -> Person:
+    answer = await Person(client).post("/api/auth/login", {"login": login, "password": password})
+    return Person(client, token=answer.body.get("access_token"), name=answer.body.get("user", {}).get("role", ""))
+
+
+async def test_an_operator_makes_an_admin_and_changes_roles_and_passwords(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(monkeypatch, "create-admin", "root", "root@example.com", stdin=f"{PASSWORD}\n") == 0
+    root = await sign_in(client, "root", PASSWORD)
+    assert root.name == "admin"
+    assert await run(monkeypatch, "set-role", "ROOT@example.com", "student") == 1
+    assert "last administrator" in capsys.readouterr().err
+
+    ada = await Person(client).make(
+        "/api/auth/register", {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
+    )
+    assert await run(monkeypatch, "set-role", "ada", "instructor") == 0
+    assert (await Person(client, token=ada["access_token"]).get("/api/auth/me")).status == 401
+    assert await run(monkeypatch, "set-password", "ada", stdin="another battery\n") == 0
+    assert (await sign_in(client, "ada", PASSWORD)).token is None
+    person = await sign_in(client, "ada", "another battery")
+    assert person.name == "instructor"
+    assert await run(monkeypatch, "sign-out", "ada") == 0
+    assert (await person.get("/api/auth/me")).status == 401
+
+    capsys.readouterr()
+    assert await run(monkeypatch, "audit") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["action"] for line in lines] == [
+        "signed_out", "password_set", "role_set", "admin_created",
+    ]  # fmt: skip
+    assert PASSWORD not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (("set-role", "nobody", "admin"), "", "nobody is called"),
+        (("create-admin", "a b", "a@example.com"), PASSWORD, "blanks"),
+        (("create-admin", "root", "root@example.com"), "password123", "most common"),
+        (("jobs", "retry", "0198a1b2-0000-7000-8000-000000000000"), "", "no such job"),
+    ],
+)
+async def test_what_cannot_be_done_is_told_with_its_reason(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], stdin: str, told: str,
+) -> None:  # fmt: skip
+    assert await run(monkeypatch, *arguments, stdin=stdin) == 1
+    assert told in capsys.readouterr().err
+
+
+async def test_dead_jobs_are_listed_and_tried_again(
+    client: AppClient, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(_job: Job) -> None:
+        raise Hopeless("no such address")
+
+    database = await Database.open(postgres_dsn, pool_size=2, timeout_s=5)
+    await add_job(database, "wave", to="Ada")
+    await Jobs(database, settings(postgres_dsn, "").jobs, {"wave": fail}).run_due()
+    capsys.readouterr()
+    assert await run(monkeypatch, "jobs", "list", "--dead") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert (json.loads(line)["kind"], json.loads(line)["error"]) == ("wave", "Hopeless: no such address")
+    assert await run(monkeypatch, "jobs", "retry") == 0
+    assert await run(monkeypatch, "jobs", "list", "--dead") == 0
+    assert capsys.readouterr().out == "1 to be tried again\n"
+    await database.close()
+
+
+def test_without_a_database_it_says_which_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LECTERN_POSTGRES__DSN", raising=False)
+    assert admin.main(["audit"]) == 2
+    assert "LECTERN_POSTGRES__DSN" in capsys.readouterr().err
