@@ -260,7 +260,8 @@ class Passwords:
         return await self._run(self._hash, password)  # type: ignore[no-any-return]
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether the password is the stored one. With no such user (None) it takes the same time and is False."""
+        """Whether the password is the stored one. Without one (no such user, an erased one) it takes the
+        same time and is False."""
         return await self._run(self._verify, password, stored)  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -276,8 +277,8 @@ class Passwords:
     def _verify(self, password: str, stored: str | None) -> bool:
         hashed = (stored or self._nobodys_hash).encode()
         try:
-            return bcrypt.checkpw(_digest(password), hashed) and stored is not None
-        except ValueError:  # not a hash: an anonymised user's row
+            return bcrypt.checkpw(_digest(password), hashed) and bool(stored)
+        except ValueError:  # not a hash
             return False
 
     @cached_property

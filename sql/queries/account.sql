@@ -34,8 +34,9 @@ DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FR
 DELETE FROM mail_tokens WHERE user_id = :user_id AND purpose = 'reset';
 
 -- name: erase_account(user_id)!
--- Nothing in the row says who it was; name and address are free again. Nobody can sign in to it: '' is no hash.
+-- Nothing in the row says who it was; name and address are free again. Its new ones are such that nobody can have taken
+-- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash.
 UPDATE users SET
-    username = 'erased-' || id, email = id || '@erased.invalid', password_hash = '', role = 'student', ver = ver + 1,
+    username = 'erased ' || id, email = id || '@erased', password_hash = '', role = 'student', ver = ver + 1,
     email_verified = false, avatar_url = NULL, erased_at = now()
 WHERE id = :user_id;

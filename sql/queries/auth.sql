@@ -10,11 +10,13 @@ SELECT u.*, EXISTS (
     SELECT FROM sign_in_addresses AS a
     WHERE a.user_id = u.id AND a.network = :network::text::cidr AND a.seen_at > now() - make_interval(days => :known_days)
 ) AS known_here
-FROM users AS u WHERE name_key(u.username) = name_key(:login) OR name_key(u.email) = name_key(:login);
+FROM users AS u
+WHERE (name_key(u.username) = name_key(:login) OR name_key(u.email) = name_key(:login)) AND u.erased_at IS NULL;
 
 -- name: lock_verified_user(user_id, password_hash)^
 -- None when the password was changed while it was being checked.
-SELECT * FROM users WHERE id = :user_id AND password_hash = :password_hash FOR NO KEY UPDATE;
+SELECT * FROM users WHERE id = :user_id AND password_hash = :password_hash AND erased_at IS NULL
+FOR NO KEY UPDATE;
 
 -- name: remember_address(user_id, network, known_days)!
 -- What is out of date goes on the way.

@@ -17,7 +17,7 @@ SELECT * FROM record_progress(
     ARRAY[:completed::boolean], :share);
 
 -- name: user_exists(user_id)$
-SELECT EXISTS (SELECT 1 FROM users WHERE id = :user_id);
+SELECT EXISTS (SELECT 1 FROM users WHERE id = :user_id AND erased_at IS NULL);
 
 -- name: list_user_progress(user_id, before_at, before_id, page_size)
 SELECT * FROM progress

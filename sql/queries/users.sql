@@ -13,7 +13,8 @@ SELECT * FROM users WHERE id = :user_id AND erased_at IS NULL;
 
 -- name: find_user(login)^
 -- A user name never holds an @, so that a login is one or the other.
-SELECT * FROM users WHERE name_key(username) = name_key(:login) OR name_key(email) = name_key(:login);
+SELECT * FROM users
+WHERE (name_key(username) = name_key(:login) OR name_key(email) = name_key(:login)) AND erased_at IS NULL;
 
 -- name: lock_user(user_id)^
 SELECT * FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;

@@ -206,12 +206,36 @@ async def test_who_left_is_nobody_and_name_and_address_are_free(people: People, 
     assert again.id != ada.id
 
 
+async def test_nobody_signs_in_to_what_was_erased(people: People, sql: Sql) -> None:
+    ada = await people.join("ada")
+    await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})
+    row = await sql.fetchrow("SELECT username, email FROM users WHERE id = $1", ada.id)
+    assert row is not None
+    for login in row:
+        for password in ("", PASSWORD, "nobody has this password"):
+            refused = await people.stranger.post("/api/auth/login", {"login": login, "password": password})
+            assert (refused.status, refused.code) == (401, "bad_credentials")
+
+
+async def test_nobody_can_take_the_name_that_another_will_need_to_leave(people: People, sql: Sql) -> None:
+    ada, ben = await people.join("ada"), await people.join("ben")
+    await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})
+    row = await sql.fetchrow("SELECT username, email FROM users WHERE id = $1", ada.id)
+    assert row is not None
+    account = {"username": "mal", "email": "mal@example.com", "password": PASSWORD}
+    for member, taken in row.items():
+        refused = await people.stranger.post("/api/auth/register", account | {member: taken.replace(ada.id, ben.id)})
+        assert (refused.status, refused.pointers) == (422, [f"/{member}"])
+
+
 async def test_who_left_is_not_among_the_users(people: People) -> None:
     admin, ada = await people.join("root", "admin"), await people.join("ada")
     await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})
     assert [row["username"] for row in (await admin.get("/api/auth/users")).body["items"]] == ["root"]
     assert (await admin.get(f"/api/auth/users/{ada.id}")).status == 404
     assert (await admin.post(f"/api/auth/users/{ada.id}/roles", {"role": "admin"})).status == 404
+    assert (await admin.get(f"/api/enrollments/users/{ada.id}")).status == 404
+    assert (await admin.get(f"/api/progress/users/{ada.id}")).status == 404
 
 
 async def test_the_last_admin_does_not_leave(people: People) -> None:

@@ -196,5 +196,6 @@ async def test_nobody_has_no_password_and_an_anonymised_row_neither() -> None:
     passwords = Passwords(4)
     assert not await passwords.verify("nobody has this password", None)
     assert not await passwords.verify("x", "")
+    assert not await passwords.verify("nobody has this password", "")
     assert not await passwords.verify("x", "not a hash")
     passwords.close()
