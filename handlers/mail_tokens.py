@@ -50,8 +50,8 @@ async def resend_verification(call: Call[None]) -> Reply:
 async def verify_email(call: Call[MailToken]) -> None:
     """Prove an address with the token that was sent to it."""
     async with call.db.transaction() as tx:
-        user_id = await _spend(tx, call.body.token, "verify")
-        await tokens.verify_email(tx, user_id=user_id)
+        user_id, email = await _spend(tx, call.body.token, "verify")
+        await tokens.verify_email(tx, user_id=user_id, email=email)
         await tokens.delete_tokens(tx, user_id=user_id, purpose="verify")
 
 
@@ -67,10 +67,10 @@ async def reset_password(call: Call[Reset]) -> None:
     """Set a new password with the token that was sent; one is signed out everywhere."""
     # Looked at first: hashing is too dear for whoever guesses.
     if await tokens.find_token(call.db, token_hash=mails.hash_token(call.body.token), purpose="reset") is None:
-        raise BadToken
+        raise _bad_token()
     password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
     async with call.db.transaction() as tx:
-        user_id = await _spend(tx, call.body.token, "reset")
+        user_id, _ = await _spend(tx, call.body.token, "reset")
         await tokens.reset_password(tx, user_id=user_id, password_hash=password_hash)
         await tokens.delete_tokens(tx, user_id=user_id, purpose=None)
         await tokens.end_families(tx, user_id=user_id)
@@ -78,10 +78,13 @@ async def reset_password(call: Call[Reset]) -> None:
     await call.app[REVOCATION].announce(user_id)
 
 
-async def _spend(tx: Any, token: str, purpose: mails.Purpose) -> UUID:
-    """Whose token it is, which is good no more. Raises BadToken."""
+async def _spend(tx: Any, token: str, purpose: mails.Purpose) -> tuple[UUID, str]:
+    """Whose token it is, which is good no more, and the address that it was sent to. Raises BadToken."""
     row = await tokens.spend_token(tx, token_hash=mails.hash_token(token), purpose=purpose)
     if row is None:
-        raise BadToken
-    user_id: UUID = row["user_id"]
-    return user_id
+        raise _bad_token()
+    return row["user_id"], row["email"]
+
+
+def _bad_token() -> BadToken:
+    return BadToken(errors=[{"pointer": "/token", "detail": "is wrong, was used, or is too old"}])

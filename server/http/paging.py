@@ -23,7 +23,10 @@ from server.http.routing import Call, Query
 
 T = TypeVar("T")
 _LONGEST_CURSOR = 1024
-_INT_LIMIT = 1 << 63
+# What the columns hold that lists are sorted by: integer, real, timestamptz (with room for any time zone).
+_INT_LIMIT = 1 << 31
+_REAL_LIMIT = 1e37
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
 class PageQuery(Query):
@@ -84,10 +87,12 @@ def _read(value: Any, kind: type) -> Any:
         return kind(value)
     if kind is datetime and isinstance(value, str):
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
+        if moment.tzinfo is None or not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
             raise ValueError
         return moment
     if kind is float and type(value) in (int, float):
+        if abs(value) > _REAL_LIMIT:
+            raise ValueError
         return float(value)
     if type(value) is not kind:
         raise TypeError

@@ -73,8 +73,10 @@ class Problem(Exception):
         }
         if self.retryable is not None:
             members["retryable"] = self.retryable
-        if self.errors is not None:
+        if self.errors:
             members["errors"] = list(self.errors)
+        elif self.status == 422:  # what cannot be said of one member is said of the whole: the pointer is empty
+            members["errors"] = [{"pointer": "", "detail": self.detail}]
         return members | self.extra
 
 
@@ -445,7 +447,7 @@ def problem_of(error: BaseException) -> Problem:
     # What asyncpg refuses before sending it (integer out of range, lone surrogate) is an InterfaceError and ValueError.
     refused = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
     if refused or isinstance(error, asyncpg.DataError):
-        return ValidationFailed("A value is out of the range that can be stored.", errors=[])
+        return ValidationFailed("A value is out of the range that can be stored.")
     return next((problem() for kinds, problem in _FOREIGN if isinstance(error, kinds)), InternalError())
 
 

@@ -31,10 +31,11 @@ WHERE t.token_hash = :token_hash AND t.purpose = :purpose AND t.expires_at > now
 DELETE FROM mail_tokens AS t USING users AS u
 WHERE t.token_hash = :token_hash AND t.purpose = :purpose AND t.expires_at > now()
   AND u.id = t.user_id AND name_key(u.email) = name_key(t.email) AND u.erased_at IS NULL
-RETURNING t.user_id;
+RETURNING t.user_id, t.email;
 
--- name: verify_email(user_id)!
-UPDATE users SET email_verified = true WHERE id = :user_id;
+-- name: verify_email(user_id, email)!
+-- Not one that took its place in this very moment.
+UPDATE users SET email_verified = true WHERE id = :user_id AND name_key(email) = name_key(:email);
 
 -- name: reset_password(user_id, password_hash)^
 -- Whoever reads the mail of the address has it.

@@ -58,7 +58,7 @@ async def test_who_registers_gets_a_mail_and_proves_the_address_once(ada: Person
     assert (await ada.post("/api/auth/email/verify", {"token": token})).status == 204
     assert (await ada.get("/api/auth/me")).body["email_verified"] is True
     again = await ada.post("/api/auth/email/verify", {"token": token})
-    assert (again.status, again.code) == (422, "bad_token")
+    assert (again.status, again.code, again.pointers) == (422, "bad_token", ["/token"])
 
 
 async def test_a_mail_is_sent_again_when_asked_for_and_not_when_there_is_nothing_to_prove(

@@ -49,7 +49,11 @@ def test_a_cursor_that_no_list_gave_is_refused(cursor: str) -> None:
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        (1 << 63, int),
+        (1 << 31, int),
+        (-(1 << 31) - 1, int),
+        (1e300, float),
+        ("0001-01-01T00:00:00+14:00", datetime),
+        ("9999-12-31T23:59:59-14:00", datetime),
         ("a\0", str),
         (True, int),
         ("2026-01-01", datetime),

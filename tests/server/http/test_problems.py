@@ -40,6 +40,13 @@ def test_the_document_has_the_members_of_rfc_9457_and_ours() -> None:
     assert failed["errors"] == [{"pointer": "/a", "detail": "b"}]
 
 
+@pytest.mark.parametrize("code", [code for code, kind in REGISTRY.items() if kind.status == 422])
+def test_every_422_says_what_it_is_about(code: str) -> None:
+    (error,) = REGISTRY[code]().body("/", "r")["errors"]
+    assert error["pointer"] == ""
+    assert error["detail"]
+
+
 @pytest.mark.parametrize("code", REGISTRY)
 def test_every_problem_has_its_page(code: str) -> None:
     assert REGISTRY[code].title.replace("'", "&#x27;") in problem_page(code)
