@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -37,6 +37,8 @@ class Ingest:
         self._clock = clock
         self._dirty: dict[VideoSession, None] = {}
         self._wake = asyncio.Event()
+        # Acknowledgements of this round trip: counting each would cost as much as making it.
+        self._acks = 0
         self._waiters: defaultdict[VideoSession, list[asyncio.Future[None]]] = defaultdict(list)
 
     def mark(self, session: VideoSession) -> None:
@@ -90,13 +92,36 @@ class Ingest:
             postponed("redis_away", error, sessions=len(batch))
             self._put_back(batch, writes, waiters)
             return False
-        metrics.INGEST_SECONDS.observe(self._clock.monotonic() - now)
+        answered_at = self._clock.monotonic()
+        metrics.INGEST_SECONDS.observe(answered_at - now)
         for session in renew:
             session.kept_at = now if session.key in read or session in writes else session.kept_at
         results = dict(zip(writes, written, strict=True))
-        well = [await self._settle(session, writes, results, read) for session in batch]
+        dead: list[tuple[VideoSession, Entry, str]] = []
+        stuck: list[VideoSession] = []
+        well, frames, gaps = True, 0, 0
+        for session in batch:
+            result = results.get(session)
+            entries = read.get(session.key, ())
+            count = len(writes[session].frames) if result is not None else 0
+            before, holes = session.state.frames, session.state.gaps
+            well &= self._settle(session, count, result, entries, dead, answered_at)
+            frames += session.state.frames - before
+            gaps += session.state.gaps - holes
+            if result is not None and result.added < count and session.pending and not entries:
+                well = False
+                if result.error is None:
+                    stuck.append(session)
+        metrics.FRAMES.inc(frames)
+        metrics.GAPS.inc(gaps)
+        metrics.ACKS.inc(self._acks)
+        self._acks = 0
+        for session, entry, reason in dead:
+            await self._bury(session, entry, reason)
+        for session in stuck:
+            await self._restart_stream(session)
         _wake(waiters)
-        return all(well)
+        return well
 
     def _put_back(
         self, batch: list[VideoSession], writes: Mapping[VideoSession, Write], waiters: list[asyncio.Future[None]]
@@ -109,48 +134,44 @@ class Ingest:
             # Whom they wait for does not matter any more: any later round trip that succeeds covers this batch.
             self._waiters[batch[0]].extend(waiters)
 
-    async def _settle(
+    def _settle(
         self,
         session: VideoSession,
-        writes: Mapping[VideoSession, Write],
-        results: Mapping[VideoSession, Written],
-        read: Mapping[str, list[Entry]],
+        count: int,
+        result: Written | None,
+        entries: Sequence[Entry],
+        dead: list[tuple[VideoSession, Entry, str]],
+        now: float,
     ) -> bool:
-        """Bring one session up to what Redis answered; whether all went well."""
-        result = results.get(session)
-        entries = read.get(session.key, [])
-        count = len(writes[session].frames) if result else 0
-        if result and result.error is None:
+        """Bring one session up to what Redis answered about its `count` frames and its stream; whether all went well.
+        Entries that cannot be applied are added to `dead`."""
+        taken = result is not None and result.error is None
+        if result is not None and result.whole:
+            dead += [(session, entry, error) for entry, error in session.take_written(count)]
+        elif result is not None and taken:
             session.settle_write(count, result.added)
-        elif result:
+        elif result is not None:
             session.mark_tried(count)
             log.warning("frame_refused_by_redis", session=str(session.id), error=result.error)
-        frames, gaps = session.state.frames, session.state.gaps
-        dead = session.take(entries)
-        metrics.FRAMES.inc(session.state.frames - frames)
-        metrics.GAPS.inc(session.state.gaps - gaps)
-        for entry, error in dead:
-            await self._bury(session, entry, error)
-        if (result and result.error is None) or entries:
-            session.answer(self._settings.decision_ttl_ms, self._clock.monotonic())
+        if entries:
+            dead += [(session, entry, error) for entry, error in session.take(entries)]
+        if taken or entries:
+            moved = bool(entries) or (result is not None and result.whole)
+            self._acks += session.answer(self._settings.decision_ttl_ms, now, moved=moved)
         if session.pending or len(entries) == ENTRIES:
             self.mark(session)
-        if result and result.added < count and session.pending and not entries:
-            return await self._restart_stream(session, result)
-        return result is None or result.error is None
+        return result is None or taken
 
-    async def _restart_stream(self, session: VideoSession, result: Written) -> bool:
+    async def _restart_stream(self, session: VideoSession) -> None:
         """The stream refuses frames above our cursor as too old and has nothing above it either: what it held is lost
         and its top is in the way. All that it held is applied here, so begin it anew; unless we are a zombie, and the
         session's new owner has written since we looked."""
-        if result.error is None:
-            try:
-                if await self._streams.restart(session.key, session.state.cursor):
-                    metrics.STREAMS_LOST.inc()
-                    log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
-            except REDIS_AWAY as error:
-                postponed("redis_away", error, sessions=1)
-        return False
+        try:
+            if await self._streams.restart(session.key, session.state.cursor):
+                metrics.STREAMS_LOST.inc()
+                log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
+        except REDIS_AWAY as error:
+            postponed("redis_away", error, sessions=1)
 
     async def _bury(self, session: VideoSession, entry: Entry, error: str) -> None:
         metrics.DEAD_LETTERS.inc()

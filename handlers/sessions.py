@@ -299,8 +299,26 @@ async def open_session_socket(call: Call[None]) -> web.StreamResponse:
 
 async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> None:
     """Take what the player sends until the socket ends."""
+
+    def take(text: str) -> bool:
+        """The usual frame, as it arrives. What has to wait or to be answered is left to the loop below."""
+        if core.crowded(session):
+            return False
+        try:
+            frame = parse_socket_frame(text)
+            if isinstance(frame, Bye):
+                return False
+            core.submit(session, frame)
+        except BadFrame:
+            return False
+        return True
+
     offences = 0
-    async for text in socket.texts():
+    async for text in socket.texts(take):
+        while core.crowded(session) and not socket.ending:
+            socket.paused = True
+            await core.room(session)
+            socket.resume()
         try:
             frame = parse_socket_frame(text)
             if isinstance(frame, Bye):
@@ -314,10 +332,6 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
                 return
             where = f" at {error.pointer}" if error.pointer else ""
             socket.send(messages.encode(messages.Error("bad_frame", error.detail + where)))
-        while core.crowded(session) and not socket.ending:
-            socket.paused = True
-            await core.room(session)
-            socket.resume()
 
 
 async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket: Socket, age_s: float) -> None:

@@ -14,6 +14,7 @@ from server import metrics
 from server.clock import Clock
 from server.config import Config
 from server.data.db import DATABASE_AWAY, Database, PostgresAway, queries
+from server.data.hot import HotStreams
 from server.data.jobs import Jobs
 from server.data.limits import Limiter
 from server.data.migrate import migrate
@@ -252,9 +253,10 @@ async def sockets(app: web.Application) -> AsyncIterator[None]:
 async def live_core(app: web.Application) -> AsyncIterator[None]:
     """The actors. They need Postgres to say that this process lives; Redis may come later."""
     config = app[CONFIG]
+    streams = HotStreams(app[REDIS], config.sessions.stream_ttl_s)
     core = Runtime(
         app[DATABASE],
-        Streams(app[REDIS], config.sessions.stream_ttl_s),
+        streams,
         config.sessions,
         app[CLOCK],
         complete_share=config.progress.complete_share,
@@ -263,6 +265,7 @@ async def live_core(app: web.Application) -> AsyncIterator[None]:
     await core.start()
     yield
     await core.stop()
+    await streams.close()
 
 
 async def revocation(app: web.Application) -> AsyncIterator[None]:

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from actors.video_session import messages, quality
 from actors.video_session.messages import MAX_SEQ_JUMP, Ack, Advice, BadFrame, Rung, Telemetry, encode_frame
-from actors.video_session.state import SessionState, advance, apply, load_state
+from actors.video_session.state import SessionState, advance, apply, fold, load_state
 from server import metrics
 from server.data.streams import Entry, Write, stream_key
 
@@ -40,10 +41,10 @@ class Peer(Protocol):
         """Say `bye`, then close with this code."""
 
 
-@dataclass(slots=True)
-class Pending:
-    """A frame that is accepted but not applied yet; `tried` once it may be in the stream."""
+class Pending(Struct, gc=False):
+    """A frame that is accepted but not applied yet, and as it is kept; `tried` once it may be in the stream."""
 
+    frame: Telemetry
     seq: int
     blob: bytes
     tried: bool = False
@@ -135,7 +136,7 @@ class VideoSession:
             return False
         if seq > highest + MAX_SEQ_JUMP:
             raise BadFrame(f"`seq` may be at most {MAX_SEQ_JUMP} above the highest, which is {highest}", "/seq")
-        self.pending.append(Pending(seq, encode_frame(frame)))
+        self.pending.append(Pending(frame, seq, encode_frame(frame)))
         return True
 
     def count_duplicates(self, count: int) -> None:
@@ -148,12 +149,18 @@ class VideoSession:
         """The oldest pending frames, for the stream; None when there are none."""
         if not self.pending:
             return None
+        if len(self.pending) == 1:
+            oldest = self.pending[0]
+            return Write(self.key, self.state.seq, ((oldest.seq, oldest.blob),))
         frames = [(p.seq, p.blob) for p, _ in zip(self.pending, range(most), strict=False)]
         return Write(self.key, self.state.seq, frames)
 
     def settle_write(self, count: int, added: int) -> None:
         """Learn that Redis answered for the first `count` pending frames and `added` of them are new entries. Of the
         rest, those that were never tried before are late ones which the stream refused."""
+        if added == count:
+            self.mark_tried(count)
+            return
         tried = [pending.tried for pending, _ in zip(self.pending, range(count), strict=False)]
         late = max(0, count - added - sum(tried))
         if late:
@@ -164,6 +171,21 @@ class VideoSession:
         """Remember that the first `count` pending frames may be in the stream, whatever came of it."""
         for pending, _ in zip(self.pending, range(count), strict=False):
             pending.tried = True
+
+    def take_written(self, count: int) -> list[tuple[Entry, str]]:
+        """Apply the first `count` pending frames: the stream holds them after the cursor, as they were written, and
+        nothing else. As `take` of their entries, which need not be made."""
+        dead: list[tuple[Entry, str]] = []
+        for _ in range(count):
+            kept = self.pending.popleft()
+            try:
+                fold(self.state, kept.seq, kept.frame)
+            except Exception as error:
+                entry = Entry(kept.seq, 0, None, kept.blob)
+                dead.append((entry, repr(error)))
+                advance(self.state, entry)
+        self.version += count
+        return dead
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
         """Apply what was read from the stream; the entries that could not be applied, and why."""
@@ -203,14 +225,17 @@ class VideoSession:
         _DECISIONS.get(decided.reason, _OTHER_DECISIONS).inc()
         return True
 
-    def answer(self, ttl_ms: int, now: float) -> None:
-        """Tell the player what is applied and saved, and the decision where it changed."""
-        changed = self.decide(ttl_ms)
+    def answer(self, ttl_ms: int, now: float, *, moved: bool = True) -> bool:
+        """Tell the player what is applied and saved, and the decision where it changed; without anything applied
+        (`moved` False) it cannot have changed. Whether there is a player; the caller counts its acknowledgement."""
+        changed = moved and self.decide(ttl_ms)
         if self.peer is None:
-            return
+            return False
         if changed and self.advice is not None:
             self.peer.send_decision(messages.encode(messages.Decision(**asdict(self.advice))))
-        self.send_ack(now)
+        self.peer.send_ack(messages.encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
+        self.last_ack_at = now
+        return True
 
     def send_ack(self, now: float) -> None:
         """Tell the player where it stands."""

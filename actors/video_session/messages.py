@@ -31,7 +31,7 @@ Amounts = Amount | list[Amount]
 Count = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 
 
-class Cmcd(Struct, omit_defaults=True, rename={
+class Cmcd(Struct, omit_defaults=True, gc=False, rename={
     "buffer_length_ms": "bl", "measured_throughput_kbps": "mtp", "encoded_bitrate_kbps": "br", "top_bitrate_kbps": "tb",
     "object_duration_ms": "d", "deadline_ms": "dl", "playback_rate": "pr", "player_state": "sta", "starved": "bs",
     "starved_ms": "bsd", "startup_delay_ms": "msd", "requested_throughput_kbps": "rtp", "startup": "su",
@@ -53,7 +53,7 @@ class Cmcd(Struct, omit_defaults=True, rename={
     startup: bool | UnsetType = UNSET
 
 
-class Segment(Struct, omit_defaults=True):
+class Segment(Struct, omit_defaults=True, gc=False):
     """One media segment that the player fetched: rung's bitrate (kbit/s), size, download time, time to first byte."""
 
     br: Amount = 0
@@ -62,7 +62,7 @@ class Segment(Struct, omit_defaults=True):
     ttfb_ms: Amount = 0
 
 
-class Telemetry(Struct, tag="telemetry", tag_field="type", omit_defaults=True):
+class Telemetry(Struct, tag="telemetry", tag_field="type", omit_defaults=True, gc=False):
     """A player's report. `seq` counts 1, 2, 3, ... within a session; a REST frame may come without."""
 
     position: Position
@@ -148,9 +148,11 @@ def _offence(text: str) -> BadFrame:
 
 def first(amounts: Amounts | UnsetType, most: float) -> float | None:
     """A CMCD figure as one number, at most `most`: the first of an inner list, None when there is none."""
+    if amounts is UNSET:
+        return None
     if isinstance(amounts, list):
         return min(amounts[0], most) if amounts else None
-    return None if amounts is UNSET else min(amounts, most)
+    return min(amounts, most)
 
 
 def total(amounts: Amounts | UnsetType, most: float) -> float:
@@ -222,7 +224,7 @@ class Hello(Struct, tag="hello", tag_field="type"):
     limits: Limits
 
 
-class Ack(Struct, tag="ack", tag_field="type"):
+class Ack(Struct, tag="ack", tag_field="type", gc=False):
     """`seq`: highest in Redis and applied. `saved`: highest in Postgres. `gaps`: frames that never came, in all."""
 
     seq: int

@@ -73,6 +73,13 @@ def apply(state: SessionState, entry: Entry) -> bool:
     return True
 
 
+def fold(state: SessionState, seq: int, frame: Telemetry) -> None:
+    """`apply` of the entry `<seq>-0`, which is above the cursor and whose frame is parsed already."""
+    _apply_frame(state, frame)
+    state.gaps += max(0, seq - state.seq - 1)
+    state.seq, state.sub = seq, 0
+
+
 def advance(state: SessionState, entry: Entry) -> None:
     """Move the cursor past an entry, counting the frames that never came before it."""
     state.gaps += max(0, entry.seq - state.seq - 1)
@@ -82,11 +89,14 @@ def advance(state: SessionState, entry: Entry) -> None:
 def _apply_frame(state: SessionState, frame: Telemetry) -> None:
     cmcd = frame.cmcd
     state.frames += 1
-    state.segments += len(frame.segments)
-    state.bytes += sum(int(min(segment.bytes, MAX_BYTES)) for segment in frame.segments)
-    _move(state, round(frame.position * 1000), played=cmcd.player_state in (UNSET, "p"))
-    state.stalls += cmcd.starved is True
-    state.stall_ms += total(cmcd.starved_ms, MAX_MS)
+    for segment in frame.segments:
+        state.segments += 1
+        state.bytes += int(min(segment.bytes, MAX_BYTES))
+    _move(state, round(frame.position * 1000), played=cmcd.player_state is UNSET or cmcd.player_state == "p")
+    if cmcd.starved is True:
+        state.stalls += 1
+    if cmcd.starved_ms is not UNSET:
+        state.stall_ms += total(cmcd.starved_ms, MAX_MS)
     if state.startup_ms is None:
         state.startup_ms = first(cmcd.startup_delay_ms, MAX_MS)
     bitrate_kbps = first(cmcd.encoded_bitrate_kbps, MAX_KBPS)
@@ -105,6 +115,9 @@ def _move(state: SessionState, position_ms: int, *, played: bool) -> None:
 
 def _add_range(ranges: list[tuple[int, int]], start: int, end: int) -> None:
     """Add [start, end) to disjoint ascending ranges, merging what it touches."""
+    if ranges and ranges[-1][0] <= start <= ranges[-1][1]:  # playing on: it touches the last one alone
+        ranges[-1] = ranges[-1][0], max(end, ranges[-1][1])
+        return
     low = bisect_left(ranges, start, key=lambda r: r[1])  # the first that reaches `start`
     high = low
     while high < len(ranges) and ranges[high][0] <= end:

@@ -49,10 +49,14 @@ class Write(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What became of a `Write`: how many entries are new, or why Redis refused it (`error`; then some may be in)."""
+    """What became of a `Write`: how many entries are new, or why Redis refused it (`error`; then some may be in).
+
+    `whole`: reading the stream from its cursor gave these frames as they were written and nothing else, so they are not
+    among what was read."""
 
     added: int
     error: str | None
+    whole: bool = False
 
 
 class Appended(NamedTuple):
@@ -68,7 +72,7 @@ class StreamFull(Exception):
 
 # Frames in order; the first error but "too small" stops, so that a frame that failed is never overtaken.
 # ARGV: ttl_s, then prev, seq, frame for each.
-_WRITE = """
+WRITE_SCRIPT = """
 local added = 0
 for i = 2, #ARGV, 3 do
   local answer = redis.pcall('XADD', KEYS[1], ARGV[i + 1] .. '-0', 'prev', ARGV[i], 'frame', ARGV[i + 2])
@@ -134,6 +138,9 @@ class Streams:
         self._redis = redis
         self._ttl_s = math.ceil(ttl_s)  # a stream that nobody uses goes by itself
 
+    async def close(self) -> None:
+        """Nothing is held here; the client is its maker's to close."""
+
     async def write_and_read(
         self, writes: Sequence[Write], cursors: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
     ) -> tuple[list[Written], dict[str, list[Entry]]]:
@@ -152,9 +159,8 @@ class Streams:
         if isinstance(read, Exception):
             raise read
         streams = read.items() if isinstance(read, dict) else read
-        return [_written(a) for a in answers[: len(writes)]], {
-            _text(key): [_entry(*e) for e in entries] for key, entries in streams
-        }
+        found = {_text(key): [_entry(*e) for e in entries] for key, entries in streams}
+        return [settled(write, a, found) for write, a in zip(writes, answers, strict=False)], found
 
     def _queue_write(self, pipe: Any, write: Write) -> None:
         if len(write.frames) == 1:
@@ -167,7 +173,7 @@ class Streams:
         for seq, frame in write.frames:
             arguments += [prev, seq, frame]
             prev = seq
-        pipe.eval(_WRITE, 1, write.key, *arguments)
+        pipe.eval(WRITE_SCRIPT, 1, write.key, *arguments)
 
     async def append(
         self, key: str, cursor: tuple[int, int], frames: Sequence[tuple[int | None, bytes]], most: int
@@ -234,6 +240,20 @@ class Streams:
                     raise asyncio.CancelledError
                 if message is not None:
                     yield _text(message["data"])
+
+
+def settled(write: Write, answer: Any, found: dict[str, list[Entry]]) -> Written:
+    """What became of a write, by what Redis answered to it and by what was found in its stream."""
+    written = _written(answer)
+    if written.error is not None or written.added != len(write.frames):
+        return written
+    prevs = [write.prev, *(seq for seq, _ in write.frames)]
+    if found.get(write.key) != [
+        Entry(seq, 0, prev, frame) for prev, (seq, frame) in zip(prevs, write.frames, strict=False)
+    ]:
+        return written
+    del found[write.key]
+    return written._replace(whole=True)
 
 
 def _written(answer: Any) -> Written:

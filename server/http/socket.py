@@ -24,6 +24,7 @@ from server.clock import Clock
 from server.config import Config, Limit
 from server.domain.closes import CLOSES
 from server.http.auth import Principal, bearer_token
+from server.http.inbox import make_response, offer_texts
 from server.http.keys import CONFIG, DRAINING, EDGE, SOCKETS
 from server.http.problems import (
     MalformedRequest,
@@ -52,6 +53,9 @@ UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
 _PING = b"\x89\x00"
+
+# Deals with a text at once, or declines it.
+Take = Callable[[str], bool]
 
 
 class Goodbye(msgspec.Struct, tag="bye", tag_field="type"):
@@ -100,9 +104,10 @@ class Sockets:
     """All sockets of the process, and the one ticker that looks after them."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
-        self._config = config
-        self._clock = clock
+        self.config = config
+        self.clock = clock
         self._open: set[Socket] = set()
+        self._to_flush: list[Socket] = []
 
     def __len__(self) -> int:
         return len(self._open)
@@ -112,12 +117,12 @@ class Sockets:
 
     async def accept(self, request: web.Request, kind: str, principal: Principal) -> Socket:
         """Upgrade. `kind` names the sort of socket in metrics; it lives as long as the principal's version is good."""
-        response = web.WebSocketResponse(
+        response = make_response(
             protocols=(PROTOCOL,),
             timeout=CLOSE_S,
             autoping=False,
             compress=False,  # 14 KB a connection, not 117
-            max_msg_size=self._config.sessions.frame_bytes + 1,  # aiohttp refuses from this size on
+            max_msg_size=self.config.sessions.frame_bytes + 1,  # aiohttp refuses from this size on
         )
         await response.prepare(request)
         transport = request.transport
@@ -126,22 +131,38 @@ class Sockets:
         raw = transport.get_extra_info("socket")
         if raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        accepted = Socket(response, transport, principal, self._config, self._clock, lambda s: self._forget(s, kind))
+        accepted = Socket(response, transport, principal, self, kind)
         self._open.add(accepted)
         metrics.SOCKETS.labels(kind).inc()
         return accepted
 
-    def _forget(self, accepted: Socket, kind: str) -> None:
-        if accepted in self._open:
-            self._open.discard(accepted)
+    def forget(self, closed: Socket, kind: str) -> None:
+        """A socket has ended."""
+        if closed in self._open:
+            self._open.discard(closed)
             metrics.SOCKETS.labels(kind).dec()
+
+    def flush_soon(self, socket: Socket) -> None:
+        """Write what waits in the socket's slots at the end of this turn of the loop.
+
+        Then the writes of a batch follow each other closely: a peer's host that is still busy with the one before need
+        not be woken for the next, which costs half of a write. An acknowledgement takes a decision along in one write.
+        """
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush_all)
+        self._to_flush.append(socket)
+
+    def _flush_all(self) -> None:
+        sockets, self._to_flush = self._to_flush, []
+        for each in sockets:
+            each.flush()
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        pause_s = min(1.0, self._config.sessions.heartbeat_s / 40, self._config.sessions.slow_reader_s / 5)
+        pause_s = min(1.0, self.config.sessions.heartbeat_s / 40, self.config.sessions.slow_reader_s / 5)
         while True:
             await asyncio.sleep(pause_s)
-            now = self._clock.monotonic()
+            now = self.clock.monotonic()
             for accepted in list(self._open):
                 accepted.tick(now)
 
@@ -150,8 +171,9 @@ class Socket:
     """One WebSocket. Iterate over `texts()`; send with `send`, `send_ack`, `send_decision`; `end` it with a code."""
 
     __slots__ = (
-        "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_forget",
-        "_free", "_heard_at", "_limit", "_pinged_at", "_transport", "paused", "principal", "response",
+        "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
+        "_heard_at", "_kind", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport",
+        "_waiting", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
@@ -159,55 +181,86 @@ class Socket:
         response: web.WebSocketResponse,
         transport: asyncio.Transport,
         principal: Principal,
-        config: Config,
-        clock: Clock,
-        forget: Callable[[Socket], None],
+        sockets: Sockets,
+        kind: str,
     ) -> None:
-        now = clock.monotonic()
+        now = sockets.clock.monotonic()
         self.response = response
         self.principal = principal
         # True while what was received is not read on: then a silent peer is no sign of a lost one.
         self.paused = False
         self._transport = transport
-        self._config = config.sessions
-        self._clock = clock
-        self._forget = forget
-        self._limit: Limit = config.limits.telemetry
-        self._free = config.sessions.replay_burst
+        self._sockets = sockets
+        self._kind = kind
+        self._clock = sockets.clock
+        self._config = sockets.config.sessions
+        self._limit: Limit = sockets.config.limits.telemetry
+        self._free = self._config.replay_burst
         self._allowance: float = self._limit.burst
         self._allowed_at = self._heard_at = self._pinged_at = now
         self._blocked_at: float | None = None
         self._ack: bytes | None = None
         self._decision: bytes | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._take: Take | None = None
+        self._to_flush = False
+        # Whether `texts` waits for a message, and whether the one that it waits for is within the rate already.
+        self._waiting = self._paid = False
 
     @property
     def ending(self) -> bool:
         """Whether the socket is closed or about to be."""
         return self._ending is not None or self.response.closed
 
-    async def texts(self) -> AsyncIterator[str]:
-        """The text frames, until the socket ends; what is not text, or too much, ends it."""
+    async def texts(self, take: Take | None = None) -> AsyncIterator[str]:
+        """The text frames, until the socket ends; what is not text, or too much, ends it.
+
+        With `take` every text is offered to it as it arrives, while none waits here. It answers whether it has dealt
+        with the text, then that does not come here; it neither waits nor raises, and changes nothing when it declines.
+        """
+        self._take = take
+        if take is not None:
+            offer_texts(self.response, self._offer)
         try:
             while not self.ending:
+                self._waiting = True
                 message = await self.response.receive()
+                self._waiting = False
                 self._heard_at = self._clock.monotonic()
                 if message.type is WSMsgType.TEXT:
-                    if not self._allow():
+                    if not self._within_rate():
                         return
                     yield message.data
                 elif message.type is WSMsgType.PING:
-                    if not self._allow():
+                    if not self._within_rate():
                         return
                     self._write(0x8A, message.data)
                 elif message.type is WSMsgType.BINARY:
                     self.end(1003, "not_text")
                 elif message.type is not WSMsgType.PONG:
                     return  # closed by either side, or a protocol error that aiohttp has closed with its code
-                elif not self._allow():
+                elif not self._within_rate():
                     return
         finally:
-            self._forget(self)
+            self._waiting = False
+            offer_texts(self.response, None)
+            self._sockets.forget(self, self._kind)
+
+    def _offer(self, text: str) -> bool:
+        """A text has arrived: whether it is dealt with. If not, `texts` finds it in the queue."""
+        if not self._waiting or self._ending is not None or self._take is None:
+            return False
+        self._heard_at = self._clock.monotonic()
+        if not self._allow():
+            self._allowance += 1  # `texts` finds the same, and ends the socket
+            return False
+        try:
+            taken = self._take(text)
+        except Exception:  # it would be lost inside of aiohttp; as a declined one it comes up in `texts`
+            log.exception("offer_failed")
+            taken = False
+        self._paid = not taken
+        return taken
 
     async def closed(self) -> None:
         """Wait until an `end` under way is through."""
@@ -229,17 +282,22 @@ class Socket:
     def send_ack(self, payload: bytes) -> None:
         """Send, or replace an acknowledgement that still waits."""
         self._ack = payload
-        self._flush()
+        if not self._to_flush:
+            self._to_flush = True
+            self._sockets.flush_soon(self)
 
     def send_decision(self, payload: bytes) -> None:
         """Send, or replace a decision that still waits."""
         self._decision = payload
-        self._flush()
+        if not self._to_flush:
+            self._to_flush = True
+            self._sockets.flush_soon(self)
 
     def end(self, code: int, reason: str, retry_ms: int | None = None) -> None:
         """Say `bye` where the code is announced, close with it, and cut the connection when the peer does not answer
         the close. The first call counts."""
         if self._ending is None and not self.response.closed:
+            self.flush()
             _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
 
@@ -252,35 +310,42 @@ class Socket:
         except (TimeoutError, ConnectionError):
             self._transport.abort()
         finally:
-            self._forget(self)
+            self._sockets.forget(self, self._kind)
 
-    def _flush(self) -> None:
-        if self.ending or self._transport.get_write_buffer_size() > OUTBOX:
+    def flush(self) -> None:
+        """Write what waits in the slots, if the peer reads."""
+        self._to_flush = False
+        transport = self._transport
+        if self.ending or transport.is_closing() or transport.get_write_buffer_size() > OUTBOX:
             return
         # The decision first: the acknowledgement renews its time to live.
         decision, ack, self._decision, self._ack = self._decision, self._ack, None, None
-        if decision is not None:
-            self._write(0x81, decision)
-        if ack is not None:
-            self._write(0x81, ack)
+        if decision is None:
+            if ack is not None:
+                transport.write(_frame(0x81, ack))
+        elif ack is None:
+            transport.write(_frame(0x81, decision))
+        else:
+            transport.write(_frame(0x81, decision) + _frame(0x81, ack))
 
     def _write(self, head: int, payload: bytes) -> None:
-        """One whole unmasked frame. aiohttp's own `send_*` are coroutines that wait for a slow peer."""
-        if self._transport.is_closing():
-            return
-        size = len(payload)
-        if size < 126:
-            header = bytes((head, size))
-        elif size < 1 << 16:
-            header = bytes((head, 126)) + size.to_bytes(2, "big")
-        else:
-            header = bytes((head, 127)) + size.to_bytes(8, "big")
-        self._transport.write(header + payload)
+        if not self._transport.is_closing():
+            self._transport.write(_frame(head, payload))
 
     # Limits and time -------------------------------------------------------------------------------------------------
 
+    def _within_rate(self) -> bool:
+        """Whether the message that has come is within the rate; ends the socket when not."""
+        if self._paid:
+            self._paid = False
+            return True
+        if not self._allow():
+            self.end(4529, "too_many_frames", round(1000 * self._limit.per_s))
+            return False
+        return True
+
     def _allow(self) -> bool:
-        """Whether one more frame is within the rate; ends the socket when not."""
+        """Count one more message; whether it is within the rate."""
         if self._free > 0:
             self._free -= 1
             return True
@@ -289,15 +354,12 @@ class Socket:
         gained = (self._heard_at - self._allowed_at) * self._limit.rate / self._limit.per_s
         self._allowance = min(self._limit.burst, self._allowance + gained) - 1
         self._allowed_at = self._heard_at
-        if self._allowance < 0:
-            self.end(4529, "too_many_frames", round(1000 * self._limit.per_s))
-            return False
-        return True
+        return self._allowance >= 0
 
     def tick(self, now: float) -> None:
         """Look after heartbeat and slow reading; `now` is monotonic seconds."""
         if self._transport.is_closing():
-            self._forget(self)
+            self._sockets.forget(self, self._kind)
             return
         self._check_reader(now)
         if self.paused:
@@ -313,7 +375,7 @@ class Socket:
     def _check_reader(self, now: float) -> None:
         if self._transport.get_write_buffer_size() == 0:
             self._blocked_at = None
-            self._flush()
+            self.flush()
         elif self._blocked_at is None:
             self._blocked_at = now
         elif now - self._blocked_at > self._config.slow_reader_s:
@@ -322,3 +384,17 @@ class Socket:
             with contextlib.suppress(OSError):
                 self._transport.write(b"\x88\x02" + (4508).to_bytes(2, "big"))
             self._transport.abort()
+
+
+def _frame(head: int, payload: bytes) -> bytes:
+    """One whole unmasked frame. aiohttp's own `send_*` are coroutines that wait for a slow peer."""
+    size = len(payload)
+    if size < 126:
+        return _HEADS[head, size] + payload
+    if size < 1 << 16:
+        return bytes((head, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((head, 127)) + size.to_bytes(8, "big") + payload
+
+
+# Of a text and of a pong, by size.
+_HEADS = {(head, size): bytes((head, size)) for head in (0x81, 0x8A) for size in range(126)}

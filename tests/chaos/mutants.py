@@ -64,7 +64,7 @@ MUTANTS = {
             "kill-one",
             r"was never sent",
             [
-                Replacement("server/data/streams.py", 'id=f"{seq}-0"', 'id="*"'),
+                Replacement("server/data/hot.py", 'entry_id, prev = b"%d-0" % seq,', 'entry_id, prev = b"*",'),
                 Replacement("server/data/streams.py", "KEYS[1], ARGV[i + 1] .. '-0'", "KEYS[1], '*'"),
             ],
         ),

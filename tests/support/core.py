@@ -73,8 +73,9 @@ class Core:
             session.accept(report(seq))
         write = session.next_write(frames)
         assert write is not None
-        _, read = await self.streams.write_and_read([write], {session.key: session.state.cursor}, frames)
-        session.take(read[session.key])
+        (written,), _ = await self.streams.write_and_read([write], {session.key: session.state.cursor}, frames)
+        assert written.whole
+        session.take_written(frames)
         session.answer(10_000, 0.0)
 
     async def row(self, session_id: UUID) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from server.data.streams import Entry, StreamFull, Streams, Write, stream_key
+from server.data.hot import HotStreams
+from server.data.streams import Entry, StreamFull, Streams, Write, Written, stream_key
 
 
 @pytest.fixture
@@ -16,9 +17,12 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-@pytest.fixture
-def streams(redis: Redis) -> Streams:
-    return Streams(redis)
+@pytest.fixture(params=[Streams, HotStreams], ids=["redis-py", "packed by hand"])
+async def streams(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[Streams]:
+    """The reference, and what the server runs: they promise the same."""
+    made: Streams = request.param(redis)
+    yield made
+    await made.close()
 
 
 @pytest.fixture
@@ -31,11 +35,34 @@ async def test_what_is_written_is_read_back_in_the_same_round_trip(streams: Stre
     written, read = await streams.write_and_read(
         [Write(key, 0, [(1, b"a")]), Write(other, 0, [(1, b"x"), (3, b"y")])], {key: (0, 0), other: (0, 0)}, 10
     )
-    assert [w.added for w in written] == [1, 2]
-    assert read == {
-        key: [Entry(1, 0, 0, b"a")],
-        other: [Entry(1, 0, 0, b"x"), Entry(3, 0, 1, b"y")],
-    }
+    assert written == [Written(1, None, whole=True), Written(2, None, whole=True)]
+    assert read == {}
+    assert await streams.read_after(key, (0, 0), 10) == [Entry(1, 0, 0, b"a")]
+    assert await streams.read_after(other, (0, 0), 10) == [Entry(1, 0, 0, b"x"), Entry(3, 0, 1, b"y")]
+
+
+async def test_only_an_entry_that_is_the_very_frame_written_is_not_read_back(
+    streams: Streams, key: str, redis: Redis
+) -> None:
+    await redis.xadd(key, {"frame": b"beacon"}, id="1-1")
+    await redis.xadd(other := stream_key(uuid4()), {"prev": 0, "frame": b"same"}, id="1-0")
+    written, read = await streams.write_and_read(
+        [Write(key, 0, [(2, b"a")]), Write(other, 0, [(1, b"same")])], {key: (0, 0), other: (0, 0)}, 10
+    )
+    assert written == [Written(1, None), Written(0, None)]
+    assert read == {key: [Entry(1, 1, None, b"beacon"), Entry(2, 0, 0, b"a")], other: [Entry(1, 0, 0, b"same")]}
+
+
+async def test_what_was_written_but_is_not_read_back_is_not_whole(streams: Streams, key: str, redis: Redis) -> None:
+    await redis.xadd(key, {"frame": b"x"}, id="1-0")
+    written, read = await streams.write_and_read([Write(key, 1, [(2, b"a")])], {key: (2, 0)}, 10)
+    assert written == [Written(1, None, whole=False)]
+    assert read == {}
+
+
+async def test_a_stream_is_renewed_in_the_same_round_trip(streams: Streams, key: str, redis: Redis) -> None:
+    await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10, [key])
+    assert 0 < await redis.ttl(key) <= 24 * 3600
 
 
 async def test_a_frame_written_again_is_no_error_and_no_second_entry(streams: Streams, key: str) -> None:

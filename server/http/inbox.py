@@ -1,0 +1,75 @@
+"""Text frames handed over as they arrive, past aiohttp's queue and the waking of a task for each.
+
+aiohttp parses frames in `data_received` and puts messages into a queue that a task awaits; for a small frame the waking
+costs more than all the rest. Here a text is first offered to whoever the socket is for, at once, while nothing waits in
+the queue; what that one does not take goes into the queue as ever. Pings, closes, errors, backpressure and the parsing
+itself stay aiohttp's.
+
+This needs three names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
+goes through the queue, at 0.6 of the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import WSMsgType, web
+
+Offer = Callable[[str], bool]
+
+# aiohttp's versions whose reader was tried.
+TRIED = "3.14."
+
+try:
+    from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+
+    FITS = aiohttp.__version__.startswith(TRIED)
+except ImportError:  # pragma: no cover - another aiohttp
+    FITS = False
+    if not TYPE_CHECKING:
+        WebSocketDataQueue = WebSocketReader = object
+
+# Of messages that wait; the queue holds twice as many bytes before it stops reading.
+_QUEUE_BYTES = 64 * 1024
+_TEXT = WSMsgType.TEXT
+
+
+class Inbox(WebSocketDataQueue):
+    """aiohttp's queue, which offers texts first."""
+
+    offer: Offer | None = None
+
+    def feed_data(self, data: Any, size: int) -> None:
+        """Called by the reader for every message. It must not raise: the compiled reader would swallow it."""
+        if self.offer is None or self._size or data[0] is not _TEXT or not self.offer(data[1]):
+            super().feed_data(data, size)
+
+
+class DirectResponse(web.WebSocketResponse):
+    """A WebSocketResponse whose texts are offered; set `offer` after `prepare`. Without compression or heartbeat."""
+
+    inbox: Inbox
+
+    def _post_start(self, request: web.BaseRequest, protocol: str | None, writer: Any) -> None:
+        self._ws_protocol = protocol
+        self._writer = writer
+        loop = self._loop
+        assert loop is not None
+        self.inbox = self._reader = Inbox(request.protocol, _QUEUE_BYTES, loop=loop)
+        self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
+        request.protocol.set_parser(self._parser)
+        request.protocol.keep_alive(False)
+
+
+def make_response(**options: Any) -> web.WebSocketResponse:
+    """The best that this aiohttp allows."""
+    return DirectResponse(**options) if FITS else web.WebSocketResponse(**options)
+
+
+def offer_texts(response: web.WebSocketResponse, offer: Offer | None) -> None:
+    """From now on offer every text that arrives while none waits; whether it is taken, `offer` answers. It must not
+    raise. None: no more."""
+    if isinstance(response, DirectResponse):
+        response.inbox.offer = offer
