@@ -159,7 +159,7 @@ class PostgresLink(Link):
                 _, name, *_ = body.split(b"\0", 2)
                 self._doom(name in self._names)
             elif kind == b"Q":  # a simple query: asyncpg's COMMIT
-                self._doom(body.startswith(b"COMMIT"))
+                self._doom(self.proxy.commits and body.startswith(b"COMMIT"))
         return data
 
     def downward(self, data: bytes) -> bytes:
@@ -195,6 +195,7 @@ class PostgresProxy(Proxy):
     def __init__(self, target: Path | int, listen: Path | None = None, *, marker: bytes) -> None:
         super().__init__(target, listen)
         self.marker = marker
+        self.commits = True  # cut at those too, whatever they commit
         self.to_cut = 0
         self.cuts = 0
 

@@ -48,7 +48,7 @@ QUICK = {
     "LECTERN_AUTH__ACCESS_TTL_S": "86400",
 }
 # The statement that saves a checkpoint.
-CHECKPOINT = b"record_progress("
+CHECKPOINT = b"SET state ="
 
 
 @dataclass(frozen=True)
