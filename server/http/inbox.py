@@ -6,7 +6,7 @@ the queue; what that one does not take goes into the queue as ever. Pings, close
 itself stay aiohttp's.
 
 This needs three names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
-goes through the queue, at 0.6 of the speed.
+goes through the queue.
 """
 
 from __future__ import annotations

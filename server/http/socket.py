@@ -121,6 +121,7 @@ class Sockets:
             protocols=(PROTOCOL,),
             timeout=CLOSE_S,
             autoping=False,
+            autoclose=False,
             compress=False,  # 14 KB a connection, not 117
             max_msg_size=self.config.sessions.frame_bytes + 1,  # aiohttp refuses from this size on
         )
@@ -146,7 +147,7 @@ class Sockets:
         """Write what waits in the socket's slots at the end of this turn of the loop.
 
         Then the writes of a batch follow each other closely: a peer's host that is still busy with the one before need
-        not be woken for the next, which costs half of a write. An acknowledgement takes a decision along in one write.
+        not be woken for the next. An acknowledgement takes a decision along in one write.
         """
         if not self._to_flush:
             asyncio.get_running_loop().call_soon(self._flush_all)
@@ -172,7 +173,7 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
-        "_heard_at", "_kind", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport",
+        "_heard_at", "_kind", "_left", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport",
         "_waiting", "paused", "principal", "response",
     )  # fmt: skip
 
@@ -202,6 +203,7 @@ class Socket:
         self._ack: bytes | None = None
         self._decision: bytes | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._left: asyncio.Future[None] | None = None
         self._take: Take | None = None
         self._to_flush = False
         # Whether `texts` waits for a message, and whether the one that it waits for is within the rate already.
@@ -222,11 +224,13 @@ class Socket:
         if take is not None:
             offer_texts(self.response, self._offer)
         try:
-            while not self.ending:
+            while not self.response.closed:
                 self._waiting = True
                 message = await self.response.receive()
                 self._waiting = False
                 self._heard_at = self._clock.monotonic()
+                if self._ending is not None and message.type in _CONTENT:
+                    continue  # we have said our last word; what is waited for is the peer's
                 if message.type is WSMsgType.TEXT:
                     if not self._within_rate():
                         return
@@ -243,6 +247,8 @@ class Socket:
                     return
         finally:
             self._waiting = False
+            if self._left is not None and not self._left.done():
+                self._left.set_result(None)
             offer_texts(self.response, None)
             self._sockets.forget(self, self._kind)
 
@@ -305,12 +311,26 @@ class Socket:
         if code not in UNANNOUNCED:
             self._write(0x81, msgspec.json.encode(Goodbye(code, retry_ms)))
         try:
-            async with asyncio.timeout(2 * CLOSE_S):
-                await self.response.close(code=code, message=reason.encode())
+            async with asyncio.timeout(CLOSE_S):
+                if self._waiting:
+                    await self._close_while_read(code, reason)
+                else:
+                    await self.response.close(code=code, message=reason.encode())
         except (TimeoutError, ConnectionError):
             self._transport.abort()
         finally:
             self._sockets.forget(self, self._kind)
+
+    async def _close_while_read(self, code: int, reason: str) -> None:
+        """Close, and leave it to `texts` to read on until the peer has closed too.
+
+        aiohttp's own `close` hangs up at once when somebody waits for a message, and a peer whose connection is gone
+        before it has read our close takes it for a broken one (1006): it would come back where it should not.
+        """
+        self._left = asyncio.get_running_loop().create_future()
+        self._write(0x88, code.to_bytes(2, "big") + reason.encode())
+        await self._left
+        self._transport.close()
 
     def flush(self) -> None:
         """Write what waits in the slots, if the peer reads."""
@@ -386,6 +406,10 @@ class Socket:
             self._transport.abort()
 
 
+# What a peer says before it has seen our close.
+_CONTENT = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
+
+
 def _frame(head: int, payload: bytes) -> bytes:
     """One whole unmasked frame. aiohttp's own `send_*` are coroutines that wait for a slow peer."""
     size = len(payload)
@@ -396,5 +420,5 @@ def _frame(head: int, payload: bytes) -> bytes:
     return bytes((head, 127)) + size.to_bytes(8, "big") + payload
 
 
-# Of a text and of a pong, by size.
-_HEADS = {(head, size): bytes((head, size)) for head in (0x81, 0x8A) for size in range(126)}
+# Of a text, a close and a pong, by size.
+_HEADS = {(head, size): bytes((head, size)) for head in (0x81, 0x88, 0x8A) for size in range(126)}

@@ -185,6 +185,17 @@ async def test_the_newest_socket_of_a_session_wins(player: Player) -> None:
     await second.acked(1)
 
 
+async def test_a_player_that_looks_late_still_reads_why_its_socket_was_closed(player: Player) -> None:
+    session = await player.new_session()
+    first = await player.open(session)
+    second = await player.open(session)
+    # Its close has long arrived; the server hangs up only after the player's own, or a while later.
+    await second.send(frame(1, 1.0))
+    await second.saved(1)
+    await first.socket.send_str(json.dumps(frame(1, 1.0)))
+    assert await first.close_code() == 4409
+
+
 async def test_bye_ends_the_session(player: Player) -> None:
     session = await player.new_session()
     wire = await player.open(session)
