@@ -1,7 +1,8 @@
 """Proving an address, and setting a password that was forgotten."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -200,13 +201,21 @@ async def settled(sql: Sql) -> None:
 # Without a mail server, and with a dead one ---------------------------------------------------------------------------
 
 
-async def test_a_dead_mail_server_delays_mails_and_nothing_else(postgres_dsn: str, redis_url: str, sql: Sql) -> None:
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody else begins to meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+async def test_a_dead_mail_server_delays_mails_and_nothing_else(
+    postgres_dsn: str, redis_url: str, sql: Sql, closed_port: int
+) -> None:
     limits = {name: {"rate": 0} for name in ("auth", "write", "login_account", "login_address")}
-    async with catching() as before:
-        port = before.port
     config = settings(
         postgres_dsn, redis_url, limits=limits,
-        smtp={"host": "127.0.0.1", "port": port, "timeout_s": 1}, jobs={"poll_s": 0.05, "backoff_s": 3600},
+        smtp={"host": "127.0.0.1", "port": closed_port, "timeout_s": 1}, jobs={"poll_s": 0.05, "backoff_s": 3600},
     )  # fmt: skip
     async with serving(config) as client:
         ada = await People(client, sql).join("ada")
