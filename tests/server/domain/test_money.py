@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.domain.money import NotAPrice, check_currency, parse_price
+from server.domain.money import (
+    CENT,
+    ZERO_DECIMAL_CURRENCIES,
+    NotAPrice,
+    check_currency,
+    from_minor,
+    parse_price,
+    to_minor,
+)
 
 
 @given(st.integers(50, 99_999_999))
@@ -48,6 +56,24 @@ def test_a_currency_without_minor_units_takes_whole_amounts() -> None:
     assert parse_price("1200", "jpy") == parse_price("1200.00", "jpy") == 1200
     with pytest.raises(NotAPrice, match="whole"):
         parse_price("1200.50", "jpy")
+
+
+@given(st.integers(1, 99_999_999), st.sampled_from(["usd", "eur", "jpy", "isk", "ugx", "kwd"]))
+def test_amounts_go_to_stripe_and_back_to_the_cent(cents: int, currency: str) -> None:
+    amount = Decimal(cents).scaleb(-2)
+    if currency in ZERO_DECIMAL_CURRENCIES:
+        amount = Decimal(cents).quantize(CENT)
+    assert from_minor(to_minor(amount, currency), currency) == amount
+
+
+def test_amounts_are_counted_as_stripe_counts_them() -> None:
+    said = {"usd": 4900, "jpy": 49, "isk": 4900, "ugx": 4900, "kwd": 49_000}
+    assert {currency: to_minor(Decimal("49.00"), currency) for currency in said} == said
+    for amount, currency in (("0.50", "jpy"), ("0.001", "usd")):
+        with pytest.raises(NotAPrice):
+            to_minor(Decimal(amount), currency)
+    with pytest.raises(NotAPrice):
+        from_minor(49_001, "kwd")
 
 
 def test_only_currencies_of_the_settings_are_taken() -> None:

@@ -1,0 +1,220 @@
+-- -- customers and payment methods -------------------------------------------------------------------------------------
+
+-- name: get_customer(user_id)$
+SELECT stripe_id FROM customers WHERE user_id = :user_id;
+
+-- name: keep_customer(user_id, stripe_id)$
+-- Of two who made one at once the first counts.
+INSERT INTO customers AS kept (user_id, stripe_id) VALUES (:user_id, :stripe_id)
+ON CONFLICT (user_id) DO UPDATE SET stripe_id = kept.stripe_id RETURNING stripe_id;
+
+-- name: find_method(user_id, token_hash)^
+SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL;
+
+-- name: lock_methods(user_id)!
+-- Whoever changes a user's methods takes turns with others who do.
+SELECT 1 FROM users WHERE id = :user_id FOR NO KEY UPDATE;
+
+-- name: insert_method(user_id, sealed_token, token_hash, brand, card_last_four, card_expiry)$
+INSERT INTO payment_methods (user_id, sealed_token, token_hash, brand, card_last_four, card_expiry)
+VALUES (:user_id, :sealed_token, :token_hash, :brand, :card_last_four, :card_expiry) RETURNING id;
+
+-- name: drop_default_method(user_id, method_id)!
+UPDATE payment_methods SET is_default = false WHERE user_id = :user_id AND id <> :method_id AND is_default;
+
+-- name: set_default_method(method_id)^
+UPDATE payment_methods SET is_default = true WHERE id = :method_id RETURNING *;
+
+-- name: get_method(user_id, method_id)^
+-- One's own; the default when none is named.
+SELECT * FROM payment_methods
+WHERE user_id = :user_id AND removed_at IS NULL
+  AND CASE WHEN :method_id::uuid IS NULL THEN is_default ELSE id = :method_id END;
+
+-- name: list_methods(user_id, before, page_size)
+SELECT * FROM payment_methods
+WHERE user_id = :user_id AND removed_at IS NULL AND (:before::uuid IS NULL OR id < :before)
+ORDER BY id DESC LIMIT :page_size;
+
+-- name: remove_method(user_id, method_id)$
+UPDATE payment_methods SET removed_at = now(), is_default = false
+WHERE id = :method_id AND user_id = :user_id AND removed_at IS NULL RETURNING id;
+
+-- name: get_sealed_method(method_id)^
+SELECT user_id, sealed_token, removed_at FROM payment_methods WHERE id = :method_id;
+
+-- name: forget_method(method_id)!
+DELETE FROM payment_methods WHERE id = :method_id AND removed_at IS NOT NULL;
+
+-- name: list_sealed_methods(after, count)
+SELECT id, user_id, sealed_token FROM payment_methods
+WHERE :after::uuid IS NULL OR id > :after ORDER BY id LIMIT :count;
+
+-- name: reseal_method(method_id, before, sealed_token)!
+UPDATE payment_methods SET sealed_token = :sealed_token WHERE id = :method_id AND sealed_token = :before;
+
+-- -- purchases ---------------------------------------------------------------------------------------------------------
+
+-- name: lock_course_for_sale(course_id, viewer_id, viewer_role)^
+-- With what speaks against buying it; nobody archives it or changes its price before the transaction ends. What is
+-- disputed or bought is not forgotten, wherever the course went since.
+SELECT
+    c.id, c.title, c.price, c.currency, c.is_free, c.status,
+    :viewer_role::text = 'admin' OR c.creator_id = :viewer_id AS is_entitled,
+    EXISTS (SELECT 1 FROM enrollments AS e
+            WHERE e.user_id = :viewer_id AND e.course_id = c.id AND e.is_active
+              AND (e.expires_at IS NULL OR e.expires_at > now())) AS is_enrolled,
+    purchase_of(:viewer_id, c.id) IS NOT NULL AS is_bought,
+    EXISTS (SELECT 1 FROM transactions AS t JOIN disputes AS d ON d.transaction_id = t.id
+            WHERE t.user_id = :viewer_id AND t.course_id = c.id AND d.status = 'open') AS is_disputed
+FROM courses AS c
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
+FOR SHARE OF c;
+
+-- name: get_open_purchase(user_id, course_id)$
+SELECT id FROM transactions
+WHERE user_id = :user_id AND course_id = :course_id AND status IN ('pending', 'requires_action');
+
+-- name: get_purchase_by_key(user_id, course_id, idempotency_key, ttl_s)^
+-- What the same request made before it was cut off.
+SELECT * FROM transactions
+WHERE user_id = :user_id AND idempotency_key = :idempotency_key AND course_id = :course_id
+  AND created_at > now() - make_interval(secs => :ttl_s)
+ORDER BY id DESC LIMIT 1;
+
+-- name: insert_purchase(user_id, course_id, amount, currency, payment_method_id, idempotency_key)^
+-- None when another one is open.
+INSERT INTO transactions (user_id, course_id, amount, currency, payment_method_id, idempotency_key)
+VALUES (:user_id, :course_id, :amount, :currency, :payment_method_id, :idempotency_key)
+ON CONFLICT (user_id, course_id) WHERE status IN ('pending', 'requires_action') AND course_id IS NOT NULL DO NOTHING
+RETURNING *;
+
+-- name: withdraw_purchase(transaction_id)!
+-- The same request may begin it anew.
+UPDATE transactions SET canceled_at = now(), idempotency_key = NULL
+WHERE id = :transaction_id AND transaction_reference IS NULL AND status = 'pending';
+
+-- name: get_transaction(transaction_id)^
+SELECT * FROM transactions WHERE id = :transaction_id;
+
+-- name: lock_transaction(transaction_id)^
+SELECT t.*, c.stripe_id AS customer
+FROM transactions AS t LEFT JOIN customers AS c ON c.user_id = t.user_id
+WHERE t.id = :transaction_id FOR NO KEY UPDATE OF t;
+
+-- name: find_transaction(transaction_reference)$
+SELECT id FROM transactions WHERE transaction_reference = :transaction_reference;
+
+-- name: is_subscriber(stripe_id)$
+SELECT EXISTS (SELECT 1 FROM customers AS c JOIN subscriptions AS s ON s.user_id = c.user_id WHERE c.stripe_id = :stripe_id);
+
+-- name: get_own_transaction(transaction_id, user_id)^
+SELECT * FROM transactions WHERE id = :transaction_id AND user_id = :user_id;
+
+-- name: list_transactions(user_id, before, page_size)
+SELECT * FROM transactions
+WHERE user_id = :user_id AND (:before::uuid IS NULL OR id < :before)
+ORDER BY id DESC LIMIT :page_size;
+
+-- name: note_payment(transaction_id, transaction_reference, needs_action, has_succeeded, has_failed, is_canceled, failure_code)^
+-- What is told of a payment. Facts only rise, and the status follows from them.
+UPDATE transactions SET
+    transaction_reference = coalesce(transaction_reference, :transaction_reference),
+    needs_action = needs_action OR :needs_action,
+    succeeded_at = CASE WHEN :has_succeeded THEN coalesce(succeeded_at, now()) ELSE succeeded_at END,
+    failed_at = CASE WHEN :has_failed THEN coalesce(failed_at, now()) ELSE failed_at END,
+    canceled_at = CASE WHEN :is_canceled THEN coalesce(canceled_at, now()) ELSE canceled_at END,
+    failure_code = coalesce(:failure_code, failure_code)
+WHERE id = :transaction_id RETURNING *;
+
+-- name: get_enrollment(user_id, course_id)^
+SELECT * FROM shown_enrollments WHERE user_id = :user_id AND course_id = :course_id;
+
+-- -- refunds -----------------------------------------------------------------------------------------------------------
+
+-- name: lock_refundable(transaction_id, viewer_id, viewer_role)$
+-- One's own, or any to an admin.
+SELECT id FROM transactions
+WHERE id = :transaction_id AND (user_id = :viewer_id OR :viewer_role::text = 'admin')
+FOR NO KEY UPDATE;
+
+-- name: get_refundable(transaction_id)^
+-- With what of it is left to be given back, which is known under the lock alone, and how much of the course was watched.
+SELECT
+    t.*,
+    t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
+                WHERE r.transaction_id = t.id AND r.status <> 'failed') AS amount_left,
+    extract(epoch FROM now() - t.succeeded_at)::double precision AS paid_for_s,
+    watched_share(t.user_id, t.course_id) AS watched_share
+FROM transactions AS t WHERE t.id = :transaction_id;
+
+-- name: get_refund_by_key(transaction_id, requested_by, idempotency_key, ttl_s)^
+SELECT * FROM refunds
+WHERE transaction_id = :transaction_id AND requested_by = :requested_by AND idempotency_key = :idempotency_key
+  AND created_at > now() - make_interval(secs => :ttl_s)
+ORDER BY id DESC LIMIT 1;
+
+-- name: insert_refund(transaction_id, amount, reason, requested_by, idempotency_key)^
+INSERT INTO refunds (transaction_id, amount, reason, requested_by, idempotency_key)
+VALUES (:transaction_id, :amount, :reason, :requested_by, :idempotency_key) RETURNING *;
+
+-- name: get_refund(refund_id)^
+SELECT
+    r.*, t.currency, t.transaction_reference, t.user_id,
+    extract(epoch FROM clock_timestamp() - r.created_at)::double precision AS age_s,
+    EXISTS (SELECT 1 FROM transactions AS o
+            WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
+FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE r.id = :refund_id;
+
+-- name: note_refund(refund_id, stripe_id, status)!
+-- What is told of a refund that we asked for; it never goes back.
+UPDATE refunds SET
+    stripe_id = coalesce(stripe_id, :stripe_id),
+    status = CASE WHEN refund_rank(:status) > refund_rank(status) THEN :status ELSE status END
+WHERE id = :refund_id;
+
+-- name: note_foreign_refund(transaction_id, stripe_id, amount, status)!
+-- One that somebody made at Stripe, or one of ours that is known there already.
+INSERT INTO refunds AS kept (transaction_id, stripe_id, amount, status, reason)
+VALUES (:transaction_id, :stripe_id, :amount, :status, 'made at Stripe')
+ON CONFLICT (stripe_id) DO UPDATE SET status = excluded.status
+WHERE refund_rank(excluded.status) > refund_rank(kept.status) AND kept.transaction_id = excluded.transaction_id;
+
+-- name: get_own_refund(refund_id, transaction_id)$
+SELECT id FROM refunds WHERE id = :refund_id AND transaction_id = :transaction_id;
+
+-- -- disputes ----------------------------------------------------------------------------------------------------------
+
+-- name: note_dispute(transaction_id, stripe_id, status, amount, reason)$
+-- Whether this is the first that is heard of it.
+INSERT INTO disputes AS kept (transaction_id, stripe_id, status, amount, reason)
+VALUES (:transaction_id, :stripe_id, :status, :amount, :reason)
+ON CONFLICT (stripe_id) DO UPDATE SET
+    status = CASE WHEN dispute_rank(excluded.status) > dispute_rank(kept.status) THEN excluded.status ELSE kept.status END
+RETURNING xmax = 0;
+
+-- name: get_dispute(stripe_id)^
+SELECT * FROM disputes WHERE stripe_id = :stripe_id;
+
+-- -- events ------------------------------------------------------------------------------------------------------------
+
+-- name: insert_event(event_id, type, facts)$
+-- Nothing when it was told before; who tells it at the same moment waits here.
+INSERT INTO webhook_events (id, type, status, facts) VALUES (:event_id, :type, 'done', :facts)
+ON CONFLICT (id) DO NOTHING RETURNING id;
+
+-- name: lock_dead_event(event_id)^
+SELECT * FROM webhook_events WHERE id = :event_id AND status = 'dead' FOR UPDATE;
+
+-- name: end_event(event_id, status, reason)!
+UPDATE webhook_events SET status = :status, reason = :reason WHERE id = :event_id;
+
+-- name: list_dead_events(before_at, before_id, count)
+SELECT id, type, reason, facts, created_at, updated_at FROM webhook_events
+WHERE status = 'dead' AND (:before_at::timestamptz IS NULL OR (created_at, id) < (:before_at, :before_id::text))
+ORDER BY created_at DESC, id DESC LIMIT :count;
+
+-- name: sweep_events(keep_days, most)!
+DELETE FROM webhook_events WHERE id IN (
+    SELECT id FROM webhook_events WHERE status = 'done' AND created_at < now() - make_interval(days => :keep_days)
+    ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED);

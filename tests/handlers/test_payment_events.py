@@ -1,0 +1,251 @@
+"""What Stripe tells: once, in any order, and only what is truly Stripe's and truly of the row that it names."""
+
+import asyncio
+import io
+import itertools
+import json
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prometheus_client import REGISTRY
+
+from tests.support.people import Answer, Person
+from tests.support.shop import WEBHOOK, Shop, Sql, shop, stripe
+from tests.support.stripe import LocalService, sign_webhook
+
+__all__ = ["shop", "stripe"]
+
+TABLES = ("transactions", "enrollments", "refunds", "disputes", "webhook_events", "payment_methods", "customers")
+
+
+@pytest.fixture
+def overrides(stripe: LocalService) -> dict[str, dict[str, Any]]:
+    """No job asks Stripe: what becomes of a payment is what events say of it."""
+    return {"stripe": stripe.settings, "jobs": {"poll_s": 3600}}
+
+
+async def tell(shop: Shop, body: bytes | io.BytesIO, headers: dict[str, str] | None = None) -> Answer:
+    """An event, signed now unless it is said how."""
+    headers = headers or sign_webhook(bytes(body), at=time.time())  # type: ignore[arg-type]
+    return await shop.people.stranger.post(WEBHOOK, data=body, headers=headers)
+
+
+async def rows(sql: Sql) -> dict[str, Any]:
+    """Everything about money."""
+    return {table: [dict(row) for row in await sql.fetch(f"SELECT * FROM {table}")] for table in TABLES}  # noqa: S608
+
+
+async def waiting(shop: Shop, person: Person) -> tuple[Any, dict[str, Any]]:
+    """A purchase that waits for the bank, and the event that will say that it was paid."""
+    purchase = (await shop.buy(person)).body["transaction"]
+    await shop.stripe.all_told()
+    await shop.stripe.control("POST", "webhooks", mode="hold")
+    await shop.stripe.approve(purchase["transaction_reference"])
+    (event,) = await shop.stripe.events("payment_intent.succeeded")
+    event.pop("delivery")
+    return purchase, event
+
+
+def packed(event: dict[str, Any]) -> bytes:
+    """As it goes over the wire."""
+    return json.dumps(event).encode()
+
+
+async def dead_of(sql: Sql) -> list[str]:
+    """Why events are dead."""
+    return [row["reason"] for row in await sql.fetch("SELECT reason FROM webhook_events WHERE status = 'dead'")]
+
+
+def counted(outcome: str) -> float:
+    """How many events ended so."""
+    return REGISTRY.get_sample_value("lectern_payment_events_total", {"outcome": outcome}) or 0.0
+
+
+# -- whose word it is --------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_not_truly_stripes_is_400_and_changes_nothing(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    _, event = await waiting(shop, ada)
+    body, now = packed(event), time.time()
+    signed = sign_webhook(body, at=now)
+    signature = signed["Stripe-Signature"]
+    text = {"Content-Type": "application/json"}
+    refused: list[tuple[bytes, dict[str, str]]] = [
+        (body, text),
+        (body, sign_webhook(body, at=now, secret="whsec_other")),
+        (body, sign_webhook(body, at=now - 301)),
+        (body, sign_webhook(body, at=now + 301)),
+        (body, text | {"Stripe-Signature": ""}),
+        (body, text | {"Stripe-Signature": "t=,v1="}),
+        (body, text | {"Stripe-Signature": f"t={int(now)}"}),
+        (body, text | {"Stripe-Signature": f"t={int(now)},v1="}),
+        (body, text | {"Stripe-Signature": signature.replace("v1=", "v0=")}),
+        (body, text | {"Stripe-Signature": f"t={int(now)}0,{signature.partition(',')[2]}"}),
+        (body[:-1], signed),
+        (body[: len(body) // 2], sign_webhook(body[: len(body) // 2], at=now)),
+        (body + b" ", signed),
+        (body.replace(b"4900", b"9900"), signed),
+        (b"\xff\xfe" + body, sign_webhook(b"\xff\xfe" + body, at=now)),
+        *((bad, sign_webhook(bad, at=now)) for bad in (b"", b"null", b"[]", b"{}", b'"x"', b'{"id": 1}', b"NaN")),
+        *(
+            (bad, sign_webhook(bad, at=now))
+            for bad in (
+                packed(event | {"id": ""}),
+                packed(event | {"data": {}}),
+                packed(event | {"data": {"object": []}}),
+                packed(event | {"id": "evt_\0"}),
+                b'{"id": "a", "id": "b", "type": "c", "data": {"object": {}}}',
+            )
+        ),
+    ]
+    before = await rows(sql)
+    for bad, headers in refused:
+        answer = await tell(shop, bad, headers)
+        assert (answer.status, answer.code) == (400, "bad_event"), (bad[:80], headers)
+    assert await rows(sql) == before
+    large = packed(event | {"more": "x" * 1_048_577})
+    assert (await tell(shop, io.BytesIO(large), sign_webhook(large, at=now))).status == 413
+    assert await rows(sql) == before
+    for at in (now - 295, now + 295):
+        assert (await tell(shop, body, sign_webhook(body, at=at))).status == 200
+    assert await shop.is_enrolled(ada)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"amount": 1}, "another amount than the transaction's"),
+        ({"amount_received": 4899}, "another amount received than the transaction's"),
+        ({"currency": "eur"}, "another currency than the transaction's"),
+        ({"customer": "cus_other"}, "another customer than the transaction's"),
+        ({"customer": None}, "another customer than the transaction's"),
+        ({"id": "pi_other"}, "another payment intent than the transaction's"),
+        ({"metadata": {"user_id": str(uuid4())}}, "another user_id than the transaction's"),
+        ({"metadata": {"transaction_id": str(uuid4())}}, "there is no such transaction"),
+        ({"amount": "much"}, "its object cannot be read: amount"),
+    ],
+)
+async def test_what_is_signed_but_does_not_match_never_enrols_and_is_kept_as_dead(
+    shop: Shop, sql: Sql, change: dict[str, Any], why: str
+) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    purchase, event = await waiting(shop, ada)
+    said = event["data"]["object"]
+    changed = {**said, **change, "metadata": said["metadata"] | change.get("metadata", {})}
+    forged = event | {"id": "evt_forged", "data": {"object": changed}}
+    before = counted("dead")
+    for _ in range(2):
+        assert (await tell(shop, packed(forged))).status == 200
+    assert not await shop.is_enrolled(ada)
+    assert (await shop.transaction(ada))["status"] == "requires_action"
+    assert await dead_of(sql) == [why]
+    assert counted("dead") == before + 1
+    kept = await sql.fetchval("SELECT facts::text FROM webhook_events WHERE status = 'dead'")
+    assert "secret" not in kept
+    assert "pm_" not in kept
+    await shop.stripe.deliver(event)
+    assert (await shop.becomes(ada, "succeeded"))["id"] == purchase["id"]
+
+
+async def test_what_is_of_no_use_is_kept_as_dead_and_what_is_harmless_is_not(shop: Shop, sql: Sql) -> None:
+    def event(kind: str, **said: Any) -> bytes:
+        return packed({"id": f"evt_{kind}", "object": "event", "type": kind, "data": {"object": {"id": "x"} | said}})
+
+    intent = {"id": "pi_foreign", "status": "succeeded", "amount": 1, "currency": "usd"}
+    for kind, said in (
+        ("coffee.brewed", {}),
+        ("payment_intent.succeeded", intent),
+        ("refund.created", {"amount": 1, "currency": "usd", "status": "succeeded"}),
+        ("charge.dispute.created", {"amount": 1, "currency": "usd", "status": "lost", "payment_intent": "pi_foreign"}),
+        ("customer.created", {}),
+    ):
+        assert (await tell(shop, event(kind, **said))).status == 200
+    dead = await sql.fetch("SELECT type, reason FROM webhook_events WHERE status = 'dead' ORDER BY type")
+    assert [(row["type"], row["reason"]) for row in dead] == [
+        ("charge.dispute.created", "pi_foreign is no payment of ours"),
+        ("coffee.brewed", "nothing is done with events of this type"),
+        ("payment_intent.succeeded", "it is no payment of ours"),
+        ("refund.created", "it is of no payment intent"),
+    ]
+
+
+# -- once, and in any order --------------------------------------------------------------------------------------------
+
+
+async def test_the_same_event_a_hundred_times_at_once_acts_once(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    _, event = await waiting(shop, ada)
+    body = packed(event)
+    before = counted("done"), counted("repeated")
+    answers = await asyncio.gather(*(tell(shop, body) for _ in range(100)))
+    assert {answer.status for answer in answers} == {200}
+    assert (counted("done"), counted("repeated")) == (before[0] + 1, before[1] + 99)
+    assert await sql.fetchval("SELECT count(*) FROM webhook_events WHERE id = $1", event["id"]) == 1
+    assert await sql.fetchval("SELECT count(*) FROM enrollments") == 1
+    assert await sql.fetchval("SELECT active_count FROM course_counts WHERE course_id = $1", shop.course["id"]) == 1
+
+
+# The row as it was before anything was told of it: past the rules, which know no way back.
+WIPE = """
+    BEGIN;
+    SET LOCAL session_replication_role = replica;
+    UPDATE transactions SET status = 'pending', transaction_reference = NULL, needs_action = false, succeeded_at = NULL,
+        refunded_amount = 0, is_disputed = false;
+    DELETE FROM webhook_events; DELETE FROM refunds; DELETE FROM disputes; DELETE FROM enrollments; DELETE FROM jobs;
+    UPDATE course_counts SET active_count = 0;
+    COMMIT
+"""
+HISTORY = (
+    "payment_intent.created",
+    "payment_intent.requires_action",
+    "payment_intent.succeeded",
+    "charge.refunded",
+    "refund.created",
+    "charge.dispute.created",
+    "charge.dispute.closed",
+)
+
+
+async def test_all_orders_of_the_events_of_one_payment_end_alike(shop: Shop, sql: Sql) -> None:
+    """A payment that was approved, disputed, won, and given back in part; every event is told in every order."""
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    purchase, _ = await waiting(shop, ada)
+    intent = purchase["transaction_reference"]
+    dispute = await shop.stripe.control("POST", "disputes", payment_intent=intent)
+    await shop.stripe.control("POST", f"disputes/{dispute['id']}/close", won=True)
+    await refund_at_stripe(shop, intent, 1900)
+    history = [event for event in await shop.stripe.events(*HISTORY) if is_of(event, intent)]
+    assert sorted({event["type"] for event in history}) == sorted(HISTORY)
+    told = {event["type"]: packed({k: v for k, v in event.items() if k != "delivery"}) for event in history}
+    ends = set()
+    orders = list(itertools.permutations(told))
+    for order in orders[:: len(orders) // 60]:
+        await sql.execute(WIPE)
+        for kind in order:
+            assert (await tell(shop, told[kind])).status == 200
+        row = await shop.transaction(ada)
+        dead = await dead_of(sql)
+        ends.add((row["status"], row["refunded_amount"], await shop.is_enrolled(ada), len(dead)))
+    assert ends == {("partially_refunded", "19.00", True, 0)}
+
+
+def is_of(event: dict[str, Any], intent: str) -> bool:
+    """Whether the event is about this payment."""
+    said = event["data"]["object"]
+    return intent in (said["id"], said.get("payment_intent"))
+
+
+async def refund_at_stripe(shop: Shop, intent: str, amount: int) -> None:
+    """By somebody at the dashboard."""
+    import aiohttp  # noqa: PLC0415
+
+    headers = {"Authorization": f"Bearer {shop.stripe.settings['secret_key']}"}
+    data = {"payment_intent": intent, "amount": str(amount)}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{shop.stripe.origin}/v1/refunds", data=data, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()

@@ -1,0 +1,468 @@
+"""Subscriptions: what Stripe says of them is what they are, and whoever pays has access."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE
+from server.http.subscribing import Subscribing
+from tests.support.app import AppClient
+from tests.support.people import PASSWORD, Answer, Person
+from tests.support.shop import Shop, Sql, shop, stripe
+from tests.support.stripe import LocalService
+
+__all__ = ["shop", "stripe"]
+
+DAY_S, HOUR_S = 86_400, 3600
+MONTH_S = 31 * DAY_S + 2 * HOUR_S
+PLANS = [
+    {"plan_name": "all", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"},
+    {"plan_name": "pro", "monthly": "29.00", "yearly": "290.00", "currency": "usd", "courses": "all"},
+    {"plan_name": "euro", "monthly": "9.00", "yearly": "90.00", "currency": "eur", "courses": []},
+]
+SUBSCRIPTIONS = "/api/payments/subscriptions"
+
+
+@pytest.fixture
+def overrides(stripe: LocalService) -> dict[str, Any]:
+    """The application's account is there, and so are some plans."""
+    return {
+        "stripe": stripe.settings,
+        "jobs": {"poll_s": 0.05, "reconcile_s": 0.2},
+        "breaker": {"open_s": 0.2},
+        "plans": PLANS,
+    }
+
+
+async def subscribe(person: Person, plan: str = "all", period: str = "monthly", key: str = "", **more: Any) -> Answer:
+    body = {"plan_name": plan, "billing_period": period, **more}
+    return await person.post("/api/payments/subscribe", body, headers={"Idempotency-Key": key or uuid4().hex})
+
+
+async def subscription(person: Person) -> Any:
+    return (await person.get(SUBSCRIPTIONS)).body["items"][0]
+
+
+async def becomes(shop: Shop, person: Person, **members: Any) -> Any:
+    return await shop.once(
+        lambda: subscription(person), lambda row: all(row[name] == value for name, value in members.items())
+    )
+
+
+async def may_watch(shop: Shop, person: Person) -> bool:
+    found = await shop.sql.fetchval("SELECT entitled($1, 'student', $2)", person.id, shop.course["id"])
+    return bool(found)
+
+
+async def amounts(person: Person) -> list[str]:
+    return [row["amount"] for row in (await person.get("/api/payments/transactions")).body["items"]]
+
+
+def ends_at(row: Any) -> datetime:
+    return datetime.fromisoformat(row["current_period_end"]).astimezone(UTC)
+
+
+# -- beginning ---------------------------------------------------------------------------------------------------------
+
+
+async def test_plans_are_shown_to_everybody(shop: Shop) -> None:
+    answer = await shop.people.stranger.get("/api/payments/plans")
+    assert answer.status == 200
+    assert [(plan["plan_name"], plan["prices"], plan["courses"]) for plan in answer.body["items"]] == [
+        ("all", {"monthly": "9.00", "yearly": "90.00"}, "all"),
+        ("euro", {"monthly": "9.00", "yearly": "90.00"}, []),
+        ("pro", {"monthly": "29.00", "yearly": "290.00"}, "all"),
+    ]
+    first = (await shop.people.stranger.get("/api/payments/plans?limit=1")).body
+    rest = (await shop.people.stranger.get(first["next"])).body
+    assert rest["items"][0]["plan_name"] == "euro"
+
+
+async def test_who_subscribes_has_access_at_once(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    assert not await may_watch(shop, ada)
+    answer = await subscribe(ada)
+    assert answer.status == 201
+    row = answer.body
+    assert answer.headers["Location"] == f"{SUBSCRIPTIONS}/{row['id']}"
+    assert (row["plan_name"], row["status"], row["billing_period"], row["price"], row["currency"]) == (
+        "all", "active", "monthly", "9.00", "usd",
+    )  # fmt: skip
+    assert row["next_billing_date"] == row["current_period_end"]
+    assert (row["cancel_at_period_end"], row["canceled_at"]) == (False, None)
+    assert row["payment_method_id"] == (await ada.get("/api/payments/methods")).body["items"][0]["id"]
+    assert await may_watch(shop, ada)
+    assert (await ada.post("/api/enrollments", {"course_id": shop.course["id"]})).status == 201
+    assert await amounts(ada) == ["9.00"]
+    [paid] = (await ada.get("/api/payments/transactions")).body["items"]
+    assert (paid["status"], paid["subscription_id"], paid["course_id"]) == ("succeeded", row["id"], None)
+    assert (await ada.get(f"{SUBSCRIPTIONS}/{row['id']}")).body["status"] == "active"
+
+
+async def test_there_is_one_at_a_time_however_many_are_asked_for(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    answers = await asyncio.gather(*(subscribe(ada) for _ in range(5)))
+    assert sorted(answer.status for answer in answers) == [201, 409, 409, 409, 409]
+    assert {answer.code for answer in answers if answer.status == 409} == {"already_subscribed"}
+    again = await subscribe(ada, "pro")
+    assert again.body["subscription_id"] == (await subscription(ada))["id"]
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_the_same_request_again_is_the_same_subscription(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/subscriptions", times=2)
+    first = await subscribe(ada, key="k")
+    assert first.status == 503
+    await asyncio.sleep(0.3)  # the breaker
+    second = await subscribe(ada, key="k")
+    assert second.status == 201
+    assert len(await shop.stripe.ledger()) == 1
+
+
+async def test_a_crash_between_stripes_answer_and_ours_is_found_by_a_job(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/subscriptions", times=2)
+    assert (await subscribe(ada)).status == 503
+    await becomes(shop, ada, status="active")
+    assert await amounts(ada) == ["9.00"]
+    assert await may_watch(shop, ada)
+
+
+async def test_what_never_arrived_is_begun_by_the_same_request_or_given_up(shop: Shop, sql: Sql) -> None:
+    ada, ben = await shop.customer("ada"), await shop.customer("ben")
+    for person in (ada, ben):
+        await shop.stripe.control("POST", "answers", do="cut", path="/v1/subscriptions", times=2)
+        assert (await subscribe(person, key="k")).status == 503
+        await asyncio.sleep(0.3)  # the breaker
+    assert (await subscribe(ada, key="k")).status == 201
+    row = await subscription(ben)
+    given_up = await ben.delete(f"{SUBSCRIPTIONS}/{row['id']}")
+    assert (given_up.status, given_up.body["status"]) == (200, "canceled")
+    assert (await subscribe(ben, key="k")).status == 409
+    assert len(await shop.stripe.ledger()) == 1
+
+
+async def test_a_declined_card_subscribes_nobody(shop: Shop) -> None:
+    ada = await shop.customer("ada", "chargeCustomerFail")
+    declined = await subscribe(ada, key="k")
+    assert (declined.status, declined.code, declined.body["failure_code"]) == (402, "card_declined", "generic_decline")
+    assert (await subscribe(ada, key="k")).status == 402
+    assert (await subscription(ada))["status"] == "canceled"
+    assert not await may_watch(shop, ada)
+    good = await shop.add_card(ada, "visa")
+    assert (await subscribe(ada, payment_method_id=good["id"])).status == 201
+
+
+async def test_one_that_the_bank_asks_about_begins_when_it_is_approved(shop: Shop) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    answer = await subscribe(ada, key="k")
+    assert answer.status == 202
+    assert answer.body["status"] == "incomplete"
+    assert answer.body["client_secret"].startswith("pi_")
+    assert not await may_watch(shop, ada)
+    assert (await subscribe(ada)).code == "already_subscribed"
+    assert (await subscribe(ada, key="k")).body["client_secret"] == answer.body["client_secret"]
+    await shop.stripe.approve(answer.body["client_secret"].partition("_secret_")[0])
+    await becomes(shop, ada, status="active")
+    assert await may_watch(shop, ada)
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_one_that_nobody_approves_is_given_up(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    assert (await subscribe(ada)).status == 202
+    await sql.execute("UPDATE jobs SET created_at = created_at - interval '2 hours' WHERE kind = 'subscription_look'")
+    await becomes(shop, ada, status="canceled")
+    assert await shop.stripe.ledger() == []
+
+
+async def test_what_cannot_be_subscribed_to_is_named(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    for member, pointer in (
+        ({"plan_name": "none"}, "/plan_name"),
+        ({"billing_period": "weekly"}, "/billing_period"),
+        ({"payment_method_id": str(uuid4())}, "/payment_method_id"),
+        ({"price": "0.50"}, "/price"),
+    ):
+        wish = {"plan_name": "all", "billing_period": "monthly"} | member
+        answer = await ada.post("/api/payments/subscribe", wish, headers={"Idempotency-Key": uuid4().hex})
+        assert (answer.status, answer.pointers) == (422, [pointer])
+    without = await ada.post("/api/payments/subscribe", {"plan_name": "all", "billing_period": "monthly"})
+    assert (without.status, without.code) == (400, "idempotency_key_required")
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+
+async def change(person: Person, **members: Any) -> Answer:
+    row = await subscription(person)
+    return await person.put(f"{SUBSCRIPTIONS}/{row['id']}", members)
+
+
+async def test_a_dearer_plan_costs_the_difference_at_once(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    before = (await subscribe(ada)).body
+    answer = await change(ada, plan_name="pro")
+    assert answer.status == 200
+    assert (answer.body["plan_name"], answer.body["price"]) == ("pro", "29.00")
+    assert answer.body["current_period_end"] == before["current_period_end"]
+    assert await amounts(ada) == ["20.00", "9.00"]
+    assert (await change(ada, plan_name="pro")).body["price"] == "29.00"
+    assert len(await shop.stripe.ledger()) == 2
+
+
+async def test_a_cheaper_plan_is_set_off_against_what_comes(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    assert (await change(ada, plan_name="all")).body["price"] == "9.00"
+    await shop.stripe.advance(MONTH_S)
+    await shop.stripe.all_told()
+    assert await amounts(ada) == ["29.00"]
+
+
+async def test_another_period_begins_at_once(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    monthly = (await subscribe(ada)).body
+    yearly = (await change(ada, billing_period="yearly")).body
+    assert (yearly["billing_period"], yearly["price"]) == ("yearly", "90.00")
+    assert (ends_at(yearly) - ends_at(monthly)).days > 300
+    assert await amounts(ada) == ["81.00", "9.00"]
+
+
+async def test_a_change_that_is_not_paid_leaves_everything(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    before = (await subscribe(ada)).body
+    for card in ("chargeCustomerFail", "authenticationRequired"):
+        bad = await shop.add_card(ada, card)
+        answer = await change(ada, plan_name="pro", payment_method_id=bad["id"], cancel_at_period_end=True)
+        assert (answer.status, answer.code) == (402, "card_declined")
+        now = await subscription(ada)
+        members = ("plan_name", "price", "payment_method_id", "cancel_at_period_end", "status", "current_period_end")
+        assert [now[name] for name in members] == [before[name] for name in members]
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_a_change_whose_answer_is_lost_is_found_out(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/subscriptions/", times=2)
+    assert (await change(ada, plan_name="pro")).status == 503
+    await becomes(shop, ada, plan_name="pro")
+    assert sorted(await amounts(ada)) == ["20.00", "9.00"]
+
+
+async def test_another_card_pays_from_now_on(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    card = await shop.add_card(ada, "mastercard")
+    assert (await change(ada, payment_method_id=card["id"])).body["payment_method_id"] == card["id"]
+    await shop.stripe.advance(MONTH_S)
+    await shop.once(lambda: amounts(ada), lambda paid: len(paid) == 2)
+    assert (await shop.transaction(ada))["payment_method_id"] == card["id"]
+
+
+async def test_what_cannot_be_changed_to_is_named(shop: Shop) -> None:
+    ada, ben = await shop.customer("ada"), await shop.customer("ben")
+    row = (await subscribe(ada)).body
+    theirs = (await ben.get("/api/payments/methods")).body["items"][0]["id"]
+    for wish, pointer in (
+        ({"plan_name": "none"}, "/plan_name"),
+        ({"plan_name": "euro"}, "/plan_name"),
+        ({"payment_method_id": theirs}, "/payment_method_id"),
+        ({"status": "active"}, "/status"),
+        ({"plan_name": None}, "/plan_name"),
+        ({"cancel_at_period_end": None}, "/cancel_at_period_end"),
+    ):
+        assert (await change(ada, **wish)).pointers == [pointer]
+    assert (await change(ada)).status == 200
+    for ask in (ben.get, ben.delete):
+        assert (await ask(f"{SUBSCRIPTIONS}/{row['id']}")).status == 404
+    assert (await ben.put(f"{SUBSCRIPTIONS}/{row['id']}", {"plan_name": "pro"})).status == 404
+
+
+# -- ending ------------------------------------------------------------------------------------------------------------
+
+
+async def test_it_ends_with_its_period_unless_that_is_taken_back(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    ending = (await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}")).body
+    assert (ending["status"], ending["cancel_at_period_end"], ending["next_billing_date"]) == ("active", True, None)
+    assert ending["canceled_at"] is not None
+    kept = (await change(ada, cancel_at_period_end=False)).body
+    assert (kept["cancel_at_period_end"], kept["canceled_at"]) == (False, None)
+    assert (await change(ada, cancel_at_period_end=True)).body["cancel_at_period_end"]
+    assert await may_watch(shop, ada)
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_it_ends_at_once_with_its_enrolments_and_progress_is_kept(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    lecture = await shop.teacher.make(f"/api/courses/{shop.course['id']}/lectures", {"title": "One", "duration": 100})
+    await ada.post("/api/enrollments", {"course_id": shop.course["id"]})
+    watched = await ada.put(f"/api/progress/lectures/{lecture['id']}", {"watched_ranges": [[0, 50]]})
+    assert watched.status == 200
+    ended = await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}?now=true")
+    assert (ended.status, ended.body["status"]) == (200, "canceled")
+    assert (await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}?now=true")).body["status"] == "canceled"
+    assert (await ada.get(f"/api/lectures/{lecture['id']}")).status == 403
+    again = await change(ada, plan_name="pro")
+    assert (again.status, again.code) == (409, "subscription_ended")
+    assert (await subscribe(ada)).status == 201
+    progress = (await ada.get(f"/api/progress/courses/{shop.course['id']}")).body
+    assert progress["items"][0]["watched_duration"] == 50
+
+
+async def test_one_that_waits_for_its_customer_is_given_up(shop: Shop) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    row = (await subscribe(ada)).body
+    assert (await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}")).body["status"] == "canceled"
+    card = await shop.add_card(ada, "visa")
+    assert (await subscribe(ada, payment_method_id=card["id"])).status == 201
+
+
+async def test_whoever_leaves_pays_no_more(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    assert (await ada.delete("/api/auth/me", json={"current_password": PASSWORD})).status == 204
+    await shop.once(lambda: sql.fetchval("SELECT status FROM subscriptions"), lambda status: status == "canceled")
+    await shop.stripe.advance(MONTH_S)
+    assert len(await shop.stripe.ledger()) == 1
+
+
+# -- what happens at Stripe --------------------------------------------------------------------------------------------
+
+
+async def test_a_renewal_is_a_transaction_and_moves_the_period_on(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    before = (await subscribe(ada)).body
+    await shop.stripe.advance(MONTH_S)
+    await shop.once(lambda: amounts(ada), lambda paid: paid == ["9.00", "9.00"])
+    # Who is overtaken writes what was paid, and asks again for the rest.
+    after = await shop.once(lambda: subscription(ada), lambda row: ends_at(row) > ends_at(before))
+    assert after["status"] == "active"
+
+
+async def test_a_charge_that_fails_keeps_access_for_a_week(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    late = await becomes(shop, ada, status="past_due")
+    assert await may_watch(shop, ada)
+    assert (await subscribe(ada)).code == "already_subscribed"
+    await sql.execute("UPDATE subscriptions SET past_due_since = now() - interval '8 days'")
+    assert not await may_watch(shop, ada)
+    still = await change(ada, payment_method_id=bad["id"])
+    assert (still.status, still.code) == (402, "card_declined")
+    good = await shop.add_card(ada, "visa")
+    assert (await change(ada, payment_method_id=good["id"])).body["status"] == "active"
+    assert await may_watch(shop, ada)
+    assert late["id"] == (await subscription(ada))["id"]
+    assert await amounts(ada) == ["9.00", "9.00"]
+
+
+async def test_one_that_is_never_paid_ends(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S + 20 * DAY_S)
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+
+
+async def test_events_in_any_order_and_however_often_come_to_the_same_end(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "webhooks", mode="hold")
+    row = (await subscribe(ada)).body
+    await change(ada, plan_name="pro")
+    await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}?now=true")
+    events = await shop.stripe.events()
+    assert set(await shop.stripe.deliver(*events[::-1], *events)) == {200}
+    now = await subscription(ada)
+    assert (now["status"], now["plan_name"]) == ("canceled", "pro")
+    assert await amounts(ada) == ["20.00", "9.00"]
+    assert await sql.fetch("SELECT type, reason FROM webhook_events WHERE status = 'dead'") == []
+
+
+async def test_older_news_never_take_the_place_of_newer(
+    shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    app = client.app
+    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING], app[CLOCK])
+    # Another process asks; while the answer is on its way there the subscription is changed, and that is written.
+    get, told, arrives = elsewhere.billing.get, asyncio.Event(), asyncio.Event()
+
+    async def get_late(subscription_id: str) -> Any:
+        found = await get(subscription_id)
+        told.set()
+        await arrives.wait()
+        return found
+
+    monkeypatch.setattr(elsewhere.billing, "get", get_late)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(elsewhere.sync(UUID(row["id"])))
+        await told.wait()
+        assert (await change(ada, plan_name="pro")).body["plan_name"] == "pro"
+        arrives.set()
+    assert asking.result()["plan_name"] == "pro"
+    now = await subscription(ada)
+    assert (now["plan_name"], now["price"], now["id"]) == ("pro", "29.00", row["id"])
+
+
+async def test_what_ended_at_stripe_is_changed_no_more_though_nobody_told_us(shop: Shop) -> None:
+    ada, ben = await shop.customer("ada"), await shop.customer("ben")
+    for person in (ada, ben):
+        await subscribe(person)
+        await change(person, cancel_at_period_end=True)
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.advance(MONTH_S)
+    assert (await change(ada, plan_name="pro")).code == "subscription_ended"
+    row = await subscription(ben)
+    assert (await ben.delete(f"{SUBSCRIPTIONS}/{row['id']}")).body["status"] == "canceled"
+    for person in (ada, ben):
+        assert (await subscription(person))["status"] == "canceled"
+        assert not await may_watch(shop, person)
+
+
+async def test_lost_events_are_made_up_for_by_asking(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.advance(MONTH_S)
+    await sql.execute("UPDATE jobs SET run_at = now() WHERE kind = 'subscription_look'")
+    await shop.once(lambda: amounts(ada), lambda paid: paid == ["9.00", "9.00"])
+
+
+async def test_while_stripe_is_away_others_subscriptions_go_on(shop: Shop, stripe: LocalService) -> None:
+    ada, ben = await shop.customer("ada"), await shop.customer("ben")
+    await subscribe(ada)
+    await stripe.stop()
+    assert (await subscribe(ben)).status == 503
+    assert (await change(ada, plan_name="pro")).status == 503
+    assert await may_watch(shop, ada)
+    assert (await ada.get(SUBSCRIPTIONS)).status == 200
+    await stripe.start()
+
+
+async def test_a_period_that_was_paid_for_is_refunded_by_an_administrator(shop: Shop) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    await subscribe(ada)
+    [paid] = (await ada.get("/api/payments/transactions")).body["items"]
+    refunded = await admin.post(f"/api/payments/transactions/{paid['id']}/refund", {})
+    assert (refunded.status, refunded.body["status"]) == (200, "refunded")

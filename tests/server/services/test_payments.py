@@ -1,0 +1,46 @@
+"""Stripe, as far as it is a service that may be away: whoever meets a conflict does not make it so for others."""
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from server.clock import Clock
+from server.config import Breaker, Stripe
+from server.services.outside import ServiceAway, ServiceLeftAlone, ServicePutsOff, State
+from server.services.payments import Gateway
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "asked"),
+    [(409, "idempotency_key_in_use", 2), (429, "lock_timeout", 2), (429, "rate_limit", 1)],
+)
+async def test_a_conflict_is_no_failure_of_stripes(status: int, code: str, asked: int) -> None:
+    requests = 0
+
+    async def refuse(_request: web.Request) -> web.Response:
+        nonlocal requests
+        requests += 1
+        error = {"type": "invalid_request_error", "code": code, "message": "not now"}
+        return web.json_response({"error": error}, status=status)
+
+    app = web.Application()
+    app.router.add_get("/v1/payment_intents/pi_1", refuse)
+    async with TestServer(app) as server, ClientSession() as http:
+        origin = str(server.make_url("")).rstrip("/")
+        settings = Stripe(api_base=origin, secret_key="sk_test_x", timeout_s=20)
+        gateway = Gateway(http, settings, Clock(), Breaker(failures=2, open_s=60))
+        for _ in range(3):
+            with pytest.raises(ServicePutsOff):
+                await gateway.get_intent("pi_1")
+        assert requests == 3 * asked
+        assert gateway._service.state is State.CLOSED
+
+
+async def test_a_stripe_that_fails_is_left_alone() -> None:
+    async with ClientSession() as http:
+        settings = Stripe(api_base="http://127.0.0.1:9", secret_key="sk_test_x", timeout_s=20)
+        gateway = Gateway(http, settings, Clock(), Breaker(failures=2, open_s=60))
+        with pytest.raises(ServiceAway):
+            await gateway.get_intent("pi_1")
+        with pytest.raises(ServiceLeftAlone):
+            await gateway.get_intent("pi_1")

@@ -1,0 +1,143 @@
+/**
+ * Paying: by a card that is kept, or by a new one, which Stripe's own form takes in a frame of its own. Its number never
+ * comes near this page; what comes is a token.
+ */
+import { explain, Problem } from "./api.js";
+import { h, setText } from "./dom.js";
+
+const SETTLES_MS = 30_000;
+const LOOK_MS = 500;
+
+/** Stripe's script, once. @type {Promise<any>|null} */
+let loading = null;
+
+/** @param {import("./api.js").Api} api  @returns {Promise<any>} Stripe's own object */
+function provider(api) {
+  loading ??= load(api).catch((error) => {
+    loading = null;
+    throw error;
+  });
+  return loading;
+}
+
+async function load(api) {
+  const { publishable_key, script_url } = await api.paymentProvider();
+  await new Promise((resolve, reject) => {
+    const script = h("script", { src: script_url });
+    script.addEventListener("load", resolve, { once: true });
+    script.addEventListener("error", () => reject(new Problem(0)), { once: true });
+    document.head.append(script);
+  });
+  return window.Stripe(publishable_key);
+}
+
+/**
+ * A form that pays: which card, and a button.
+ *
+ * @param {object} options
+ * @param {import("./api.js").Api} options.api
+ * @param {string} options.action       on the button, as "Pay $49.00"
+ * @param {string} options.what         names what is paid for, so that it is paid once however often it is sent
+ * @param {string} options.currency
+ * @param {number} options.amount       in the currency's unit
+ * @param {(methodId: string, key: string) => Promise<any>} options.pay
+ * @param {(answer: any) => Promise<boolean>} options.settled  whether it is paid by now; asked after the bank was
+ * @param {(answer: any) => void} options.done
+ */
+export async function checkout({ api, action, what, currency, amount, pay, settled, done }) {
+  const [stripe, methods] = await Promise.all([provider(api), api.paymentMethods()]);
+  const elements = stripe.elements({ mode: "payment", currency, amount: Math.round(amount * 100), paymentMethodCreation: "manual" });
+  const place = h("div", { class: "new-card" });
+  const told = h("p", { class: "failure", role: "alert", hidden: true });
+  const button = h("button", { class: "primary", type: "submit" }, action);
+  const choices = methods.map((method) => choice(method.id, `${method.brand} ending in ${method.card_last_four}, ${method.card_expiry}`));
+  const another = choice("", methods.length ? "Another card" : "A card");
+  const form = h("form", { class: "checkout", "aria-label": "Pay" }, h("fieldset", null, h("legend", null, "Pay by"), ...choices, another), place, told, button);
+  const chosen = () => new FormData(form).get("method") ?? "";
+  let mounted = false;
+  const show = () => {
+    place.hidden = chosen() !== "";
+    if (!place.hidden && !mounted) {
+      mounted = true;
+      elements.create("payment").mount(place);
+    }
+  };
+  (choices[methods.findIndex(({ is_default }) => is_default)] ?? another).querySelector("input").checked = true;
+  form.addEventListener("change", show);
+  queueMicrotask(show);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    told.hidden = true;
+    button.disabled = true;
+    try {
+      const method = chosen() || (await keep(api, stripe, elements));
+      const answer = await pay(method, keyOf(what));
+      await act(stripe, answer);
+      if (!(await eventually(() => settled(answer)))) throw new Error("It is not paid yet. Look again in a moment.");
+      forgetKey(what);
+      done(answer);
+    } catch (error) {
+      // What was refused is over: the next try is another one.
+      if (error instanceof Problem && error.status >= 400 && error.status < 500) forgetKey(what);
+      setText(told, error instanceof Problem ? explain(error) : error.message);
+      told.hidden = false;
+    } finally {
+      button.disabled = false;
+    }
+  });
+  return form;
+}
+
+function choice(value, text) {
+  return h("label", { class: "choice" }, h("input", { type: "radio", name: "method", value }), ` ${text}`);
+}
+
+/** A new card: to Stripe by its own form, to us by its token. */
+async function keep(api, stripe, elements) {
+  const checked = await elements.submit();
+  if (checked.error) throw new Error(checked.error.message);
+  const { paymentMethod, error } = await stripe.createPaymentMethod({ elements });
+  if (error) throw new Error(error.message);
+  return (await api.addPaymentMethod(paymentMethod.id)).id;
+}
+
+/** The bank may ask its customer first, on its own page or in a frame. */
+async function act(stripe, answer) {
+  if (answer.action_url) {
+    location.assign(answer.action_url);
+    await new Promise(() => {}); // this page is going
+  }
+  if (!answer.client_secret) return;
+  const { error } = await stripe.handleNextAction({ clientSecret: answer.client_secret });
+  if (error) throw new Error(error.message);
+}
+
+async function eventually(holds) {
+  const until = performance.now() + SETTLES_MS;
+  while (performance.now() < until) {
+    if (await holds()) return true;
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+  return false;
+}
+
+// A purchase that was cut off is sent again under the key that it had, and so is charged once.
+const KEYS = "lectern.paying.";
+
+function keyOf(what) {
+  try {
+    const kept = sessionStorage.getItem(KEYS + what) ?? crypto.randomUUID();
+    sessionStorage.setItem(KEYS + what, kept);
+    return kept;
+  } catch {
+    return crypto.randomUUID();
+  }
+}
+
+function forgetKey(what) {
+  try {
+    sessionStorage.removeItem(KEYS + what);
+  } catch {
+    // It was never kept.
+  }
+}
