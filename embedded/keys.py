@@ -3,7 +3,7 @@
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -12,7 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 @dataclass(frozen=True)
 class Keys:
-    """What the server and the stand-in video host must agree on, the key of the server's tokens, the first admin's."""
+    """What the server and the stand-ins must agree on, the key of the server's tokens, the first admin's.
+
+    Those with a default came later: a directory from before is given its own at the next start.
+    """
 
     auth_secret: str
     admin_password: str
@@ -20,6 +23,9 @@ class Keys:
     webhook_secret: str
     signing_key_id: str
     signing_key_pem: str
+    stripe_secret_key: str = ""
+    stripe_publishable_key: str = ""
+    stripe_webhook_secret: str = ""
 
 
 def load_keys(directory: Path) -> Keys:
@@ -27,7 +33,11 @@ def load_keys(directory: Path) -> Keys:
     path = directory / "keys.json"
     if not path.exists():
         _write(path, _make())
-    return Keys(**json.loads(path.read_text()))
+    keys = Keys(**json.loads(path.read_text()))
+    if not keys.stripe_secret_key:
+        keys = replace(keys, **_stripe_keys())
+        _write(path, keys)
+    return keys
 
 
 def signing_key_file(directory: Path, keys: Keys) -> Path:
@@ -50,7 +60,16 @@ def _make() -> Keys:
         webhook_secret=secrets.token_hex(32),
         signing_key_id=secrets.token_hex(16),
         signing_key_pem=pem,
+        **_stripe_keys(),
     )
+
+
+def _stripe_keys() -> dict[str, str]:
+    return {
+        "stripe_secret_key": f"sk_test_{secrets.token_hex(24)}",
+        "stripe_publishable_key": f"pk_test_{secrets.token_hex(24)}",
+        "stripe_webhook_secret": f"whsec_{secrets.token_hex(32)}",
+    }
 
 
 def _write(path: Path, keys: Keys) -> None:

@@ -23,6 +23,7 @@ SUPERUSER = "lectern"
 DATABASE = "lectern"
 SHARED_PROGRAMS = Path("/var/cache/lectern")
 SHARED_DATA = Path("/var/lib/lectern")
+CHILDREN_LEFT = "pre-existing shared memory block"
 READY_LINE = 7  # of postmaster.pid, counted from 0: the state, as pg_ctl reads it
 
 
@@ -69,6 +70,20 @@ class Postgres:
         self._await_other(wait_for_other_s)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
+        deadline = time.monotonic() + wait_for_other_s
+        while True:
+            try:
+                self._spawn()
+                break
+            except PartFailedError as error:
+                # Of one that was killed the children take a moment to notice.
+                if CHILDREN_LEFT not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+        if self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").strip() != "1":  # noqa: S608
+            self.execute(f"CREATE DATABASE {DATABASE}")
+
+    def _spawn(self) -> None:
         self._process = processes.spawn(
             [str(self._program("postgres")), "-D", str(self.data), *self._settings()],
             log=self.log,
@@ -77,8 +92,6 @@ class Postgres:
             cwd=Path("/"),
         )
         processes.wait_until(self._is_ready, self._process, "Postgres", self.log)
-        if self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").strip() != "1":  # noqa: S608
-            self.execute(f"CREATE DATABASE {DATABASE}")
 
     def stop(self) -> None:
         """Fast shutdown: connections are cut, everything committed is on disk."""
@@ -98,8 +111,7 @@ class Postgres:
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run one statement as the superuser; answers its rows as unaligned text. For set-up, not for the product."""
-        psql = str(_wheel_programs() / "bin" / "psql")
-        command = [psql, "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", self.dsn_of(database), "-c", sql]
+        command = [str(program("psql")), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", self.dsn_of(database), "-c", sql]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
         if done.returncode != 0:
             raise PartFailedError(done.stderr.decode(errors="replace").strip())
@@ -175,6 +187,11 @@ class Postgres:
         if command.exists() and str(self.data) not in command.read_bytes().decode(errors="replace"):
             return None
         return pid
+
+
+def program(name: str) -> Path:
+    """One of Postgres' own, such as `psql`."""
+    return _wheel_programs() / "bin" / name
 
 
 def _wheel_programs() -> Path:

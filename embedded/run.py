@@ -138,6 +138,8 @@ class Supervisor:
         self.system.start_stores()
         self.system.start_video_host()
         self.system.start_mail_catcher()
+        self.system.start_model()
+        self.system.start_payments()
         self.screen.update("Starting the server")
         # Demo accounts have known passwords, so they are not put into a database that is somebody's own unasked.
         if self.demo is None:
@@ -175,6 +177,7 @@ class Supervisor:
         rows += [("Embedded", ", ".join(system.embedded())), ("Given", ", ".join(system.given))]
         rows += [("Processes", f"{n}: http://{LOOPBACK}:{port}") for n, port in enumerate(system.direct_ports, 1)]
         rows += [("Mails", f"{system.mails_address}   (they go nowhere else)" if system.mails_address else "")]
+        rows += [("Payments", f"{system.ledger_address}   (no money moves)" if system.ledger_address else "")]
         rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
         before = ""
         for name, text in rows:

@@ -20,8 +20,9 @@ REGION = "us-east-1"
 class ObjectStore:
     """One store on one data directory. Buckets are its folders, objects its files, so both outlive a restart.
 
-    The address changes with every start unless `port` is given. Clients use path style, signature v4 and checksums
-    `when_required`. The keys are made at the first start and kept beside the data.
+    Pages of any origin may use what they were given an address for. rclone stands behind `s3_front`, which mends what
+    it says of ranges. The address changes with every start unless `port` is given. Clients use path style, signature v4
+    and checksums `when_required`. The keys are made at the first start and kept beside the data.
     """
 
     def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
@@ -29,6 +30,7 @@ class ObjectStore:
         self.log = self.data.parent / "s3.log"
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._front: subprocess.Popen[bytes] | None = None
         self._keys: tuple[str, str] | None = None
 
     @property
@@ -60,28 +62,53 @@ class ObjectStore:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # private files are plain files in here
         (self.data / BUCKET).mkdir(exist_ok=True)
         self.port = self.port or processes.free_port()
+        inner_port = processes.free_port()
         access_key, secret_key = self._credentials()
         self._process = processes.spawn(
-            [_program(), "serve", "s3", str(self.data), "--addr", f"127.0.0.1:{self.port}", "--config", ""],
+            [
+                _program(),
+                "serve",
+                "s3",
+                str(self.data),
+                "--addr",
+                f"127.0.0.1:{inner_port}",
+                "--config",
+                "",
+                "--etag-hash",
+                "",
+                "--allow-origin",
+                "*",
+            ],
             log=self.log,
             on_parent_death=signal.SIGTERM,
             # By environment, quoted as CSV: a command line can be read by everybody on the machine.
             env={**os.environ, "RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'},
         )
-        processes.wait_until(self._answers, self._process, "The S3 store", self.log)
+        processes.wait_until(lambda: _answers(inner_port), self._process, "The S3 store", self.log)
+        self._front = processes.spawn(
+            [sys.executable, "-m", "embedded.s3_front", str(self.port), str(inner_port)],
+            log=self.log,
+            on_parent_death=signal.SIGTERM,
+            cwd=Path(__file__).resolve().parents[1],
+        )
+        processes.wait_until(lambda: _answers(self.port), self._front, "The S3 store's front", self.log)
 
     def stop(self) -> None:
         """End it; what was answered is on disk."""
+        if self._front is not None:
+            processes.stop(self._front)
+            self._front = None
         if self._process is not None:
             processes.stop(self._process)
             self._process = None
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        for process in (self._front, self._process):
+            if process is not None:
+                process.kill()
+                process.wait()
+        self._front = self._process = None
 
     def _credentials(self) -> tuple[str, str]:
         if self._keys is None:
@@ -95,10 +122,11 @@ class ObjectStore:
             self._keys = access_key, secret_key
         return self._keys
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port or 0), timeout=1):
-            return True
-        return False
+
+def _answers(port: int | None) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or 0), timeout=1):
+        return True
+    return False
 
 
 def _program() -> str:

@@ -1,6 +1,8 @@
 """Which parts of a system are embedded and which are given, and the settings that join them to the server."""
 
+import json
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -24,9 +26,17 @@ ACCOUNT = "lectern"
 POSTGRES = "Postgres 18"
 VIDEO_HOST = "stand-in video host"
 MAIL_CATCHER = "mail catcher"
+MODEL = "stand-in model"
+PAYMENTS = "stand-in Stripe"
 ADMIN_EMAIL = "admin@lectern.example"
 WEBHOOK_PATH = "/api/videos/webhooks/cloudflare"
-VIDEO_HOST_STOP_S = 5.0
+PAYMENTS_WEBHOOK_PATH = "/api/payments/webhooks/stripe"
+# What can be subscribed to while no money moves.
+PLANS = [
+    {"plan_name": "Everything", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"},
+    {"plan_name": "Everything, with a teacher", "monthly": "29.00", "yearly": "290.00", "currency": "usd"},
+]
+STANDIN_STOP_S = 5.0
 SERVER_STOP_MARGIN_S = 5.0
 
 
@@ -57,6 +67,10 @@ class System:
         self.admin: tuple[str, str] | None = None
         # Where the mails are shown, when none leave this machine.
         self.mails_address = ""
+        # Where the stand-in model is told how to behave.
+        self.model_address = ""
+        # Where payments are shown, when no money moves.
+        self.ledger_address = ""
 
     @property
     def address(self) -> str:
@@ -135,17 +149,8 @@ class System:
             "--signing-key-file": str(signing_key_file(self.data, self.keys)),
             "--key-id": self.keys.signing_key_id,
         }
-        host = Program(
-            "video host",
-            # As one word each: a secret may begin with a dash.
-            [sys.executable, "-m", "standins.video_host", *(f"{option}={value}" for option, value in options.items())],
-            env=dict(os.environ),
-            log=self.logs / "video_host.log",
-            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
-            on_parent_death=signal.SIGTERM,  # so that it can end its encoders
-            stop_timeout_s=VIDEO_HOST_STOP_S,
-        )
-        self._start(VIDEO_HOST, host)
+        # On its parent's death it can still end its encoders.
+        self._start_standin(VIDEO_HOST, "video_host", options, on_parent_death=signal.SIGTERM)
 
     def start_mail_catcher(self) -> None:
         """The stand-in that shows mails on a page, unless a mail server is configured. It comes up by itself."""
@@ -154,17 +159,76 @@ class System:
             return
         port, smtp_port = processes.free_port(), processes.free_port()
         self.settings |= {"LECTERN_SMTP__HOST": LOOPBACK, "LECTERN_SMTP__PORT": str(smtp_port)}
-        catcher = Program(
-            "mail catcher",
-            [sys.executable, "-m", "standins.mail_catcher", "--port", str(port), "--smtp-port", str(smtp_port)],
-            env=dict(os.environ),
-            log=self.logs / "mail_catcher.log",
-            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
-            on_parent_death=signal.SIGKILL,  # it has nothing to lose
-            stop_timeout_s=VIDEO_HOST_STOP_S,
-        )
-        self._start(MAIL_CATCHER, catcher)
+        self._start_standin(MAIL_CATCHER, "mail_catcher", {"--port": str(port), "--smtp-port": str(smtp_port)})
         self.mails_address = f"http://localhost:{port}"
+
+    def start_model(self) -> None:
+        """The stand-in that answers from what it is given, unless a model is configured. It comes up by itself."""
+        if self.config.openai.api_key:
+            self.given.append(f"model ({_place(self.config.openai.base_url)})")
+            return
+        port, key = processes.free_port(), secrets.token_urlsafe(16)
+        self.settings |= {
+            "LECTERN_OPENAI__BASE_URL": f"http://{LOOPBACK}:{port}/v1",
+            "LECTERN_OPENAI__API_KEY": key,
+            "LECTERN_OPENAI__MODEL": "stand-in",
+            "LECTERN_OPENAI__EMBEDDING_MODEL": "stand-in",
+            "LECTERN_OPENAI__INPUT_PRICE": "0",
+            "LECTERN_OPENAI__OUTPUT_PRICE": "0",
+        }
+        self._start_standin(MODEL, "model", {"--port": str(port), "--api-key": key})
+        self.model_address = f"http://{LOOPBACK}:{port}"
+
+    def start_payments(self) -> None:
+        """The stand-in that moves no money, unless Stripe is configured. It comes up by itself."""
+        if self.config.stripe.secret_key:
+            self.given.append("Stripe")
+            return
+        port = processes.free_port()
+        # A page that was opened under another name than this machine's own is sent there by its browser too.
+        name = urlsplit(self.config.server.public_url).hostname or LOOPBACK
+        origin = f"http://{name}:{port}"
+        if not self.config.plans:
+            self.settings["LECTERN_PLANS"] = json.dumps(PLANS)
+        self.settings |= {
+            "LECTERN_STRIPE__API_BASE": f"http://{LOOPBACK}:{port}",
+            "LECTERN_STRIPE__SECRET_KEY": self.keys.stripe_secret_key,
+            "LECTERN_STRIPE__PUBLISHABLE_KEY": self.keys.stripe_publishable_key,
+            "LECTERN_STRIPE__SCRIPT_URL": f"{origin}/endive/stripe.js",
+            "LECTERN_STRIPE__WEBHOOK_SECRET": self.keys.stripe_webhook_secret,
+        }
+        ledger = self.data / "stripe"
+        ledger.mkdir(mode=0o700, exist_ok=True)
+        options = {
+            "--host": LOOPBACK if name == LOOPBACK else self.config.server.host,
+            "--port": str(port),
+            "--public-url": origin,
+            "--data": str(ledger),
+            "--secret-key": self.keys.stripe_secret_key,
+            "--publishable-key": self.keys.stripe_publishable_key,
+            "--webhook-url": f"{self.local_address}{PAYMENTS_WEBHOOK_PATH}",
+            "--webhook-secret": self.keys.stripe_webhook_secret,
+        }
+        self._start_standin(PAYMENTS, "stripe", options)
+        self.ledger_address = f"http://{'localhost' if name == LOOPBACK else name}:{port}"
+
+    def _start_standin(
+        self, part: str, module: str, options: dict[str, str], on_parent_death: signal.Signals = signal.SIGKILL
+    ) -> None:
+        """Start `standins.<module>`; what it was told is on disk, or not worth keeping."""
+        port = int(options["--port"])
+        # As one word each: a secret may begin with a dash.
+        words = [f"{option}={value}" for option, value in options.items()]
+        program = Program(
+            part,
+            [sys.executable, "-m", f"standins.{module}", *words],
+            env=dict(os.environ),
+            log=self.logs / f"{module}.log",
+            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
+            on_parent_death=on_parent_death,
+            stop_timeout_s=STANDIN_STOP_S,
+        )
+        self._start(part, program)
 
     @property
     def is_ours(self) -> bool:

@@ -1,12 +1,13 @@
 """Videos: one-time upload addresses, what the host says of them, playback by signed address, captions.
 
-The host tells us by webhook when a video is ready. A webhook may be lost, so while a video is not final its owner's
-looking at it asks the host as well, at most once every `cloudflare.poll_s`.
+The host tells us by webhook when a video is ready. A webhook may be lost, so a job asks as well
+(`server.http.hosting`), and while a video is not final so does its owner's looking at it, at most once every
+`cloudflare.poll_s`.
 """
 
-import re
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,10 +15,12 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from server.data.db import Database, Record, queries
+from server.data.audit import audit_foreign
+from server.data.db import Record, queries
 from server.domain.captions import NotCaptions, check_captions
 from server.domain.videos import show_video
-from server.http.keys import CLOCK, VIDEO_HOST
+from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
+from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
 from server.http.problems import (
     BodyTooLarge,
@@ -31,30 +34,28 @@ from server.http.problems import (
     UnsupportedMediaType,
     UpstreamFailed,
     UpstreamTimedOut,
+    UpstreamUnavailable,
     ValidationFailed,
     VideoNotFound,
 )
 from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes, arriving
 from server.logs import get_logger
 from server.services.outside import ServiceError, ServiceHasNone
-from server.services.video_host import HostedVideo, VideoHost, WebhookRefused, read_video
+from server.services.video_host import LANGUAGE, HostedUpload, WebhookRefused, read_video
 
 routes = Routes("videos")
 videos = queries("videos")
+jobs = queries("jobs")
 log = get_logger()
 
-# What the host takes in one form; above it wants a resumable upload.
-FORM_BYTES = 200_000_000
+# The largest file that the host takes.
+MOST_BYTES = 30_000_000_000
 CAPTION_BYTES = 10_000_000
 # Asking the host takes as long as `cloudflare.timeout_s` lets it.
 _ASKS_HOST_S = 15.0
-# Videos that a process tells the host to delete at once.
-_REMOVALS = 10
 # Where an answer does not depend on the host it is not kept waiting for it.
 _POLL_S = 1.0
-_LADDER_S = 2.0
-_HOST_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut)
-_LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8}){0,3}", re.ASCII)
+_HOST_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
 
 
 class NewUpload(Body):
@@ -64,7 +65,7 @@ class NewUpload(Body):
     title: Title
     description: Description = ""
     filename: Annotated[str, Field(min_length=1, max_length=255)]
-    size_bytes: Annotated[int, Field(ge=1, le=FORM_BYTES)]
+    size_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)]
     max_duration_seconds: Annotated[int, Field(ge=1, le=21_600)] = 14_400
 
 
@@ -77,7 +78,9 @@ class VideoChange(Change):
 
 
 class Upload(BaseModel):
-    """Where the bytes go, once: a POST of `multipart/form-data` with the member `file`."""
+    """Where the bytes go, once: `form` is a POST of `multipart/form-data` with the member `file`; `tus` (1.0.0, for
+    more than 200 MB) is an upload that was created already, to be begun and resumed with HEAD and PATCH, in chunks of
+    a multiple of 256 KiB, 5 MiB at least."""
 
     method: Literal["form", "tus"]
     url: str
@@ -111,22 +114,48 @@ async def create_upload(call: Call[NewUpload]) -> Mapping[str, Any]:
     if lecture is not None and not lecture["viewer_owns"]:
         raise Forbidden
     if lecture is None:
-        raise ValidationFailed(errors=[{"pointer": "/lecture_id", "detail": "There is no such row."}])
-    uid, url, expires_at = await call.app[VIDEO_HOST].create_upload(
-        name=body.filename, creator=str(call.user.id), max_duration_s=body.max_duration_seconds
+        raise _no_lecture()
+    upload = await call.app[VIDEO_HOST].create_upload(
+        name=body.filename,
+        creator=str(call.user.id),
+        max_duration_s=body.max_duration_seconds,
+        size_bytes=body.size_bytes,
     )
-    video = await videos.insert_video(
-        call.db,
-        lecture_id=body.lecture_id,
-        upload_user_id=call.user.id,
-        title=body.title,
-        description=body.description,
-        cloudflare_uid=uid,
-    )
+    try:
+        video = await _keep_upload(call, lecture["creator_id"], upload)
+    except Exception:
+        # The lecture is gone, or Postgres is. Where the host does not hear of it either, the address expires.
+        with suppress(ServiceError):
+            await call.app[VIDEO_HOST].delete_video(upload.uid)
+        raise
     return {
-        "video": _show(call, video, owner=True, may_watch=True),
-        "upload": {"method": "form", "url": url, "expires_at": expires_at},
+        "video": _show(call, video),
+        "upload": {"method": upload.method, "url": upload.url, "expires_at": upload.expires_at},
     }
+
+
+async def _keep_upload(call: Call[NewUpload], owner_id: UUID, upload: HostedUpload) -> Record:
+    """The row of a video that the host waits for, and a job that looks after it. Raises ValidationFailed."""
+    body = call.body
+    async with call.db.transaction() as tx:
+        video: Record | None = await videos.insert_video(
+            tx,
+            lecture_id=body.lecture_id,
+            upload_user_id=call.user.id,
+            title=body.title,
+            description=body.description,
+            cloudflare_uid=upload.uid,
+            upload_expires_at=upload.expires_at,
+        )
+        if video is None:
+            raise _no_lecture()
+        await audit_foreign(tx, call.user.id, owner_id, "video_created", "lecture", body.lecture_id)
+        await ask_for_status(tx, video["id"], call.config.cloudflare.poll_s)
+    return video
+
+
+def _no_lecture() -> ValidationFailed:
+    return ValidationFailed(errors=[{"pointer": "/lecture_id", "detail": "There is no such row."}])
 
 
 @routes.get(
@@ -141,7 +170,7 @@ async def get_video(call: Call[None]) -> dict[str, Any]:
     video = await _get_watchable(call)
     if video["viewer_owns"] and await _check_with_host(call, video):
         video = await _get_watchable(call)
-    return _show(call, video, owner=video["viewer_owns"], may_watch=True)
+    return _show(call, video, owner=video["viewer_owns"], until=video["viewer_ends_at"])
 
 
 @routes.put(
@@ -154,14 +183,14 @@ async def get_video(call: Call[None]) -> dict[str, Any]:
 )
 async def update_video(call: Call[VideoChange]) -> dict[str, Any]:
     """Change a video of one's own course; members that are absent stay as they are."""
-    video = await _get_own(call)
+    video = await _get_own(call, "video_changed")
     members: dict[str, Any] = {"title": None, "description": None, "visibility": None}
     changed = await videos.update_video(
         call.db, video_id=video["id"], **members | call.body.model_dump(exclude_unset=True)
     )
     if changed is None:
         raise VideoNotFound
-    return _show(call, changed, owner=True, may_watch=True)
+    return _show(call, changed)
 
 
 @routes.delete(
@@ -173,20 +202,8 @@ async def update_video(call: Call[VideoChange]) -> dict[str, Any]:
 )
 async def delete_video(call: Call[None]) -> None:
     """Delete a video of one's own course. The host is told until it has deleted it too."""
-    video = await _get_own(call)
+    video = await _get_own(call, "video_deleted")
     await videos.delete_video(call.db, video_id=video["id"])
-
-
-async def remove_at_host(db: Database, host: VideoHost, *, pause_s: float) -> None:
-    """Delete at the host what was deleted here and is due; what fails is due again later. Seconds."""
-    for row in await videos.claim_removals(db, count=_REMOVALS, pause_s=pause_s):
-        uid = row["cloudflare_uid"]
-        try:
-            await host.delete_video(uid)
-        except ServiceError as error:
-            log.warning("video_not_removed", uid=uid, tries=row["tries"], error=str(error))
-        else:
-            await videos.forget_removal(db, cloudflare_uid=uid)
 
 
 # -- what the host says ------------------------------------------------------------------------------------------------
@@ -212,7 +229,7 @@ async def take_webhook(call: Call[None]) -> web.Response:
         raise MalformedJson from None
     hosted = read_video(said)
     if hosted is not None:
-        await _note(call, hosted)
+        await call.app[HOSTING].note(hosted)
     return web.Response()
 
 
@@ -227,34 +244,10 @@ async def _check_with_host(call: Call[Any], video: Record) -> bool:
     try:
         hosted = await host.get_video(uid, timeout_s=_POLL_S)
     except ServiceError as error:
-        age = call.app[CLOCK].now() - video["created_at"]
-        if not isinstance(error, ServiceHasNone) or age < timedelta(seconds=settings.upload_ttl_s):
-            log.warning("video_host_not_asked", video_id=str(video["id"]), error=str(error))
-            return False
-        hosted = HostedVideo(uid, "error", None, None, "The upload was not finished in time.")
-    await _note(call, hosted, ladder_s=_POLL_S)
+        log.warning("video_host_not_asked", video_id=str(video["id"]), error=str(error))
+        return False
+    await call.app[HOSTING].note(hosted, ladder_s=_POLL_S)
     return True
-
-
-async def _note(call: Call[Any], hosted: HostedVideo, ladder_s: float = _LADDER_S) -> None:
-    """Keep what the host says, and with a video that is ready its ladder, if that can be had now."""
-    row = await videos.note_status(
-        call.db,
-        cloudflare_uid=hosted.uid,
-        status=hosted.status,
-        duration_seconds=hosted.duration_s,
-        thumbnail_url=hosted.thumbnail_url,
-        error=hosted.error,
-    )
-    if row is None or row["status"] != "ready":
-        return
-    try:
-        ladder, segment_s = await call.app[VIDEO_HOST].fetch_ladder(hosted.uid, timeout_s=ladder_s)
-    except ServiceError as error:
-        # Ready all the same: the ladder is fetched again when a session needs it.
-        log.warning("ladder_not_fetched", video_id=str(row["id"]), error=str(error))
-        return
-    await videos.set_ladder(call.db, video_id=row["id"], ladder=ladder, segment_s=segment_s)
 
 
 # -- captions ----------------------------------------------------------------------------------------------------------
@@ -267,13 +260,14 @@ async def _note(call: Call[Any], hosted: HostedVideo, ladder_s: float = _LADDER_
     content=("text/vtt",),
     problems=(VideoNotFound, Forbidden, BodyTooLarge, UnsupportedMediaType, ValidationFailed, *_HOST_PROBLEMS),
     rate="write",
-    timeout_s=_ASKS_HOST_S,
+    timeout_s=_ASKS_HOST_S + INDEXED_WITHIN_S,
 )
 async def put_captions(call: Call[None]) -> None:
     """Store WebVTT (UTF-8, up to 10 MB) as the captions of a language."""
-    video, lang = await _get_own(call), _language(call)
+    video, lang = await _get_own(call, "captions_changed"), _language(call)
     vtt = await _read_captions(call.request)
-    await call.app[VIDEO_HOST].put_captions(_uid(video), lang, vtt)
+    async with _changing_captions(call, video):
+        await call.app[VIDEO_HOST].put_captions(_uid(video), lang, vtt)
 
 
 @routes.get(
@@ -300,20 +294,33 @@ async def get_captions(call: Call[None]) -> web.Response:
     status=204,
     problems=(VideoNotFound, Forbidden, NotFound, ValidationFailed, *_HOST_PROBLEMS),
     rate="write",
-    timeout_s=_ASKS_HOST_S,
+    timeout_s=_ASKS_HOST_S + INDEXED_WITHIN_S,
 )
 async def delete_captions(call: Call[None]) -> None:
     """Delete the captions of a language."""
-    video, lang = await _get_own(call), _language(call)
+    video, lang = await _get_own(call, "captions_deleted"), _language(call)
     try:
-        await call.app[VIDEO_HOST].delete_captions(_uid(video), lang)
+        async with _changing_captions(call, video):
+            await call.app[VIDEO_HOST].delete_captions(_uid(video), lang)
     except ServiceHasNone:
         raise NotFound("There are no captions in this language.") from None
 
 
+@asynccontextmanager
+async def _changing_captions(call: Call[Any], video: Record) -> AsyncIterator[None]:
+    """Around telling the host: what is said in the video is kept anew, and found when we answer unless that takes long.
+    Also if we do not live to hear the host's answer."""
+    async with call.db.transaction() as tx:
+        job_id = await ask_for_text(tx, video["id"], in_s=2 * _ASKS_HOST_S)
+    yield
+    await videos.change_captions(call.db, video_id=video["id"])
+    if not await call.app[HOSTING].index_now(job_id, video["id"]):
+        await jobs.hurry_job(call.db, job_id=job_id)
+
+
 def _language(call: Call[Any]) -> str:
     lang: str = call.path.lang
-    if not _LANGUAGE.fullmatch(lang):
+    if not LANGUAGE.fullmatch(lang):
         raise ValidationFailed(errors=[{"pointer": "/lang", "detail": "must be a language tag such as en or pt-BR"}])
     return lang
 
@@ -337,8 +344,9 @@ async def _read_captions(request: web.Request) -> bytes:
 # -- what several of them do -------------------------------------------------------------------------------------------
 
 
-def _show(call: Call[Any], video: Any, *, owner: bool, may_watch: bool) -> dict[str, Any]:
-    return show_video(video, owner=owner, may_watch=may_watch, sign=call.app[VIDEO_HOST].sign_playback)
+def _show(call: Call[Any], video: Any, *, owner: bool = True, until: datetime | None = None) -> dict[str, Any]:
+    sign = call.app[VIDEO_HOST].sign_playback
+    return show_video(video, owner=owner, may_watch=True, until=until, sign=sign)
 
 
 def _uid(video: Record) -> str:
@@ -359,8 +367,11 @@ async def _get_watchable(call: Call[Any]) -> Record:
     return video
 
 
-async def _get_own(call: Call[Any]) -> Record:
-    """The video of the path, of a course of the caller's. Raises VideoNotFound, Forbidden."""
+async def _get_own(call: Call[Any], action: str) -> Record:
+    """The video of the path, of a course of the caller's; an administrator's `action` is noted before it is done.
+
+    Raises VideoNotFound, Forbidden.
+    """
     video: Record | None = await videos.get_video(
         call.db, video_id=call.path.video_id, viewer_id=call.user.id, viewer_role=call.user.role
     )
@@ -368,4 +379,5 @@ async def _get_own(call: Call[Any]) -> Record:
         raise VideoNotFound
     if not video["viewer_owns"]:
         raise Forbidden
+    await audit_foreign(call.db, call.user.id, video["creator_id"], action, "video", video["id"])
     return video

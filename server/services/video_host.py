@@ -5,14 +5,15 @@ does ask raises `ServiceError`s: ServiceNotConfigured, ServiceSlow, ServiceAway,
 """
 
 import asyncio
+import base64
 import hmac
 import io
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urljoin
 
 import aiohttp
@@ -23,10 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from server.clock import Clock
-from server.config import Cloudflare
+from server.config import Breaker, Cloudflare
 from server.domain.ladder import Rendition, make_ladder, segment_length
-from server.domain.videos import Status, status_of
+from server.domain.videos import Status, error_of, status_of
 from server.services.outside import (
+    Service,
     ServiceAway,
     ServiceHasNone,
     ServiceNotConfigured,
@@ -34,8 +36,12 @@ from server.services.outside import (
     ServiceSlow,
 )
 
+# A language tag as far as the host and we look into it (BCP 47).
+LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8}){0,3}", re.ASCII)
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _SIGNATURE = re.compile(r"time=([0-9]{1,12}),sig1=([0-9a-fA-F]{64})", re.ASCII)
+# Time-outs are those of the call as a whole.
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _MANIFEST_BYTES = 1_048_576
 _API_BYTES = 12 * 1_048_576
 _SIGNED_URLS_KEPT = 10_000
@@ -51,13 +57,42 @@ class WebhookRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HostedVideo:
-    """What the host knows of a video. `duration_s` is None until it has been measured; `error` is for the uploader."""
+    """What the host knows of a video. `duration_s` is None until it has been measured; `error` is for the uploader.
+
+    One that is ready may not be `is_complete`: the higher rungs come later.
+    """
 
     uid: str
     status: Status
     duration_s: float | None
     thumbnail_url: str | None
     error: str | None
+    is_complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class HostedUpload:
+    """Where the bytes of a new video go, once, until when, and whether as one form or by tus."""
+
+    uid: str
+    method: Literal["form", "tus"]
+    url: str
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class HostedCaptions:
+    """Captions of one language; `status` is `ready`, `inprogress` or `error`."""
+
+    lang: str
+    is_generated: bool
+    status: str
+
+
+def _captions(item: Any) -> HostedCaptions | None:
+    if not isinstance(item, dict) or not LANGUAGE.fullmatch(lang := str(item.get("language"))):
+        return None
+    return HostedCaptions(lang, item.get("generated") is True, str(item.get("status", "ready")))
 
 
 def read_video(result: Any) -> HostedVideo | None:
@@ -72,10 +107,19 @@ def read_video(result: Any) -> HostedVideo | None:
         status=ours,
         duration_s=_duration(result.get("duration")),
         thumbnail_url=_text(result.get("thumbnail"), 2048),
-        error=(_text(status.get("errorReasonText"), 1000) or "The video could not be encoded.")
+        error=error_of(_text(status.get("errorReasonCode"), 100), _text(status.get("errorReasonText"), 1000))
         if ours == "error"
         else None,
+        is_complete=_is_complete(status.get("pctComplete")),
     )
+
+
+def _is_complete(percent: Any) -> bool:
+    """The host says `"39.000000"`, or nothing."""
+    try:
+        return float(percent) >= 100
+    except (TypeError, ValueError):
+        return True
 
 
 def _duration(value: Any) -> float | None:
@@ -91,20 +135,29 @@ class VideoHost:
         http: the process's client session.
         settings: section `cloudflare`; `customer_domain` is a host (https) or a whole origin.
         clock: for expiries and for the age of webhooks.
+        breaker: section `breaker`.
 
     Raises ValueError when `signing_key_pem` is set but is no RSA private key.
     """
 
-    def __init__(self, http: aiohttp.ClientSession, settings: Cloudflare, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        http: aiohttp.ClientSession,
+        settings: Cloudflare,
+        clock: Clock | None = None,
+        breaker: Breaker | None = None,
+    ) -> None:
         self._http = http
         self._settings = settings
         self._clock = clock or Clock()
-        self._timeout = aiohttp.ClientTimeout(total=settings.timeout_s)
+        self._service = Service("video_host", breaker, self._clock)
+        # What is played comes from elsewhere: it may work while the API is away, and the other way round.
+        self._delivery = Service("video_delivery", breaker, self._clock)
         self._stream = f"{settings.api_base.rstrip('/')}/accounts/{settings.account_id}/stream"
         domain = settings.customer_domain.rstrip("/")
         self._origin = domain if "://" in domain or not domain else f"https://{domain}"
         self._key = _load_key(settings.signing_key_pem)
-        # By (uid, moment): an RSA signature takes about a millisecond, and many ask for the same video at once.
+        # By (uid, start, end): an RSA signature takes about a millisecond, and many ask for the same video at once.
         self._signed: dict[tuple[str, int, int], dict[str, Any]] = {}
 
     @property
@@ -119,32 +172,44 @@ class VideoHost:
 
     # -- uploads and status --------------------------------------------------------------------------------------------
 
-    async def create_upload(self, *, name: str, creator: str, max_duration_s: int) -> tuple[str, str, datetime]:
-        """A one-time address for one `multipart/form-data` POST of up to 200 MB: (uid, url, expires_at).
+    async def create_upload(self, *, name: str, creator: str, max_duration_s: int, size_bytes: int) -> HostedUpload:
+        """A one-time address for the bytes: one form up to `form_bytes`, above it tus.
 
         The video can be watched by signed address only; `creator` is shown in the host's own lists.
         """
-        expires_at = self._clock.now() + timedelta(seconds=max(self._settings.upload_ttl_s, _SHORTEST_UPLOAD_S))
-        result = await self._ask(
-            "POST",
-            "/direct_upload",
-            json={
+        settings = self._settings
+        is_form = size_bytes <= settings.form_bytes
+        ttl_s = max(settings.upload_ttl_s if is_form else settings.tus_ttl_s, _SHORTEST_UPLOAD_S)
+        expires_at = (self._clock.now() + timedelta(seconds=ttl_s)).replace(microsecond=0)
+        expiry = expires_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        if is_form:
+            wish = {
                 "maxDurationSeconds": max_duration_s,
-                "expiry": expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "expiry": expiry,
                 "creator": creator,
                 "requireSignedURLs": True,
                 "meta": {"name": name},
-            },
-        )
-        uid, url = (result.get("uid"), result.get("uploadURL")) if isinstance(result, dict) else (None, None)
+            }
+            result = await self._ask("create_upload", "POST", "/direct_upload", json=wish)
+            uid, url = (result.get("uid"), result.get("uploadURL")) if isinstance(result, dict) else (None, None)
+        else:
+            metadata = {"maxDurationSeconds": str(max_duration_s), "expiry": expiry, "name": name}
+            headers = {
+                "Tus-Resumable": "1.0.0",
+                "Upload-Length": str(size_bytes),
+                "Upload-Creator": creator,
+                "Upload-Metadata": f"{_tus_metadata(metadata)},requiresignedurls",
+            }
+            told, _ = await self._call("create_upload", "POST", "?direct_user=true", headers=headers)
+            uid, url = told.get("stream-media-id"), told.get("Location")
         if not isinstance(uid, str) or not _UID.fullmatch(uid) or not isinstance(url, str):
             raise ServiceRefused("the video host gave no upload address")
-        return uid, url, expires_at.replace(microsecond=0)
+        return HostedUpload(uid, "form" if is_form else "tus", url, expires_at)
 
     async def get_video(self, uid: str, timeout_s: float | None = None) -> HostedVideo:
         """What the host knows of a video now. Raises ServiceHasNone."""
         async with _within(timeout_s):
-            video = read_video(await self._ask("GET", f"/{uid}"))
+            video = read_video(await self._ask("get_video", "GET", f"/{uid}", tries=2))
         if video is None:
             raise ServiceRefused("the video host's answer is not a video")
         return video
@@ -152,7 +217,7 @@ class VideoHost:
     async def delete_video(self, uid: str) -> None:
         """Delete at the host; one that is not there any more is as good as deleted."""
         try:
-            await self._ask("DELETE", f"/{uid}")
+            await self._ask("delete_video", "DELETE", f"/{uid}", tries=2)
         except ServiceHasNone:
             return
 
@@ -160,42 +225,57 @@ class VideoHost:
 
     async def put_captions(self, uid: str, lang: str, vtt: bytes) -> None:
         """Store WebVTT as the captions of a language, in place of those before. Raises ServiceHasNone."""
-        form = aiohttp.FormData()
-        form.add_field("file", io.BytesIO(vtt), filename=f"{lang}.vtt", content_type="text/vtt")
-        await self._ask("PUT", f"/{uid}/captions/{lang}", data=form)
+
+        def form() -> aiohttp.FormData:
+            form = aiohttp.FormData()
+            form.add_field("file", io.BytesIO(vtt), filename=f"{lang}.vtt", content_type="text/vtt")
+            return form
+
+        await self._ask("put_captions", "PUT", f"/{uid}/captions/{lang}", form=form, tries=2)
 
     async def get_captions(self, uid: str, lang: str) -> bytes:
         """The WebVTT of a language. Raises ServiceHasNone."""
-        async with self._call("GET", f"/{uid}/captions/{lang}/vtt") as answer:
-            return await _read(answer, _API_BYTES)
+        _, vtt = await self._call("get_captions", "GET", f"/{uid}/captions/{lang}/vtt", tries=2)
+        return vtt
+
+    async def list_captions(self, uid: str) -> list[HostedCaptions]:
+        """All captions of a video, with those that are being generated. Raises ServiceHasNone."""
+        result = await self._ask("list_captions", "GET", f"/{uid}/captions", tries=2)
+        return [captions for item in (result if isinstance(result, list) else []) if (captions := _captions(item))]
+
+    async def generate_captions(self, uid: str, lang: str) -> None:
+        """Ask the host to write captions from the sound; what becomes of it `list_captions` tells."""
+        await self._ask("generate_captions", "POST", f"/{uid}/captions/{lang}/generate")
 
     async def delete_captions(self, uid: str, lang: str) -> None:
         """Delete the captions of a language. Raises ServiceHasNone."""
-        await self._ask("DELETE", f"/{uid}/captions/{lang}")
+        await self._ask("delete_captions", "DELETE", f"/{uid}/captions/{lang}")
 
     # -- playback ------------------------------------------------------------------------------------------------------
 
-    def sign_playback(self, uid: str, ttl_s: float | None = None) -> dict[str, Any] | None:
-        """`{"hls", "dash", "thumbnail", "expires_at"}` of a video, good for about `ttl_s` (`playback_ttl_s`).
+    def sign_playback(self, uid: str, until: datetime | None = None) -> dict[str, Any] | None:
+        """`{"hls", "dash", "thumbnail", "expires_at"}` of a video, good for about `playback_ttl_s`, and never after
+        `until`, when the viewer's right to it ends.
 
         None when no signing key or domain is configured. The same addresses are given for up to a minute, and so may
         be that much nearer to their end.
         """
         if not self.can_sign:
             return None
-        ttl = max(1, int(ttl_s or self._settings.playback_ttl_s))
+        ttl = max(1, int(self._settings.playback_ttl_s))
         step = max(1, min(60, ttl // 4))
         start = int(self._clock.now().timestamp()) // step * step
-        signed = self._signed.get((uid, start, ttl))
+        end = start + ttl if until is None else min(start + ttl, int(until.timestamp()))
+        signed = self._signed.get((uid, start, end))
         if signed is None:
             if len(self._signed) >= _SIGNED_URLS_KEPT:
                 self._signed.clear()
-            signed = self._signed[uid, start, ttl] = self._sign(uid, start, start + ttl)
+            signed = self._signed[uid, start, end] = self._sign(uid, start, end)
         return dict(signed)
 
-    def playback(self, uid: str, ttl_s: float | None = None) -> dict[str, Any] | None:
+    def playback(self, uid: str, until: datetime | None = None) -> dict[str, Any] | None:
         """`{"hls", "dash", "expires_at"}`, as `sign_playback`."""
-        signed = self.sign_playback(uid, ttl_s)
+        signed = self.sign_playback(uid, until)
         return signed and {name: signed[name] for name in ("hls", "dash", "expires_at")}
 
     async def fetch_ladder(self, uid: str, timeout_s: float | None = None) -> tuple[list[dict[str, Any]], float]:
@@ -206,12 +286,18 @@ class VideoHost:
         if signed is None:
             raise ServiceNotConfigured("cloudflare.signing_key_pem, signing_key_id or customer_domain is empty")
         url: str = signed["hls"]
-        async with _within(timeout_s):
+
+        async def read() -> tuple[Any, Any]:
             master = _parse_manifest(await self._fetch(url))
-            ladder = make_ladder(_rendition(playlist.stream_info) for playlist in master.playlists)
-            if not ladder:
+            if not master.playlists:
                 raise ServiceRefused("the manifest has no renditions")
-            media = _parse_manifest(await self._fetch(urljoin(url, master.playlists[0].uri)))
+            return master, _parse_manifest(await self._fetch(urljoin(url, master.playlists[0].uri)))
+
+        async with _within(timeout_s):
+            master, media = await self._delivery.call("fetch_ladder", read, timeout_s=self._settings.timeout_s, tries=2)
+        ladder = make_ladder(_rendition(playlist.stream_info) for playlist in master.playlists)
+        if not ladder:
+            raise ServiceRefused("the manifest has no renditions")
         segment_s = segment_length(segment.duration or 0 for segment in media.segments)
         if segment_s is None:
             raise ServiceRefused("the manifest has no segments")
@@ -252,14 +338,13 @@ class VideoHost:
 
     async def _fetch(self, url: str) -> bytes:
         """A manifest, by signed address."""
-        async with _speaking(), self._http.get(url, timeout=self._timeout) as answer:
+        async with _speaking(), self._http.get(url, timeout=_NO_TIMEOUT) as answer:
             _check_status(answer.status, b"")
             return await _read(answer, _MANIFEST_BYTES)
 
-    async def _ask(self, method: str, path: str, **body: Any) -> Any:
-        """The `result` of an API call."""
-        async with self._call(method, path, **body) as answer:
-            text = await _read(answer, _API_BYTES)
+    async def _ask(self, operation: str, method: str, path: str, **call: Any) -> Any:
+        """The `result` of an API call; `call` as `_call`."""
+        _, text = await self._call(operation, method, path, **call)
         if not text:
             return None
         try:
@@ -270,20 +355,40 @@ class VideoHost:
             raise ServiceRefused(f"the video host refused: {text[:500]!r}")
         return envelope.get("result")
 
-    @asynccontextmanager
-    async def _call(self, method: str, path: str, **body: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _call(
+        self,
+        operation: str,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        form: Callable[[], aiohttp.FormData] | None = None,
+        headers: Mapping[str, str] | None = None,
+        tries: int = 1,
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Headers and body of an answer; `form` makes the same form for every try."""
         if not self.is_configured:
             raise ServiceNotConfigured("cloudflare.account_id or api_token is empty")
-        headers = {"Authorization": f"Bearer {self._settings.api_token}"}
-        async with (
-            _speaking(),
-            self._http.request(
-                method, self._stream + path, headers=headers, timeout=self._timeout, allow_redirects=False, **body
-            ) as answer,
-        ):
-            if answer.status >= 300:
-                _check_status(answer.status, await answer.content.read(500))
-            yield answer
+        sent = {"Authorization": f"Bearer {self._settings.api_token}", **(headers or {})}
+
+        async def once() -> tuple[Mapping[str, str], bytes]:
+            async with (
+                _speaking(),
+                self._http.request(
+                    method,
+                    self._stream + path,
+                    headers=sent,
+                    timeout=_NO_TIMEOUT,
+                    allow_redirects=False,
+                    json=json,
+                    data=form and form(),
+                ) as answer,
+            ):
+                if answer.status >= 300:
+                    _check_status(answer.status, await answer.content.read(500))
+                return answer.headers, await _read(answer, _API_BYTES)
+
+        return await self._service.call(operation, once, timeout_s=self._settings.timeout_s, tries=tries)
 
 
 @asynccontextmanager
@@ -291,15 +396,13 @@ async def _speaking() -> AsyncIterator[None]:
     """The network's failures in a service's words."""
     try:
         yield
-    except TimeoutError as error:
-        raise ServiceSlow("the video host did not answer in time") from error
     except aiohttp.ClientError as error:
         raise ServiceAway(f"the video host cannot be reached: {error}") from error
 
 
 @asynccontextmanager
 async def _within(timeout_s: float | None) -> AsyncIterator[None]:
-    """A shorter time-out than the settings' for all that is asked inside. Raises ServiceSlow."""
+    """For who does not want to wait as long as the settings say; not held against the host. Raises ServiceSlow."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -324,6 +427,11 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
         if len(body) > limit:
             raise ServiceRefused("the video host's answer is too long")
     return bytes(body)
+
+
+def _tus_metadata(members: Mapping[str, str]) -> str:
+    """`Upload-Metadata`: keys with their values in base64."""
+    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in members.items())
 
 
 def _load_key(pem: str) -> RSAPrivateKey | None:

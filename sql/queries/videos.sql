@@ -1,18 +1,25 @@
 -- name: get_lecture(lecture_id, viewer_id, viewer_role)^
-SELECT l.id, l.title, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
+SELECT l.id, l.title, c.creator_id, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
 WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
--- name: insert_video(lecture_id, upload_user_id, title, description, cloudflare_uid)^
-INSERT INTO videos (lecture_id, upload_user_id, title, description, cloudflare_uid)
-VALUES (:lecture_id, :upload_user_id, :title, :description, :cloudflare_uid)
+-- name: insert_video(lecture_id, upload_user_id, title, description, cloudflare_uid, upload_expires_at)^
+-- Nothing when the lecture is gone, which is locked first: a trigger writes it, and who deletes it would wait for us to
+-- let go of it while we wait for them.
+WITH lecture AS (
+    SELECT id FROM lectures WHERE id = :lecture_id FOR NO KEY UPDATE
+)
+INSERT INTO videos (lecture_id, upload_user_id, title, description, cloudflare_uid, upload_expires_at)
+SELECT id, :upload_user_id, :title, :description, :cloudflare_uid, :upload_expires_at FROM lecture
 RETURNING *;
 
 -- name: get_video(video_id, viewer_id, viewer_role)^
 SELECT
     v.*,
+    c.creator_id,
     coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
-    may_watch(:viewer_id, :viewer_role, v.id) AS viewer_may_watch
+    may_watch(:viewer_id, :viewer_role, v.id) AS viewer_may_watch,
+    watch_ends_at(:viewer_id, :viewer_role, v.id) AS viewer_ends_at
 FROM videos AS v JOIN lectures AS l ON l.id = v.lecture_id JOIN courses AS c ON c.id = l.course_id
 WHERE v.id = :video_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
@@ -44,19 +51,63 @@ SET status = :status,
 WHERE cloudflare_uid = :cloudflare_uid
   AND array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], :status)
    >= array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], status)
-RETURNING id, status, ladder IS NULL AS needs_ladder;
+RETURNING id, lecture_id, status, ladder IS NULL AS needs_ladder,
+          old.status <> 'ready' AND new.status = 'ready' AS became_ready,
+          old.status <> new.status AND new.status IN ('ready', 'error') AS settled;
+
+-- name: get_hosted(video_id)^
+SELECT id, status, cloudflare_uid, captions_version, created_at, upload_expires_at FROM videos
+WHERE id = :video_id;
+
+-- name: lock_lecture(lecture_id)!
+-- Of two videos that become ready at once the later one sees the other.
+SELECT 1 FROM lectures WHERE id = :lecture_id FOR NO KEY UPDATE;
+
+-- name: list_replaced(lecture_id)
+SELECT id FROM videos
+WHERE lecture_id = :lecture_id AND status = 'ready' AND cloudflare_uid IS NOT NULL
+  AND id <> lecture_video_id(:lecture_id);
+
+-- name: retire_video(video_id)$
+-- The host's copy goes (a trigger sees to it), the row and its figures stay. NULL for one that plays again because its
+-- successor is gone.
+WITH replaced AS (
+    SELECT id, EXISTS (SELECT 1 FROM video_sessions WHERE video_id = v.id AND status = 'active') AS is_watched
+    FROM videos AS v
+    WHERE id = :video_id AND cloudflare_uid IS NOT NULL AND id <> lecture_video_id(lecture_id)
+), retired AS (
+    UPDATE videos SET cloudflare_uid = NULL
+    WHERE id IN (SELECT id FROM replaced WHERE NOT is_watched)
+    RETURNING id
+), silenced AS (
+    DELETE FROM transcript_chunks WHERE video_id IN (SELECT id FROM retired)
+)
+SELECT CASE WHEN is_watched THEN 'watched' ELSE 'retired' END FROM replaced;
+
+-- name: change_captions(video_id)!
+UPDATE videos SET captions_version = captions_version + 1 WHERE id = :video_id;
+
+-- name: lock_captions(video_id, version)$
+-- Unless they were changed since they were read. In a statement of its own: the next one sees what another job wrote.
+SELECT lecture_id FROM videos WHERE id = :video_id AND captions_version = :version FOR NO KEY UPDATE;
+
+-- name: replace_transcript(video_id, lecture_id, lang, from_s, to_s, texts)!
+WITH gone AS (
+    DELETE FROM transcript_chunks WHERE video_id = :video_id
+)
+INSERT INTO transcript_chunks (video_id, lecture_id, lang, from_s, to_s, text)
+SELECT :video_id, :lecture_id, :lang, piece.from_s, piece.to_s, piece.text
+FROM unnest(:from_s::float8[], :to_s::float8[], :texts::text[]) AS piece (from_s, to_s, text);
 
 -- name: set_ladder(video_id, ladder, segment_s)!
 UPDATE videos SET ladder = :ladder, segment_s = :segment_s WHERE id = :video_id;
 
--- name: claim_removals(count, pause_s)
--- Those that are due, for this process alone until their next try: after `pause_s`, then twice that, up to an hour.
-UPDATE removed_videos AS r
-SET tries = tries + 1, next_try_at = now() + least(make_interval(secs => :pause_s * 2 ^ least(tries, 30)), interval '1 hour')
-WHERE r.cloudflare_uid IN (
-    SELECT cloudflare_uid FROM removed_videos WHERE next_try_at <= now()
-    ORDER BY next_try_at LIMIT :count FOR UPDATE SKIP LOCKED)
-RETURNING r.cloudflare_uid, r.tries;
+-- name: list_pieces_to_embed(video_id, model, count)
+-- With the lecture's title: a piece by itself often does not say what it is about.
+SELECT c.id, l.title || '. ' || c.text AS text
+FROM transcript_chunks AS c JOIN lectures AS l ON l.id = c.lecture_id
+WHERE c.video_id = :video_id AND c.embedded_by IS DISTINCT FROM :model ORDER BY c.from_s LIMIT :count;
 
--- name: forget_removal(cloudflare_uid)!
-DELETE FROM removed_videos WHERE cloudflare_uid = :cloudflare_uid;
+-- name: set_embeddings(ids, embeddings, model)!
+UPDATE transcript_chunks AS c SET embedding = given.embedding::vector, embedded_by = :model
+FROM unnest(:ids::uuid[], :embeddings::text[]) AS given (id, embedding) WHERE c.id = given.id;

@@ -97,6 +97,7 @@ def _named_video(request: web.Request) -> Video:
     video = request.app[STORE].get(request.match_info["uid"])
     if video is None:
         raise ApiError(404, 10003, "Not Found")
+    _write_generated(request, video)
     return video
 
 
@@ -206,8 +207,50 @@ async def delete_video(request: web.Request) -> web.Response:
 
 @routes.get(PREFIX + "/{uid}/captions")
 async def list_captions(request: web.Request) -> web.Response:
-    """All captions of a video."""
-    return _success([_caption(language, label) for language, label in sorted(_named_video(request).captions.items())])
+    """All captions of a video, with those that are being generated."""
+    video = _named_video(request)
+    known = video.captions | {language: _label(language) for language in video.generating}
+    return _success([_caption(video, language, label) for language, label in sorted(known.items())])
+
+
+@routes.post(PREFIX + "/{uid}/captions/{language}/generate")
+async def generate_captions(request: web.Request) -> web.Response:
+    """Write captions from the sound, which takes a while. What is said this stand-in cannot hear, and says so."""
+    video, language = _named_video(request), request.match_info["language"]
+    if language not in LANGUAGES:
+        raise ApiError(400, 10005, "Bad Request: captions cannot be generated in this language")
+    if video.state != "ready":
+        raise ApiError(400, 10005, "Bad Request: the video is not ready")
+    if language in video.captions or language in video.generating:
+        raise ApiError(409, 10005, "There are captions in this language")
+    settings = request.app[SETTINGS]
+    video.generating[language] = settings.now() + timedelta(seconds=settings.generation_s)
+    request.app[STORE].save(video)
+    return _success(_caption(video, language, _label(language)))
+
+
+def _write_generated(request: web.Request, video: Video) -> None:
+    """Captions whose time has come."""
+    store, now = request.app[STORE], request.app[SETTINGS].now()
+    for language in [language for language, due in video.generating.items() if due <= now]:
+        seconds = max(1, int(video.duration_s or 1))
+        cues = [
+            f"{_cue_time(at)} --> {_cue_time(min(at + 5, seconds))}\n(Generated: what is said from second {at} on.)\n"
+            for at in range(0, seconds, 5)
+        ]
+        store.write(video.uid, f"captions/{language}.vtt", "\n".join(["WEBVTT\n", *cues]).encode())
+        del video.generating[language]
+        video.captions[language] = _label(language)
+        video.generated.append(language)
+        store.save(video)
+
+
+def _cue_time(seconds: int) -> str:
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.000"
+
+
+def _label(language: str) -> str:
+    return LANGUAGES.get(language.split("-", maxsplit=1)[0].lower(), language)
 
 
 @routes.put(PREFIX + "/{uid}/captions/{language}")
@@ -223,9 +266,11 @@ async def put_captions(request: web.Request) -> web.Response:
     if store.get(video.uid) is None:  # deleted while it arrived
         raise ApiError(404, 10003, "Not Found")
     store.write(video.uid, f"captions/{language}.vtt", text)
-    video.captions[language] = LANGUAGES.get(language.split("-")[0].lower(), language)
+    video.captions[language] = _label(language)
+    video.generating.pop(language, None)
+    video.generated = [other for other in video.generated if other != language]
     store.save(video)
-    return _success(_caption(language, video.captions[language]))
+    return _success(_caption(video, language, video.captions[language]))
 
 
 async def _read_captions(part: BodyPartReader) -> bytes:
@@ -240,7 +285,7 @@ async def _read_captions(part: BodyPartReader) -> bytes:
 @routes.get(PREFIX + "/{uid}/captions/{language}")
 async def get_captions(request: web.Request) -> web.Response:
     """What is known about the captions in one language."""
-    return _success(_caption(*_named_captions(request)))
+    return _success(_caption(_named_video(request), *_named_captions(request)))
 
 
 @routes.get(PREFIX + "/{uid}/captions/{language}/vtt")
@@ -270,8 +315,14 @@ def _named_captions(request: web.Request) -> tuple[str, str]:
     return language, label
 
 
-def _caption(language: str, label: str) -> dict[str, object]:
-    return {"language": language, "label": label, "generated": False, "status": "ready"}
+def _caption(video: Video, language: str, label: str) -> dict[str, object]:
+    is_generating = language in video.generating
+    return {
+        "language": language,
+        "label": label,
+        "generated": is_generating or language in video.generated,
+        "status": "inprogress" if is_generating else "ready",
+    }
 
 
 @routes.post("/upload/{key}")
@@ -279,7 +330,7 @@ async def receive_upload(request: web.Request) -> web.Response:
     """Take the file of a direct upload, once; an upload that breaks off may be tried again."""
     settings, store = request.app[SETTINGS], request.app[STORE]
     video = store.by_upload_key(request.match_info["key"])
-    if video is None:
+    if video is None or video.tus_length is not None:
         raise web.HTTPNotFound(text="no such upload address")
     if video.uid in request.app[UPLOADS] or video.state != "pendingupload":
         raise web.HTTPConflict(text="this upload address has been used")

@@ -9,14 +9,18 @@ import aiohttp
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from standins.video_host import api, playback
+from standins.video_host import api, playback, tus
 from standins.video_host.encoder import ENCODER, Encoder
 from standins.video_host.signing import PlaybackTokens
 from standins.video_host.store import SETTINGS, STORE, Settings, Store
 from standins.video_host.webhooks import DELIVERIES, Deliveries
 
-REQUEST_HEADERS = "Range, Content-Type, CMCD-Request, CMCD-Object, CMCD-Status, CMCD-Session"
-ANSWER_HEADERS = "Accept-Ranges, Content-Length, Content-Range, Date, ETag"
+UPLOAD_HEADERS = "Tus-Resumable, Upload-Offset, Upload-Length, Upload-Metadata"
+REQUEST_HEADERS = f"{UPLOAD_HEADERS}, Range, Content-Type, CMCD-Request, CMCD-Object, CMCD-Status, CMCD-Session"
+ANSWER_HEADERS = (
+    f"{UPLOAD_HEADERS}, Location, Upload-Expires, stream-media-id, "
+    "Accept-Ranges, Content-Length, Content-Range, Date, ETag"
+)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -26,6 +30,8 @@ def create_app(settings: Settings) -> web.Application:
     app[STORE] = Store(settings)
     app[playback.TOKENS] = PlaybackTokens(settings.playback_key_pem, settings.key_id)
     app[api.UPLOADS] = set()
+    app[tus.SENDING] = set()
+    app.add_routes(tus.routes)
     app.add_routes(api.routes)
     app.add_routes(playback.routes)
     app.router.add_get("/livez", _live)
@@ -59,12 +65,13 @@ def _is_for_browsers(request: web.Request) -> bool:
 @web.middleware
 async def answer_preflights(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Browsers ask first, for players' CMCD headers too; the answer needs no token, for they send none."""
-    if request.method != hdrs.METH_OPTIONS or not _is_for_browsers(request):
+    is_preflight = request.method == hdrs.METH_OPTIONS and "Access-Control-Request-Method" in request.headers
+    if not is_preflight or not _is_for_browsers(request):
         return await handler(request)
     return web.Response(
         status=204,
         headers={
-            hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, POST, OPTIONS",
+            hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, HEAD, POST, PATCH, OPTIONS",
             hdrs.ACCESS_CONTROL_ALLOW_HEADERS: REQUEST_HEADERS,
             hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
         },

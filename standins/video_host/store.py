@@ -1,8 +1,8 @@
 """What the host remembers: one folder and one small JSON file per video.
 
 Everything is written so that a kill leaves nothing half done. A video's folder holds `video.json` (its state),
-`source` (until it is encoded), `media/` (playlists, segments, the thumbnail; it appears complete, by one rename) and
-`captions/<language>.vtt`.
+`source` (until it is encoded; `source.tus` while it arrives bit by bit), `media/` (playlists, segments, the thumbnail;
+it appears complete, by one rename) and `captions/<language>.vtt`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ class Settings:
     webhook_secret: str = ""
     allow_origins: tuple[str, ...] = ("*",)
     max_upload_bytes: int = 200 * 1024 * 1024
+    max_tus_bytes: int = 30_000_000_000
+    min_chunk_bytes: int = 5 * 1024 * 1024
     webhook_backoff_s: float = 1.0
     webhook_tries: int = 12
+    generation_s: float = 1.0
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -82,6 +85,8 @@ class Video(BaseModel):
     allowed_origins: list[str] = Field(default_factory=list)
     meta: dict[str, Any] = Field(default_factory=dict)
     creator: str | None = None
+    tus_length: int | None = None
+    """How many bytes are to come by tus; None for a form."""
     scheduled_deletion: datetime | None = None
     thumbnail_at: float = 0.0
     """Which moment the thumbnail shows, as a fraction of the duration."""
@@ -93,6 +98,10 @@ class Video(BaseModel):
     audio: Rendition | None = None
     captions: dict[str, str] = Field(default_factory=dict)
     """Language tag to label."""
+    generated: list[str] = Field(default_factory=list)
+    """Languages of captions that the host wrote itself."""
+    generating: dict[str, datetime] = Field(default_factory=dict)
+    """Languages of those that it still writes, and when they are done."""
     notice: Notice | None = None
 
 
@@ -120,6 +129,8 @@ class Store:
         # Whatever was on its way when the host died starts again from what is whole.
         if video.state == "inprogress":
             video.state = "queued"
+        if video.tus_length is not None and video.state == "pendingupload":
+            self._load_tus(video, folder)
         if video.state != "queued":
             (folder / "source").unlink(missing_ok=True)
         if video.state != "ready":
@@ -127,6 +138,21 @@ class Store:
         for leftover in [*folder.glob("*.part"), *folder.glob("encoding-*")]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         self._remember(video)
+
+    def _load_tus(self, video: Video, folder: Path) -> None:
+        """What arrived before a kill is kept; where that was all of it, the end is made up for."""
+        for name in ("source.tus", "source"):
+            if (folder / name).exists() and (folder / name).stat().st_size == video.tus_length:
+                self.complete_tus(video)
+                return
+
+    def complete_tus(self, video: Video) -> None:
+        """All bytes are here. A kill in between is made up for by the next start."""
+        folder = self.folder(video.uid)
+        if (folder / "source.tus").exists():
+            (folder / "source.tus").replace(folder / "source")
+        video.state, video.size, video.uploaded = "queued", video.tus_length or 0, self._now()
+        self.save(video)
 
     def _remember(self, video: Video) -> None:
         self.videos[video.uid] = video

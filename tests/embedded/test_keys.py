@@ -1,3 +1,5 @@
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -28,3 +30,13 @@ def test_nobody_else_can_read_them(tmp_path: Path) -> None:
 def test_the_signing_key_is_a_pem_that_can_be_loaded(tmp_path: Path) -> None:
     path = signing_key_file(tmp_path, load_keys(tmp_path))
     assert serialization.load_pem_private_key(path.read_bytes(), None) is not None
+
+
+def test_a_directory_of_before_is_given_what_it_lacks_once(tmp_path: Path) -> None:
+    before = load_keys(tmp_path)
+    old = {name: value for name, value in asdict(before).items() if not name.startswith("stripe_")}
+    (tmp_path / "keys.json").write_text(json.dumps(old))
+    first = load_keys(tmp_path)
+    assert first.auth_secret == before.auth_secret
+    assert first.stripe_secret_key.startswith("sk_test_")
+    assert load_keys(tmp_path) == first

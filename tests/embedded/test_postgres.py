@@ -1,15 +1,17 @@
+import asyncio
 import os
 import pwd
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from embedded import postgres as module
-from embedded import processes
+from embedded import postgres, processes
 from embedded.postgres import Postgres
 from embedded.processes import AlreadyRunningError, PartFailedError
+from tests.support.core import eventually
 from tests.support.services import data_directory
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives up root")
@@ -56,6 +58,21 @@ async def test_what_was_committed_survives_a_kill(server: Postgres) -> None:
     connection = await asyncpg.connect(dsn)
     assert await connection.fetchval("SELECT answer FROM kept") == 42
     await connection.close()
+
+
+async def test_it_starts_again_as_soon_as_the_last_child_of_a_killed_one_is_gone(server: Postgres) -> None:
+    connection = await asyncpg.connect(server.dsn)
+    child = await connection.fetchval("SELECT pg_backend_pid()")
+    os.kill(child, signal.SIGSTOP)
+    server.kill()
+    connection.terminate()
+    starting = asyncio.create_task(asyncio.to_thread(server.start))
+    try:
+        await eventually(lambda: postgres.CHILDREN_LEFT in server.log.read_text())
+    finally:
+        os.kill(child, signal.SIGCONT)
+    await starting
+    assert server.execute("SELECT 1") == "1\n"
 
 
 def test_starting_twice_is_starting_once(server: Postgres) -> None:
@@ -127,10 +144,10 @@ def test_under_root_it_runs_as_nobody(server: Postgres) -> None:
 def test_under_root_closed_places_are_left_for_open_ones(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = directory / "closed"
     closed.mkdir(mode=0o700)
-    monkeypatch.setattr(module, "SHARED_DATA", directory / "data")
-    monkeypatch.setattr(module, "SHARED_PROGRAMS", directory / "programs")
+    monkeypatch.setattr(postgres, "SHARED_DATA", directory / "data")
+    monkeypatch.setattr(postgres, "SHARED_PROGRAMS", directory / "programs")
     reachable = processes.reachable_by_others
-    wheel = module._wheel_programs()
+    wheel = postgres._wheel_programs()
     monkeypatch.setattr(processes, "reachable_by_others", lambda path: path != wheel and reachable(path))
 
     server = Postgres(closed / "data", durable=False)

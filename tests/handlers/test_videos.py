@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+from base64 import b64decode
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +15,7 @@ import pytest
 from tests.support.app import serving, settings
 from tests.support.cloudflare import LADDER, StreamHost, hosting, sign_webhook, webhook_body
 from tests.support.people import Answer, People, Person
+from tests.support.waiting import blocked
 
 WEBHOOK = "/api/videos/webhooks/cloudflare"
 VTT = b"WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n"
@@ -28,7 +31,7 @@ async def stream() -> AsyncIterator[StreamHost]:
 @pytest.fixture
 def overrides(stream: StreamHost) -> dict[str, dict[str, Any]]:
     """The application's video host is that one."""
-    return {"cloudflare": stream.settings, "jobs": {"poll_s": 0.02}}
+    return {"cloudflare": stream.settings, "jobs": {"poll_s": 0.02}, "sessions": {"entitled_s": 0.1}}
 
 
 @pytest.fixture
@@ -57,9 +60,17 @@ async def video(teacher: Person, lecture: Any) -> Any:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what the application does by itself."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.01)
+
+
+async def once(person: Person, path: str, condition: Callable[[Any], bool]) -> Any:
+    """What is shown when it is so, by what the application does by itself."""
+    async with asyncio.timeout(20):
+        while not condition(shown := (await person.get(path)).body):  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.01)
+    return shown
 
 
 async def tell(person: Person, said: dict[str, Any], **signed: Any) -> Answer:
@@ -87,10 +98,59 @@ async def test_an_upload_goes_straight_to_the_host(teacher: Person, lecture: Any
     assert stream.uploads[0]["creator"] == teacher.id
 
 
+async def test_an_upload_whose_lecture_is_gone_meanwhile_leaves_nothing_at_the_host(
+    teacher: Person, lecture: Any, stream: StreamHost
+) -> None:
+    stream.answering.clear()
+    begun = asyncio.create_task(teacher.post("/api/videos/upload", new_upload(lecture)))
+    await until(lambda: len(stream.asked) == 1)
+    assert (await teacher.delete(f"/api/lectures/{lecture['id']}")).status == 204
+    stream.answering.set()
+    answer = await begun
+    assert (answer.status, answer.pointers) == (422, ["/lecture_id"])
+    assert stream.videos == {}
+    assert len(stream.uploads) == 1
+
+
+async def test_an_upload_and_the_lectures_deletion_do_not_wait_for_each_other(
+    teacher: Person, lecture: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    async with sql.transaction():  # as whoever deletes the lecture and has locked it
+        await sql.execute("SELECT FROM lectures WHERE id = $1 FOR NO KEY UPDATE", lecture["id"])
+        begun = asyncio.create_task(teacher.post("/api/videos/upload", new_upload(lecture)))
+        await blocked(sql)
+        await sql.execute("DELETE FROM lectures WHERE id = $1", lecture["id"])
+    answer = await begun
+    assert (answer.status, answer.pointers) == (422, ["/lecture_id"])
+    assert stream.videos == {}
+
+
+async def test_a_large_file_is_sent_by_tus(teacher: Person, lecture: Any, stream: StreamHost) -> None:
+    for size_bytes, method in ((200_000_000, "form"), (200_000_001, "tus"), (30_000_000_000, "tus")):
+        begun = await teacher.make("/api/videos/upload", new_upload(lecture) | {"size_bytes": size_bytes})
+        assert begun["upload"]["method"] == method
+    uid = begun["video"]["cloudflare_uid"]
+    assert begun["upload"]["url"] == f"{stream.origin}/tus/{uid}"
+    told = stream.uploads[-1]
+    assert (told["Upload-Length"], told["Tus-Resumable"], told["Upload-Creator"]) == (
+        "30000000000",
+        "1.0.0",
+        teacher.id,
+    )
+    wish = dict(pair.split(" ") for pair in told["Upload-Metadata"].split(",") if " " in pair)
+    assert {key: b64decode(value).decode() for key, value in wish.items()} == {
+        "maxDurationSeconds": "14400",
+        "name": "intro.mp4",
+        "expiry": begun["upload"]["expires_at"],
+    }
+    assert told["Upload-Metadata"].endswith(",requiresignedurls")
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [
-        ("size_bytes", 0), ("size_bytes", 200_000_001), ("size_bytes", "10"), ("size_bytes", 2**63), ("filename", ""),
+        ("size_bytes", 0), ("size_bytes", 30_000_000_001), ("size_bytes", "10"), ("size_bytes", 2**63),
+        ("filename", ""),
         ("lecture_id", "x"), ("max_duration_seconds", 21_601), ("title", ""), ("title", " "), ("status", "ready"),
     ],
 )  # fmt: skip
@@ -113,7 +173,9 @@ async def test_only_the_course_s_owner_uploads(teacher: Person, people: People, 
         assert (answer.status, answer.pointers) == (422, ["/lecture_id"])
 
 
-@pytest.mark.parametrize(("failing", "status", "code"), [(503, 502, "upstream_failed"), (401, 502, "upstream_failed")])
+@pytest.mark.parametrize(
+    ("failing", "status", "code"), [(500, 503, "upstream_unavailable"), (401, 502, "upstream_failed")]
+)
 async def test_a_host_that_fails_leaves_no_video(
     teacher: Person, lecture: Any, stream: StreamHost, failing: int, status: int, code: str
 ) -> None:
@@ -129,6 +191,27 @@ async def test_a_host_that_hangs_is_told_in_time(teacher: Person, lecture: Any, 
     answer = await teacher.post("/api/videos/upload", new_upload(lecture))
     assert (answer.status, answer.code) == (504, "upstream_timed_out")
     assert int(answer.headers["Retry-After"]) > 0
+
+
+async def test_while_the_host_is_away_what_needs_it_says_so_at_once_and_all_else_works(
+    teacher: Person, lecture: Any, video: Any, stream: StreamHost, people: People
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    stream.failing = 500
+    path = f"/api/videos/{video['id']}"
+    needs = [("POST", "/api/videos/upload", new_upload(lecture)), ("GET", f"{path}/captions/en", None)]
+    for method, needed, body in needs * 3:
+        answer = await teacher.ask(method, needed, body)
+        assert (answer.status, answer.code) == (503, "upstream_unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    asked = len(stream.asked)
+    assert (await teacher.post(*needs[0][1:])).status == 503
+    assert len(stream.asked) == asked, "it failed too often and is left alone"
+    assert (await teacher.get(path)).body["playback"]["hls"]
+    assert (await teacher.put(path, {"title": "Renamed"})).status == 200
+    assert (await teacher.post(f"{path}/sessions", {})).status == 201
+    assert (await teacher.get(f"/api/lectures/{lecture['id']}")).body["video"]["title"] == "Renamed"
+    assert (await teacher.delete(path)).status == 204
 
 
 async def test_without_a_host_its_routes_say_so_and_the_others_work(
@@ -224,13 +307,17 @@ async def test_an_owner_who_looks_finds_out_what_no_webhook_told(
 ) -> None:
     path = f"/api/videos/{video['id']}"
     stream.set_state(video["cloudflare_uid"], "inprogress")
-    assert (await teacher.get(path)).body["status"] == "processing"
+    await once(teacher, path, lambda shown: shown["status"] == "processing")
     stream.make_ready(video["cloudflare_uid"])
-    assert (await teacher.get(path)).body["status"] == "ready"
+    await once(teacher, path, lambda shown: shown["status"] == "ready")
     assert await sql.fetchval("SELECT segment_s FROM videos") == 4.0
-    asked = len(stream.asked)
+    async with asyncio.timeout(20):
+        while await sql.fetchval("SELECT count(*) FROM jobs WHERE kind <> 'video_text'"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    about = f"GET /client/v4/accounts/account/stream/{video['cloudflare_uid']}"
+    asked = stream.asked.count(about)
     assert (await teacher.get(path)).body["status"] == "ready"
-    assert len(stream.asked) == asked
+    assert stream.asked.count(about) == asked
 
 
 async def test_a_host_that_is_away_does_not_keep_an_owner_from_looking(
@@ -245,14 +332,17 @@ async def test_a_host_that_is_away_does_not_keep_an_owner_from_looking(
     assert (shown.status, shown.body["status"]) == (200, "pending_upload")
 
 
-async def test_an_upload_that_the_host_forgot_has_failed(
-    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+@pytest.mark.parametrize("knows", [True, False])
+async def test_an_upload_that_never_came_has_failed(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]", knows: bool
 ) -> None:
-    stream.videos.clear()
+    if not knows:
+        stream.videos.clear()
     path = f"/api/videos/{video['id']}"
     assert (await teacher.get(path)).body["status"] == "pending_upload"
-    await sql.execute("UPDATE videos SET created_at = now() - interval '1 day'")
-    assert (await teacher.get(path)).body["status"] == "error"
+    await sql.execute("UPDATE videos SET upload_expires_at = now() - interval '1 day'")
+    shown = await once(teacher, path, lambda shown: shown["status"] == "error")
+    assert "not finished in time" in shown["error"]
 
 
 async def test_many_who_look_at_once_ask_the_host_once(
@@ -334,9 +424,58 @@ async def test_videos_go_with_their_lecture_or_course_at_the_host_too(
     assert (await teacher.delete(path)).status == 204
     assert (await teacher.get(f"/api/videos/{video['id']}")).status == 404
     await until(lambda: stream.videos == {})
-    async with asyncio.timeout(5):
-        while await sql.fetchval("SELECT count(*) FROM removed_videos"):  # noqa: ASYNC110  # nothing tells us
+    async with asyncio.timeout(20):
+        while await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'video_removal'"):  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.01)
+
+
+async def test_a_right_that_ends_takes_the_addresses_and_the_socket_along(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    learner = await people.join("learner")
+    course_id = (await teacher.get(f"/api/lectures/{video['lecture_id']}")).body["course_id"]
+    await learner.make("/api/enrollments", {"course_id": course_id})
+    ends_at = await sql.fetchval("UPDATE enrollments SET expires_at = now() + interval '1.5 s' RETURNING expires_at")
+    path = f"/api/videos/{video['id']}"
+    session = await learner.make(f"{path}/sessions", {})
+    lecture = (await learner.get(f"/api/lectures/{video['lecture_id']}")).body
+    for playback in ((await learner.get(path)).body["playback"], session["playback"], lecture["video"]["playback"]):
+        assert datetime.fromisoformat(playback["expires_at"]) <= ends_at
+    assert datetime.fromisoformat((await teacher.get(path)).body["playback"]["expires_at"]) > ends_at
+    protocols = ("lectern.v1", f"bearer.{session['token']}")
+    async with learner.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols) as socket:
+        async with asyncio.timeout(8):
+            async for _ in socket:
+                pass
+        assert socket.close_code == 4403
+
+
+async def test_who_leaves_a_course_in_mid_lecture_watches_no_longer(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    course_id = (await teacher.get(f"/api/lectures/{video['lecture_id']}")).body["course_id"]
+
+    async def watch(person: Person) -> Any:
+        session = await person.make(f"/api/videos/{video['id']}/sessions", {})
+        protocols = ("lectern.v1", f"bearer.{session['token']}")
+        return await person.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols)
+
+    leaver, stayer = await people.join("leaver"), await people.join("stayer")
+    for learner in (leaver, stayer):
+        await learner.make("/api/enrollments", {"course_id": course_id})
+    async with await watch(leaver) as left, await watch(stayer) as stays:
+        assert (await leaver.delete(f"/api/enrollments/courses/{course_id}")).status == 204
+        async with asyncio.timeout(8):
+            async for _ in left:
+                pass
+        assert left.close_code == 4403
+        assert not stays.closed
+        await stays.send_json({"type": "bye"})
+        async for _ in stays:
+            pass
+        assert stays.close_code == 1000
 
 
 # -- captions ----------------------------------------------------------------------------------------------------------

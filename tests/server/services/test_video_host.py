@@ -63,20 +63,20 @@ async def host(stream: StreamHost, clock: SetClock) -> AsyncIterator[VideoHost]:
 
 async def upload(host: VideoHost) -> str:
     """A video at the host; its uid."""
-    uid, _, _ = await host.create_upload(name="a.mp4", creator="somebody", max_duration_s=600)
-    return uid
+    upload = await host.create_upload(name="a.mp4", creator="somebody", max_duration_s=600, size_bytes=1000)
+    return upload.uid
 
 
 async def test_an_upload_asks_for_signed_addresses_and_a_limit(
     host: VideoHost, stream: StreamHost, clock: SetClock
 ) -> None:
-    uid, url, expires_at = await host.create_upload(name="a.mp4", creator="somebody", max_duration_s=600)
-    assert url == f"{stream.origin}/upload/{uid}"
-    assert expires_at == clock.time + timedelta(hours=1)
+    upload = await host.create_upload(name="a.mp4", creator="somebody", max_duration_s=600, size_bytes=1000)
+    assert (upload.method, upload.url) == ("form", f"{stream.origin}/upload/{upload.uid}")
+    assert upload.expires_at == clock.time + timedelta(hours=1)
     assert stream.uploads == [
         {
             "maxDurationSeconds": 600,
-            "expiry": expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "expiry": upload.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "creator": "somebody",
             "requireSignedURLs": True,
             "meta": {"name": "a.mp4"},
@@ -132,7 +132,7 @@ async def test_the_ladder_is_read_from_the_manifest(host: VideoHost, stream: Str
 async def test_a_playback_address_is_signed_for_one_video_and_a_time(
     host: VideoHost, stream: StreamHost, clock: SetClock
 ) -> None:
-    playback = host.playback("video-1", 600)
+    playback = host.playback("video-1")
     assert playback is not None
     assert set(playback) == {"hls", "dash", "expires_at"}
     origin, _, rest = playback["hls"].partition("/ey")
@@ -141,9 +141,9 @@ async def test_a_playback_address_is_signed_for_one_video_and_a_time(
     assert playback["dash"] == f"{stream.origin}/{token}/manifest/video.mpd"
     claims = jwt.decode(token, signing_key().public_key(), algorithms=["RS256"])
     start = int(clock.time.timestamp())
-    assert claims == {"sub": "video-1", "kid": KEY_ID, "nbf": start - 60, "exp": start + 600}
+    assert claims == {"sub": "video-1", "kid": KEY_ID, "nbf": start - 60, "exp": start + 3600}
     assert jwt.get_unverified_header(token)["kid"] == KEY_ID
-    assert playback["expires_at"] == clock.time + timedelta(seconds=600)
+    assert playback["expires_at"] == clock.time + timedelta(seconds=3600)
 
 
 async def test_the_same_address_is_given_for_a_minute(host: VideoHost, clock: SetClock) -> None:
@@ -155,9 +155,17 @@ async def test_the_same_address_is_given_for_a_minute(host: VideoHost, clock: Se
     assert host.playback("video-1") != first
 
 
-async def test_a_short_time_to_live_is_kept(host: VideoHost, clock: SetClock) -> None:
+async def test_an_address_ends_with_the_right_to_it(host: VideoHost, clock: SetClock) -> None:
+    for ends_in_s, lasts_s in ((90, 90), (7200, 3600)):
+        playback = host.playback("video-1", clock.time + timedelta(seconds=ends_in_s))
+        assert playback is not None
+        assert playback["expires_at"] == clock.time + timedelta(seconds=lasts_s)
+
+
+async def test_a_short_time_to_live_is_kept(stream: StreamHost, clock: SetClock) -> None:
     clock.time += timedelta(seconds=1.5)
-    playback = host.playback("video-1", 2)
+    async with aiohttp.ClientSession() as http:
+        playback = VideoHost(http, Cloudflare(**stream.settings | {"playback_ttl_s": 2}), clock).playback("video-1")
     assert playback is not None
     assert 1 <= (playback["expires_at"] - clock.time).total_seconds() <= 2
 
@@ -262,3 +270,13 @@ def test_absurd_members_of_a_video_are_left_out() -> None:
     video = read_video({"uid": "x", "status": {"state": "error", "errorReasonText": "a\0b\ud800"}, "duration": True})
     assert video is not None
     assert (video.status, video.error, video.duration_s) == ("error", "ab?", None)
+
+
+async def test_who_does_not_want_to_wait_does_not_have_the_host_left_alone(host: VideoHost, stream: StreamHost) -> None:
+    uid = await upload(host)
+    stream.answering.clear()
+    for _ in range(6):
+        with pytest.raises(ServiceSlow):
+            await host.get_video(uid, timeout_s=0.01)
+    stream.answering.set()
+    assert (await host.get_video(uid)).uid == uid

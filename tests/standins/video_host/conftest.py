@@ -14,13 +14,14 @@ from typing import Any
 import jwt
 import pytest
 from aiohttp import FormData
-from aiohttp.test_utils import TestClient, TestServer, unused_port
+from aiohttp.test_utils import TestClient, unused_port
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from standins.video_host.app import create_app
 from standins.video_host.clip import cached_clip
 from standins.video_host.store import Settings
+from tests.support.local_server import LocalServer
 
 ACCOUNT, API_TOKEN, KEY_ID = "acc0", "api-token", "key0"
 API = f"/client/v4/accounts/{ACCOUNT}/stream"
@@ -122,7 +123,7 @@ def start_host(aiohttp_client: Any, settings: Settings, sign: Callable[..., str]
     async def start(**changes: Any) -> Host:
         changed = replace(settings, **{"public_url": f"http://127.0.0.1:{unused_port()}"} | changes)
         port = int(changed.public_url.rsplit(":", 1)[1])
-        client = await aiohttp_client(TestServer(create_app(changed), port=port))
+        client = await aiohttp_client(LocalServer(create_app(changed), port=port))
         return Host(client, changed, sign)
 
     return start
@@ -136,7 +137,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, key_pair: tuple[str, str])
 
     async def encode() -> str:
         port = int(settings.public_url.rsplit(":", 1)[1])
-        async with TestClient(TestServer(create_app(settings), port=port)) as client:
+        async with TestClient(LocalServer(create_app(settings), port=port)) as client:
             host = Host(client, settings, lambda: "")
             uid, path = await host.reserve(requireSignedURLs=True, meta={"name": "Clip"})
             assert await host.upload(path, await asyncio.to_thread(cached_clip(seconds=6).read_bytes)) == 200

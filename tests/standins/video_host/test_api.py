@@ -256,3 +256,23 @@ async def test_an_unknown_route_of_the_api_answers_in_its_shape(start_host: Star
         status, answer = await host.call(method, path)
         assert status in (404, 405)
         assert (answer["success"], answer["errors"][0]["code"]) == (False, 7003)
+
+
+async def test_captions_are_generated_after_a_while_and_give_way_to_a_person_s(
+    host_with_video: tuple[Any, str], start_host: StartHost
+) -> None:
+    host, uid = host_with_video
+    await host.client.close()
+    moment = [datetime.now(UTC)]
+    host = await start_host(now=lambda: moment[0])
+    status, answer = await host.call("POST", f"/{uid}/captions/en/generate")
+    assert (status, answer["result"]["status"], answer["result"]["generated"]) == (200, "inprogress", True)
+    assert (await host.call("POST", f"/{uid}/captions/en/generate"))[0] == 409
+    assert (await host.call("POST", f"/{uid}/captions/xx/generate"))[0] == 400
+    assert (await host.call("GET", f"/{uid}/captions"))[1]["result"][0]["status"] == "inprogress"
+    moment[0] += timedelta(seconds=2)
+    (captions,) = (await host.call("GET", f"/{uid}/captions"))[1]["result"]
+    assert (captions["language"], captions["status"], captions["generated"]) == ("en", "ready", True)
+    await host.put_captions(uid, b"WEBVTT\n\n00:00.000 --> 00:01.000\nBy hand\n")
+    (captions,) = (await host.call("GET", f"/{uid}/captions"))[1]["result"]
+    assert captions["generated"] is False

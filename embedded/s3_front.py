@@ -1,0 +1,66 @@
+"""What stands before the embedded S3 store: `python -m embedded.s3_front PORT UPSTREAM_PORT`.
+
+rclone answers a request for a range with the range and status 200, where HTTP and every other store say 206: players
+and clients that resume take that for the whole object. Everything else passes through as it is.
+"""
+
+import asyncio
+import sys
+
+from aiohttp import ClientError, ClientSession, ClientTimeout, hdrs, web
+from yarl import URL
+
+_CHUNK = 1 << 18
+_OWN = frozenset({hdrs.CONNECTION, hdrs.KEEP_ALIVE, hdrs.TRANSFER_ENCODING, hdrs.UPGRADE, hdrs.EXPECT})
+# Signatures cover what the client sent, and nothing must be added to it.
+_ADDED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.USER_AGENT, hdrs.CONTENT_TYPE)
+
+
+def front(upstream_port: int) -> web.Application:
+    """The application before the store on this port."""
+    app = web.Application()
+    upstream = web.AppKey("upstream", ClientSession)
+
+    async def connect(app: web.Application):  # type: ignore[no-untyped-def]
+        timeout = ClientTimeout(total=None)
+        async with ClientSession(timeout=timeout, auto_decompress=False, skip_auto_headers=_ADDED) as session:
+            app[upstream] = session
+            yield
+
+    async def pass_on(request: web.Request) -> web.StreamResponse:
+        url = URL(f"http://127.0.0.1:{upstream_port}{request.raw_path}", encoded=True)
+        headers = [(name, value) for name, value in request.headers.items() if name.title() not in _OWN]
+        body = request.content.iter_chunked(_CHUNK) if request.body_exists else None
+        try:
+            asked = request.app[upstream].request(
+                request.method, url, headers=headers, data=body, allow_redirects=False, max_line_size=65_536
+            )
+            async with asked as answer:
+                status = 206 if answer.status == 200 and hdrs.CONTENT_RANGE in answer.headers else answer.status
+                response = web.StreamResponse(status=status)
+                for name, value in answer.headers.items():
+                    if name.title() not in _OWN:
+                        response.headers.add(name, value)
+                await response.prepare(request)
+                async for chunk in answer.content.iter_chunked(_CHUNK):
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
+        except (ClientError, OSError):
+            raise web.HTTPBadGateway from None
+
+    app.cleanup_ctx.append(connect)
+    app.router.add_route("*", "/{path:.*}", pass_on)
+    return app
+
+
+async def main(port: int, upstream_port: int) -> None:
+    """Serve until the process ends."""
+    runner = web.AppRunner(front(upstream_port), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))

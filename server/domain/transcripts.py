@@ -1,0 +1,87 @@
+"""From WebVTT to what was said: cues, and pieces of some sentences that can be searched and cited by their seconds."""
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+# A piece is about so long; a longer pause, or the end of a sentence near it, ends it.
+PIECE_S = 30.0
+PAUSE_S = 4.0
+MOST_CHARACTERS = 1500
+# A video of ten hours has some 1,200; what has more is no transcript.
+MOST_PIECES = 5000
+
+_TIME = r"(?:(\d{2,}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
+_TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]+-->[ \t]+{_TIME}(?:[ \t]|$)", re.ASCII)
+_TAG = re.compile(r"<[^<>]*>")
+_ENDS = (".", "!", "?", "…", "。", "！", "？")
+
+
+class Piece(NamedTuple):
+    """What is said from one second to another."""
+
+    from_s: float
+    to_s: float
+    text: str
+
+
+def read(vtt: bytes) -> list[Piece]:
+    """What a WebVTT file says, in pieces, at most `MOST_PIECES`."""
+    return cut(read_cues(vtt.decode("utf-8-sig", "replace")))[:MOST_PIECES]
+
+
+def read_cues(vtt: str) -> Iterator[Piece]:
+    """The cues of a WebVTT file (W3C WebVTT, section 4), their text without tags. What is no cue is passed over."""
+    lines = vtt.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    at = 0
+    while at < len(lines):
+        timing = _TIMING.match(lines[at])
+        at += 1
+        if timing is None:
+            continue
+        said = []
+        while at < len(lines) and lines[at].strip() and "-->" not in lines[at]:
+            said.append(lines[at])
+            at += 1
+        from_s, to_s = _seconds(*timing.group(1, 2, 3, 4)), _seconds(*timing.group(5, 6, 7, 8))
+        text = " ".join(html.unescape(_TAG.sub("", " ".join(said))).replace("\0", "").split())
+        if text and to_s >= from_s:
+            yield Piece(from_s, to_s, text)
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, millis: str) -> float:
+    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(millis) / 1000
+
+
+def cut(cues: Iterable[Piece]) -> list[Piece]:
+    """Pieces of about `PIECE_S` that begin and end with a cue, at the end of a sentence where one is near.
+
+    Captions that roll on repeat what the cue before said: that is left out.
+    """
+    pieces: list[Piece] = []
+    now: Piece | None = None
+    before = ""
+    for cue in sorted(cues, key=lambda cue: (cue.from_s, cue.to_s)):
+        text = cue.text.removeprefix(before).strip() if before else cue.text
+        before = cue.text
+        if not text:
+            continue
+        if now is not None and _is_whole(now, cue, text):
+            pieces.append(now)
+            now = None
+        if now is None:
+            now = Piece(cue.from_s, cue.to_s, text[:MOST_CHARACTERS])
+        else:
+            now = Piece(now.from_s, max(now.to_s, cue.to_s), f"{now.text} {text}")
+    return pieces if now is None else [*pieces, now]
+
+
+def _is_whole(now: Piece, cue: Piece, text: str) -> bool:
+    long_s = cue.to_s - now.from_s
+    return (
+        long_s > PIECE_S * 1.5
+        or len(now.text) + len(text) >= MOST_CHARACTERS
+        or cue.from_s - now.to_s > PAUSE_S
+        or (long_s > PIECE_S and now.text.endswith(_ENDS))
+    )

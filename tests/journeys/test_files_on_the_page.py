@@ -1,0 +1,73 @@
+"""The page in a browser: an instructor adds a material to a lecture and a learner gets it; and one shows one's face."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from embedded.s3 import ObjectStore
+from server.config import Limits
+from tests.support.app import AppClient, serving, settings
+from tests.support.files import MEBIBYTE, picture, s3_settings
+from tests.support.people import PASSWORD, People
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, redis_url: str, object_store: ObjectStore) -> AsyncIterator[AppClient]:
+    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
+    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, s3=s3_settings(object_store))) as client:
+        yield client
+
+
+async def sign_in(page: "Page", origin: str, name: str) -> None:
+    await page.goto(f"{origin}/#/signin")
+    await page.get_by_label("User name or e-mail").fill(name)
+    await page.get_by_role("textbox", name="Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("link", name=name).wait_for()
+
+
+async def test_a_material_reaches_a_learner_and_a_picture_the_account(
+    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path
+) -> None:
+    origin = str(client.make_url("")).rstrip("/")
+    sql = await asyncpg.connect(postgres_dsn)
+    people = People(client, sql)
+    teacher, _ = await people.join("teacher", "instructor"), await people.join("learner")
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "is_preview": True})
+    # More than goes through the server: its parts go to the store, from another origin.
+    large, face = tmp_path / "slides.pdf", tmp_path / "face.png"
+    large.write_bytes(b"%PDF-" + bytes(26 * MEBIBYTE))
+    face.write_bytes(picture())
+
+    await sign_in(page, origin, "teacher")
+    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
+    await page.get_by_label("Add a file").set_input_files(large)
+    await page.get_by_text("“slides.pdf” is there.").wait_for()
+    await page.goto(f"{origin}/#/account")
+    await page.get_by_label("Add a picture of you").set_input_files(face)
+    await page.get_by_text("“face.png” is there.").wait_for()
+    shown = page.get_by_role("img", name="Your picture")
+    assert "/api/files/public/" in (await shown.get_attribute("src") or "")
+    await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("link", name="Sign in").first.wait_for()
+
+    await sign_in(page, origin, "learner")
+    await page.goto(f"{origin}/#/courses/{course['id']}")
+    await page.get_by_role("button", name="Start learning").click()
+    async with page.context.expect_page() as opened:
+        await page.get_by_role("button", name="slides.pdf").click()
+    address = (await opened.value).url
+    assert await page.get_by_role("button", name="Delete slides.pdf").count() == 0
+    row = (await teacher.get(f"/api/lectures/{lecture['id']}")).body["files"][0]
+    assert (row["size_bytes"], row["status"]) == (large.stat().st_size, "ready")
+    assert address in ("about:blank", "") or row["id"] in address
+    await sql.close()

@@ -1,0 +1,75 @@
+"""An instructor uploads a lecture's video on the page, which shows how far it is, and goes on after a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from standins.video_host.clip import make_clip
+from tests.support.people import PASSWORD
+from tests.support.uploads import Scene, padded_clip, playing
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
+
+pytestmark = pytest.mark.browser
+
+UPLOAD = "window.lectern.state()?.upload"
+SLOWLY = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 3_000_000}
+
+
+async def once(page: Page, expression: str, within_s: float = 30.0) -> None:
+    """Wait until it is so; the page's policy forbids Playwright's own waiting."""
+    async with asyncio.timeout(within_s):
+        while not await page.evaluate(expression):  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.05)
+
+
+async def open_lecture(page: Page, scene: Scene) -> None:
+    origin = str(scene.teacher.client.make_url("")).rstrip("/")
+    await page.goto(f"{origin}/#/signin?next=%23/lectures/{scene.lecture_id}")
+    await page.fill("#login", "teacher")
+    await page.fill("#password", PASSWORD)
+    await page.click("button[type=submit]")
+    await page.wait_for_selector("#video-file")
+
+
+async def test_a_large_upload_goes_on_after_a_reload_and_then_plays(
+    postgres_dsn: str, redis_url: str, tmp_path: Path, page: Page
+) -> None:
+    clip = await asyncio.to_thread(padded_clip, tmp_path / "my-clip.mp4", 6_000_000)
+    async with playing(postgres_dsn, redis_url, tmp_path, form_bytes=1_000_000) as scene:
+        await open_lecture(page, scene)
+        network = await page.context.new_cdp_session(page)
+        await network.send("Network.enable")
+        await network.send("Network.emulateNetworkConditions", SLOWLY)
+        await page.set_input_files("#video-file", clip)
+        await once(page, f"{UPLOAD}.percent > 20")
+        await page.reload()
+        await once(page, f"{UPLOAD}?.note.includes('Choose the same file')")
+        assert "my-clip.mp4" in await page.evaluate(f"{UPLOAD}.note")
+        await page.set_input_files("#video-file", clip)
+        await once(page, f"{UPLOAD}.percent > 0")
+        assert await page.evaluate(f"{UPLOAD}.percent") > 5, "not from the beginning"
+        await once(page, f"{UPLOAD}.kept === null")
+        assert await page.evaluate(f"{UPLOAD}.note") == "The new video is ready."
+        await once(page, "document.querySelector('video').readyState > 0")
+        assert len((await scene.asked())[1]) == 1
+
+
+@pytest.mark.slow
+async def test_a_small_upload_is_one_form_and_a_bad_file_is_told_in_words_that_help(
+    postgres_dsn: str, redis_url: str, tmp_path: Path, page: Page
+) -> None:
+    letter, clip = tmp_path / "letter.mp4", tmp_path / "clip.mp4"
+    await asyncio.to_thread(letter.write_text, "Dear video host,\n" * 1000)
+    await asyncio.to_thread(make_clip, clip, seconds=1, size=(320, 240))
+    async with playing(postgres_dsn, redis_url, tmp_path) as scene:
+        await open_lecture(page, scene)
+        await page.set_input_files("#video-file", letter)
+        await once(page, f"{UPLOAD}.note.includes('not a video')")
+        await page.set_input_files("#video-file", clip)
+        await once(page, f"{UPLOAD}.note === 'The new video is ready.'")

@@ -1,0 +1,79 @@
+"""What is said, from WebVTT."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.transcripts import MOST_CHARACTERS, PIECE_S, Piece, cut, read_cues
+
+FILE = """WEBVTT - a file
+Kind: captions
+
+STYLE
+::cue { color: red }
+
+NOTE a remark --> that is none
+
+1
+00:01.000 --> 00:03.500 align:start
+<v Ada>Queues &amp; <b>stacks</b>
+are lists.
+
+01:00:00.000 --> 01:00:02.000
+Later.
+
+00:05.000 --> 00:04.000
+Backwards.
+
+00:06.000 --> 00:99.000
+Never.
+00:07.000 --> 00:08.000
+Next to it.
+"""
+
+
+def test_cues_are_read_with_their_seconds_and_without_tags() -> None:
+    assert list(read_cues(FILE)) == [
+        Piece(1.0, 3.5, "Queues & stacks are lists."),
+        Piece(3600.0, 3602.0, "Later."),
+        Piece(7.0, 8.0, "Next to it."),
+    ]
+    assert list(read_cues(FILE.replace("\n", "\r\n"))) == list(read_cues(FILE))
+
+
+def test_pieces_end_with_a_sentence_or_a_pause_and_rolling_captions_are_not_said_twice() -> None:
+    sentences = [Piece(at, at + 4.0, f"Sentence {at:.0f}.") for at in (float(n) for n in range(0, 80, 4))]
+    pieces = cut(sentences)
+    assert [piece.from_s for piece in pieces] == [0.0, 28.0, 56.0]
+    assert pieces[0].text.endswith("Sentence 24.")
+    assert cut([Piece(0, 2, "Before"), Piece(20, 22, "the pause")]) == [
+        Piece(0, 2, "Before"),
+        Piece(20, 22, "the pause"),
+    ]
+    assert cut([Piece(0, 2, "It"), Piece(2, 4, "It rolls"), Piece(4, 6, "It rolls on")]) == [Piece(0, 6, "It rolls on")]
+
+
+@given(st.text())
+def test_any_text_is_read(text: str) -> None:
+    assert list(read_cues(text)) == []
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda start, length, text: Piece(start, start + length, text),
+            st.floats(0, 10_000),
+            st.floats(0, 20),
+            st.text(st.characters(categories=["L"]), min_size=1, max_size=300),
+        ),
+        max_size=60,
+    )
+)
+def test_pieces_cover_their_cues_in_order_and_stay_short(cues: list[Piece]) -> None:
+    pieces = cut(cues)
+    assert [piece.from_s for piece in pieces] == sorted(piece.from_s for piece in pieces)
+    for piece in pieces:
+        assert len(piece.text) <= MOST_CHARACTERS + 1
+        assert piece.to_s - piece.from_s <= PIECE_S * 1.5 + 20
+    covered = [(piece.from_s, piece.to_s) for piece in pieces]
+    for cue in cues:
+        assert any(start <= cue.from_s <= end for start, end in covered) or len(cues) > len(pieces)

@@ -1,0 +1,68 @@
+"""The store's client: what is signed for whom, and what a store that is away means. What it does is in
+`tests/handlers/test_files.py`."""
+
+import io
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import pytest
+
+from embedded.s3 import ObjectStore
+from server.config import S3
+from server.services.objects import Objects
+from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
+from tests.support.files import s3_settings
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        ({"region": "eu-central-1"}, "https://s3.eu-central-1.amazonaws.com"),
+        ({"endpoint_url": "https://x.r2.cloudflarestorage.com", "region": "auto"}, "https://x.r2.cloudflarestorage.com"),
+        ({"endpoint_url": "http://minio:9000", "public_endpoint_url": "https://s3.example.org"}, "https://s3.example.org"),
+    ],
+)  # fmt: skip
+async def test_addresses_are_signed_for_the_store_as_clients_know_it(
+    http: aiohttp.ClientSession, settings: dict[str, str], origin: str
+) -> None:
+    store = await Objects.open(S3(access_key="key", secret_key="secret", **settings), http)
+    url = await store.sign_download("a/b", content_type="text/plain", disposition="inline", ttl_s=300)
+    (part,) = await store.sign_parts("a/b", "upload", [7], 86_400)
+    await store.close()
+    for address, members in ((url, {"X-Amz-Expires": "300"}), (part, {"X-Amz-SignedHeaders": "content-length;host"})):
+        parts = urlsplit(address)
+        assert (f"{parts.scheme}://{parts.netloc}", parts.path) == (origin, "/lectern/a/b")
+        query = parse_qs(parts.query)
+        assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+        assert {name: query[name][0] for name in members} == members
+
+
+async def test_what_is_not_there_and_who_is_refused_are_told_apart_from_who_is_away(
+    http: aiohttp.ClientSession, object_store: ObjectStore
+) -> None:
+    settings = S3(**s3_settings(object_store))
+    store = await Objects.open(settings, http)
+    with pytest.raises(ServiceHasNone):
+        await store.size_of("private/none")
+    with pytest.raises(ServiceHasNone):
+        await store.read_head("private/none", 10)
+    await store.put("private/some", io.BytesIO(b"hello"), 5, "text/plain")
+    assert (await store.size_of("private/some"), await store.read_head("private/some", 3)) == (5, b"hel")
+    await store.remove("private/some", "private/some")
+    await store.close()
+    stranger = await Objects.open(settings.model_copy(update={"secret_key": "x" * 40}), http)
+    with pytest.raises(ServiceRefused):
+        await stranger.put("private/some", io.BytesIO(b"hello"), 5, "text/plain")
+    await stranger.close()
+    away = await Objects.open(settings.model_copy(update={"endpoint_url": "http://127.0.0.1:9"}), http)
+    for asking in (away.size_of("a"), away.put("a", io.BytesIO(b"x"), 1, "text/plain"), away.read_head("a", 1)):
+        with pytest.raises(ServiceAway):
+            await asking
+    await away.close()

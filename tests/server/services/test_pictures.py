@@ -1,0 +1,46 @@
+import io
+import tempfile
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from server.config import Files
+from server.services.pictures import NotAPicture, Picture, Pictures
+from tests.support.files import bomb, picture
+
+
+async def look(content: bytes, **limits: Any) -> Picture:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return await Pictures(Files(**limits)).look_at(file)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
+async def test_small_ones_keep_the_shape_and_never_grow(kind: str) -> None:
+    seen = await look(picture(500, 100, kind), thumbnail_sizes=[64, 400, 1000])
+    assert (seen.width, seen.height) == (500, 100)
+    assert [(small.width, small.height) for small in seen.thumbnails] == [(64, 13), (400, 80)]
+    for small in seen.thumbnails:
+        shown = Image.open(io.BytesIO(small.content))
+        assert (shown.format, shown.size) == ("WEBP", (small.width, small.height))
+
+
+async def test_what_is_clear_stays_clear() -> None:
+    out = io.BytesIO()
+    Image.new("RGBA", (200, 200), (255, 0, 0, 0)).save(out, "PNG")
+    (small,) = (await look(out.getvalue())).thumbnails
+    assert Image.open(io.BytesIO(small.content)).convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
+
+
+async def test_a_bomb_costs_no_more_than_its_head_or_its_limits() -> None:
+    assert (await look(bomb())).thumbnails == ()
+    with pytest.raises(NotAPicture):
+        await look(bomb(), picture_pixels=10**9, picture_memory_bytes=300_000_000)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", picture()[:200], b"\x89PNG\r\n\x1a\n", b"<svg/>"])
+async def test_what_is_no_picture_is_told_so(content: bytes) -> None:
+    with pytest.raises(NotAPicture):
+        await look(content)
