@@ -6,7 +6,8 @@ This is a second opinion: it shares no code with the server, keeps every frame a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -133,3 +134,82 @@ def same(expected: Any, answered: Any) -> bool:
     if expected is None or answered is None or isinstance(expected, int):
         return bool(expected == answered)
     return math.isclose(expected, answered, rel_tol=0, abs_tol=TOLERANCE)
+
+
+# A video's analytics -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One session: who watched, on which day it was made, and what its player sent."""
+
+    user: Any
+    day: Any
+    frames: list[Frame]
+
+
+def audience(sessions: Iterable[Watched], length_ms: int, ladder: Sequence[float]) -> dict[str, Any]:
+    """What an instructor must be told of these sessions, by looking at every millisecond that they watched."""
+    each = [(session, _told(session.frames, length_ms, ladder)) for session in sessions]
+    told = [figures for _, figures in each]
+    starts, views = _sum(told, "start"), _sum(told, "view")
+    shown_ms = sum(sum(figures["rungs"]) for figures in told)
+    played_ms, stall_ms = _sum(told, "played_ms"), _sum(told, "stall_ms")
+    return {
+        "sessions": len(told),
+        "starts": starts,
+        "views": views,
+        "unique_viewers": len({session.user for session, figures in each if figures["view"]}),
+        "watch_time": _sum(told, "watched_ms") / 1000,
+        "play_time": played_ms / 1000,
+        "completions": _sum(told, "complete"),
+        "completion": _sum(told, "complete") / views if views else None,
+        "retention": [sum(p in figures["percents"] for figures in told) / max(starts, 1) for p in range(100)],
+        "rewinds": _sum(told, "rewinds"),
+        "startups": sorted(figures["startup_ms"] for figures in told if figures["startup_ms"] is not None),
+        "stalls": _sum(told, "stalls"),
+        "stall_time": stall_ms / 1000,
+        "rebuffer_ratio": stall_ms / (stall_ms + played_ms) if stall_ms + played_ms else None,
+        "mean_bitrate_kbps": _sum(told, "kbps_ms") / shown_ms if shown_ms else None,
+        "rung_seconds": [sum(figures["rungs"][rung] for figures in told) / 1000 for rung in range(len(ladder))],
+        "switches": _sum(told, "switches"),
+    }
+
+
+def _sum(told: list[dict[str, Any]], name: str) -> Any:
+    return sum(figures[name] for figures in told)
+
+
+def _told(frames: list[Frame], length_ms: int, ladder: Sequence[float]) -> dict[str, Any]:
+    """One session's part in it."""
+    known = expected_folds(frames)
+    watched = [(start, min(end, length_ms)) for start, end in played_ranges(frames) if start < length_ms]
+    watched_ms = covered_ms(watched)
+    rungs, kbps_ms, played_ms, rewinds = [0.0] * len(ladder), 0.0, 0.0, 0
+    bitrate, rate = None, 1.0
+    for index, frame in enumerate(frames):
+        cmcd = frame.get("cmcd") or {}
+        bitrate = first(cmcd["br"]) if "br" in cmcd else bitrate
+        rate = cmcd.get("pr") or rate
+        if index == 0:
+            continue
+        step_ms = milliseconds(frame["position"]) - milliseconds(frames[index - 1]["position"])
+        rewinds += step_ms <= -1000
+        if cmcd.get("sta", "p") == "p" and 0 < step_ms <= LONGEST_PLAY_MS:
+            played_ms += step_ms / rate
+            if bitrate is not None:
+                rungs[min(range(len(ladder)), key=lambda n: (abs(ladder[n] - bitrate), -n))] += step_ms / rate
+                kbps_ms += bitrate * step_ms / rate
+    return {
+        "start": watched_ms > 0 or known["startup_ms"] is not None
+        or any((frame.get("cmcd") or {}).get("sta") == "p" for frame in frames)
+        or any(start < end for start, end in played_ranges(frames)),
+        "view": watched_ms >= 10_000 or 2 * watched_ms >= length_ms,
+        "complete": 10 * watched_ms >= 9 * length_ms,
+        "watched_ms": watched_ms, "played_ms": played_ms, "rewinds": rewinds, "rungs": rungs, "kbps_ms": kbps_ms,
+        "percents": {
+            percent for percent in range(100) for start, end in watched
+            if start < end and 100 * start < (percent + 1) * length_ms and 100 * end > percent * length_ms
+        },
+        **{name: known[name] for name in ("stalls", "stall_ms", "startup_ms", "switches")},
+    }  # fmt: skip

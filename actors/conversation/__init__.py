@@ -1,0 +1,1 @@
+"""One learner's talk with the tutor."""

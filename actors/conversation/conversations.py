@@ -1,0 +1,331 @@
+"""The conversations of this process: questions become turns here, sockets listen here, and what a dead process left is
+ended here.
+
+Whichever process takes a question answers it. Nothing coordinates them but Postgres (one turn at a time, the epoch) and
+the user's stream (the end after which nothing more is taken); nudges make things quick, a sweep makes them sure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from actors.conversation.actor import Conversation, Listener, Peer
+from actors.conversation.answering import Answering, Parts
+from actors.conversation.messages import Accepted, ChatError, encode
+from actors.conversation.state import fold
+from actors.conversation.turns import Outcome, Place, Question, Seen, Turn, TurnBusy, TurnOrphaned, Viewer, chat_sql
+from actors.outages import AWAY, postponed
+from actors.pulse import Pulse
+from actors.registry import Registry, retry_ms
+from actors.video_session.state import load_state
+from server import metrics
+from server.config import Sessions
+from server.data.answers import CHAT, END
+from server.data.db import Database, Record
+from server.data.streams import Streams
+
+log = structlog.get_logger()
+
+# The kind of nudge that says that a turn is to end; its subject is the turn.
+CHAT_STOP = "chat_stop"
+MOST_ORPHANS = 100
+RESTART = 1012, "restart"
+# How often those who wait for nothing are woken, in sweeps: their nudge may have been lost.
+IDLE_SWEEPS = 15
+POLL_S = 0.5
+
+
+class Conversations:
+    """All of this process's, by user."""
+
+    def __init__(
+        self, db: Database, parts: Parts, streams: Streams, sessions: Sessions, registry: Registry, pulse: Pulse
+    ) -> None:
+        """`registry` and `pulse` are the runtime's: who watches what, and whether others can be called dead."""
+        self.parts = parts
+        self._db = db
+        self._streams = streams
+        self._sessions = sessions
+        self._registry = registry
+        self._pulse = pulse
+        self._held: dict[UUID, Conversation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeps = 0
+        self._draining = False
+
+    def __iter__(self) -> Iterator[Conversation]:
+        return iter(tuple(self._held.values()))
+
+    def _hold(self, user_id: UUID) -> Conversation:
+        if user_id not in self._held:
+            self._held[user_id] = Conversation(user_id, self.parts.turns, self.parts.answers)
+        return self._held[user_id]
+
+    def _release(self, conversation: Conversation) -> None:
+        if conversation.is_idle and self._held.get(conversation.user_id) is conversation:
+            conversation.close()
+            del self._held[conversation.user_id]
+
+    # Sockets ---------------------------------------------------------------------------------------------------------
+
+    async def listen(self, user_id: UUID, peer: Peer) -> tuple[Listener, int | None, int]:
+        """A socket of the user's listens from now on; the number of the turn that runs, and that of the newest.
+
+        Of a turn that runs it is told the end alone, until it says `resume`. Raises AWAY.
+        """
+        last_turn, running = await self.parts.turns.newest(user_id)
+        if running is not None and not running["owner_alive"]:
+            self._spawn(self._reap_of(user_id))
+        listener = Listener(peer, (last_turn, END if running is None else END - 1))
+        if self._draining:
+            peer.end(*RESTART, retry_ms())
+        return listener, None if running is None else running["number"], last_turn
+
+    def attach(self, user_id: UUID, listener: Listener) -> None:
+        """After its `hello`: tell it what has come about since."""
+        conversation = self._hold(user_id)
+        conversation.listeners.add(listener)
+        conversation.wake()
+
+    def detach(self, user_id: UUID, listener: Listener) -> None:
+        """Its socket is gone."""
+        conversation = self._hold(user_id)
+        conversation.listeners.discard(listener)
+        self._release(conversation)
+
+    async def resume(self, user_id: UUID, listener: Listener, number: int, chunk: int) -> None:
+        """Tell it a turn from after this chunk on. Raises AWAY."""
+        row = await self.parts.turns.get(user_id, number)
+        if row is None:
+            listener.peer.send(encode(ChatError("turn_not_found", "There is no such turn.")))
+        elif row["status"] != "running":
+            if listener.cursor[0] == number:
+                listener.cursor, listener.lacks = (number, END), None
+            listener.followed.add(number)
+            listener.tell_rest(row, chunk)
+        else:
+            listener.follow(number, chunk)
+            self._hold(user_id).wake()
+
+    # Turns -----------------------------------------------------------------------------------------------------------
+
+    async def where(self, session_id: UUID, user_id: UUID) -> Place | None:
+        """Which lecture, and which of its seconds, a session of the user's is at: asked of its actor where this process
+        has it, else of its last checkpoint. None when it is not the user's. Raises DATABASE_AWAY."""
+        row = await chat_sql.get_watched(self._db, session_id=session_id, user_id=user_id)
+        if row is None:
+            return None
+        session = self._registry.get(session_id)
+        state = session.state if session else load_state(row["state"], (row["last_seq"], int(row["last_sub"])))
+        position_ms = row["resume_ms"] if state.position_ms is None else state.position_ms
+        return Place(row["course_id"], row["lecture_id"], position_ms)
+
+    async def ask(self, viewer: Viewer, question: Question, listener: Listener | None = None) -> int:
+        """A question: the number of the turn that it becomes, or is already. `listener` follows it.
+
+        Raises TurnRefused and its kinds, DATABASE_AWAY.
+        """
+        turn = await self._begin(viewer, question)
+        conversation = self._hold(viewer.id)
+        if isinstance(turn, Turn):
+            self._start(conversation, turn)
+        if listener is not None:
+            text = turn.question
+            listener.peer.send(encode(Accepted(question.id, turn.number, text, turn.conversation_id)))
+            await self._follow(conversation, listener, turn)
+        else:
+            self._release(conversation)
+        return turn.number
+
+    async def _begin(self, viewer: Viewer, question: Question) -> Turn | Seen:
+        ask_model = self.parts.tutor.is_configured
+        for _ in range(2):
+            held = [answering.turn.id for answering in self._answerings()]
+            try:
+                return await self.parts.turns.begin(viewer, question, ask_model=ask_model, held=held)
+            except TurnOrphaned:
+                await self._reap_of(viewer.id)
+        _, running = await self.parts.turns.newest(viewer.id)
+        raise TurnBusy(running["number"] if running else 0)
+
+    async def _follow(self, conversation: Conversation, listener: Listener, turn: Turn | Seen) -> None:
+        if isinstance(turn, Turn):
+            listener.follow(turn.number, 0)
+            conversation.wake()
+        elif turn.number not in listener.followed:
+            await self.resume(conversation.user_id, listener, turn.number, 0)
+        elif not turn.running:
+            row = await self.parts.turns.get(conversation.user_id, turn.number)
+            if row is not None:
+                listener.tell_rest(row, len(row["chunks"]) + 1)
+
+    def _start(self, conversation: Conversation, turn: Turn) -> None:
+        def tell(lost: bool) -> None:
+            conversation.wake()
+            if lost:
+                self._spawn(conversation.catch_up())
+
+        conversation.answering = answering = Answering(turn, self.parts, tell)
+
+        async def run() -> None:
+            try:
+                await answering.run()
+            finally:
+                if conversation.answering is answering:
+                    conversation.answering = None
+                self._release(conversation)
+
+        self._spawn(run())
+
+    async def ended(self, user_id: UUID, number: int) -> Record | None:
+        """Wait for a turn's end, wherever it is answered: its row, None when it was deleted. Raises DATABASE_AWAY."""
+        while True:
+            conversation = self._held.get(user_id)
+            answering = conversation.answering if conversation else None
+            if answering is not None and answering.turn.number == number:
+                await asyncio.shield(answering.ended)
+            row = await self.parts.turns.get(user_id, number)
+            if row is None or row["status"] != "running":
+                return row
+            await asyncio.sleep(POLL_S)
+
+    async def stop_answer(self, user_id: UUID, message_id: str) -> None:
+        """End the answer to this message, wherever it is given; nothing when it is not. Raises DATABASE_AWAY."""
+        row = await self.parts.turns.ask_stop(user_id, message_id)
+        if row is not None:
+            await self._tell_stop(row["id"])
+
+    async def forget(self, user_id: UUID) -> None:
+        """Delete all that was said, and end what is being answered. Raises AWAY."""
+        _, running = await self.parts.turns.newest(user_id)
+        await chat_sql.delete_conversations(self._db, user_id=user_id)
+        await self.parts.answers.delete(user_id)
+        if running is not None:
+            await self._tell_stop(running["id"])
+
+    async def _tell_stop(self, turn_id: UUID) -> None:
+        await self.heard_stop(turn_id)
+        try:
+            await self._streams.nudge(CHAT_STOP, turn_id)
+        except AWAY as error:  # the sweep of whoever answers finds it
+            postponed("stop_not_told", error)
+
+    # What goes on by itself ------------------------------------------------------------------------------------------
+
+    async def heard(self, user_id: UUID) -> None:
+        """There is news in a user's stream. What is written here was told here."""
+        conversation = self._held.get(user_id)
+        if conversation is not None and conversation.answering is None:
+            conversation.wake()
+
+    async def heard_stop(self, turn_id: UUID) -> None:
+        """A turn is to end."""
+        for answering in self._answerings():
+            if answering.turn.id == turn_id:
+                answering.stop()
+
+    async def sweep(self) -> None:
+        """Behind the nudges. Raises AWAY."""
+        self._sweeps += 1
+        answerings = {answering.turn.id: answering for answering in self._answerings()}
+        standing = await self.parts.turns.standing(answerings) if answerings else {}
+        for turn_id, answering in answerings.items():
+            row = standing.get(turn_id)
+            if row is None or row["stop_asked"]:
+                answering.stop()
+            elif row["epoch"] != answering.turn.epoch:
+                answering.fence()
+        for conversation in self:
+            waiting = any(listener.waits_for for listener in conversation.listeners)
+            if waiting and conversation.answering is None:
+                await conversation.catch_up()
+            if waiting or self._sweeps % IDLE_SWEEPS == 0:
+                conversation.wake()
+
+    async def reap(self, user_id: UUID | None = None) -> int:
+        """End the turns that dead processes left, of one user or of all; how many there were. Raises AWAY."""
+        if not self._pulse.steady:
+            return 0
+        held = [answering.turn.id for answering in self._answerings()]
+        rows = await self.parts.turns.claim_orphans(held, user_id, MOST_ORPHANS)
+        for row in rows:
+            await self._end_orphan(row)
+        return len(rows)
+
+    async def _end_orphan(self, row: Record) -> None:
+        """First the end in the stream, after which a zombie adds nothing; then what is in it becomes what was said.
+
+        That end says nothing, so that nobody is told of a turn that has failed before it may be asked again.
+
+        What the model took is not known: all that was reserved counts.
+        """
+        entries = await self.parts.answers.read_turn(row["user_id"], row["number"])
+        chunks = len(fold(row["number"], entries).chunks)
+        await self.parts.answers.append(row["user_id"], row["number"], END, b"", chunks)
+        turn = fold(row["number"], await self.parts.answers.read_turn(row["user_id"], row["number"]))
+        outcome = Outcome(
+            "failed",
+            turn.text,
+            turn.chunks,
+            "interrupted",
+            True,
+            "model" if turn.text else None,
+            tokens=None,
+            micros=None,
+        )
+        if await self.parts.turns.finish(row["id"], row["epoch"], outcome) is not None:
+            metrics.CHAT_TURNS.labels("interrupted").inc()
+            log.warning("turn_interrupted", turn=str(row["id"]), said=len(turn.text))
+            # Who follows it finds its end in the row now, and what a zombie said that the end did not know of.
+            await self._streams.nudge(CHAT, row["user_id"])
+            await self.heard(row["user_id"])
+
+    async def _reap_of(self, user_id: UUID) -> None:
+        try:
+            await self.reap(user_id)
+        except AWAY as error:
+            postponed("turn_not_reaped", error)
+
+    async def run_reaper(self) -> None:
+        """Reap until cancelled; not in a process's first `sessions.grace_s`."""
+        await asyncio.sleep(self._sessions.grace_s)
+        while True:
+            try:
+                while await self.reap() == MOST_ORPHANS:
+                    pass
+            except AWAY as error:
+                postponed("turns_not_reaped", error)
+            await asyncio.sleep(self._sessions.reaper_s)
+
+    def drain(self) -> None:
+        """Send every socket elsewhere; answers go on meanwhile."""
+        self._draining = True
+        for conversation in self:
+            for listener in conversation.listeners:
+                listener.peer.end(*RESTART, retry_ms())
+
+    async def stop(self) -> None:
+        """Let answers come to an end for `chat.finish_s`, then end them: they may be asked again."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self.parts.settings.finish_s)
+        for answering in self._answerings():
+            answering.interrupt()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+        for conversation in self:
+            conversation.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _answerings(self) -> list[Answering]:
+        return [held.answering for held in self._held.values() if held.answering is not None]
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,259 @@
+"""What the tutor may build on: passages of lectures and files, and sentences of them that are cited word for word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+# Citations of one answer, and the characters that a quote has at most.
+MOST_CITATIONS = 5
+MOST_QUOTED = 240
+# A quotation of fewer words proves nothing: they stand anywhere.
+_FEWEST_WORDS = 3
+# Without marks or quotations a sentence counts as used when so much of what it says is in the answer.
+_USED_SHARE = 0.6
+# Sentences of an answer without a model.
+_EXTRACTED = 3
+
+_MARK = re.compile(r"[\[【](\d{1,2})[\]】]")
+_QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|„([^„“”]{8,600})[“”]")
+_END = re.compile(r"(?<=[.!?…])[\"”’)]?\s+|(?<=[。！？])")
+_WORD = re.compile(r"\w+(?:['’]\w+)?")
+_ALIKE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\N{NO-BREAK SPACE}": " "})
+# Words that every question and every lecture has.
+_COMMON_WORDS = """
+a about an and any are as at be because been but by can could did do does for from had has have he her here his how i if
+in into is it its just like may me might more most my no not now of on one only or our out over she should so some such
+than that the their them then there these they this those to too up us very was we were what when where which while who
+why will with would you your explain tell mean means please question answer lecture say said
+"""
+_COMMON = frozenset(_COMMON_WORDS.split())
+
+
+class Span(NamedTuple):
+    """A piece within a passage's text: characters `start` to `end`, and where it stands in its source."""
+
+    start: int
+    end: int
+    from_ms: int | None
+    to_ms: int | None
+    page: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Consecutive pieces of one source. A lecture's words have `lecture_id`, `from_ms` and `to_ms`; a file's have
+    `file_id`, and `page` where the file has pages; what is written about a lecture has `lecture_id` alone.
+
+    `score` is comparable within one Grounding only; `is_now` says that it is about what is being watched.
+    """
+
+    course_id: UUID
+    lecture_id: UUID | None
+    file_id: UUID | None
+    from_ms: int | None
+    to_ms: int | None
+    page: int | None
+    title: str
+    text: str
+    score: float
+    spans: tuple[Span, ...]
+    is_now: bool = False
+
+    @property
+    def is_citable(self) -> bool:
+        """Whether there is a place to send a learner to."""
+        return self.file_id is not None or self.from_ms is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """`quote` stands in the source, character by character: between these milliseconds, or on this page."""
+
+    course_id: UUID
+    lecture_id: UUID | None
+    file_id: UUID | None
+    from_ms: int | None
+    to_ms: int | None
+    page: int | None
+    quote: str
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """As clients are told it: seconds, ids as text."""
+        if self.file_id is not None:
+            page = {} if self.page is None else {"page": self.page}
+            return {"file_id": str(self.file_id), **page, "quote": self.quote}
+        assert self.from_ms is not None
+        assert self.to_ms is not None
+        return {
+            "course_id": str(self.course_id),
+            "lecture_id": str(self.lecture_id),
+            "from": self.from_ms / 1000,
+            "to": self.to_ms / 1000,
+            "quote": self.quote,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """An answer in the lecture's own words; `text` is empty when nothing fits."""
+
+    text: str
+    citations: tuple[Citation, ...]
+
+
+def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ...]:
+    """What of the passages an answer stands on, at most `MOST_CITATIONS`, in the order of the answer.
+
+    A passage is meant by a quotation from it, or by its number in brackets (`[1]` is the first); where an answer has
+    neither, by sentences of it that the answer tells again. Whatever an answer claims, quotes are cut from passages.
+    """
+    found: list[Citation] = []
+    for match in _QUOTED.finditer(answer):
+        said = next(group for group in match.groups() if group is not None)
+        if len(_WORD.findall(said)) >= _FEWEST_WORDS:
+            found += _first(_quote(passage, said) for passage in passages)
+    for sentence in _cut(answer):
+        for mark in _MARK.finditer(answer, *sentence):
+            number = int(mark.group(1)) - 1
+            if 0 <= number < len(passages):
+                words = keys(_MARK.sub(" ", answer[slice(*sentence)]))
+                found += _first([_nearest(passages[number], words, 0.0)])
+    if not found:
+        words = keys(answer)
+        found = [c for passage in passages if (c := _nearest(passage, words, _USED_SHARE)) is not None]
+    return _distinct(found)
+
+
+def extractive_answer(question: str, passages: Sequence[Passage]) -> Extract:
+    """What the passages say to a question, word for word: the best sentences of the first few."""
+    words, chosen = keys(question), []
+    for rank, passage in enumerate(passages[: _EXTRACTED + 1]):
+        spans = list(_cut(passage.text)) if passage.is_citable else []
+        if spans:
+            shares = [_share(words, keys(passage.text[start:end])) for start, end in spans]
+            # Context around the middle of a passage: that is where it was found.
+            centre = (len(spans) - 1) / 2
+            best = max(range(len(spans)), key=lambda n: (shares[n], -abs(n - centre)))
+            start, end = spans[best][0], spans[min(best + 1, len(spans) - 1)][1]
+            if end - start > 2 * MOST_QUOTED:
+                end = spans[best][1]
+            chosen.append((shares[best] - 0.1 * rank, rank, _cite(passage, start, end), passage))
+    best_first = sorted((one for one in chosen if one[0] > 0 or one[1] == 0), key=lambda one: -one[0])[:_EXTRACTED]
+    told = [f"“{citation.quote}” ({_place(passage)})" for _, _, citation, passage in best_first]
+    return Extract("\n\n".join(told), _distinct([citation for _, _, citation, _ in best_first]))
+
+
+def keys(text: str) -> set[str]:
+    """The words of a text that say something, in one case and without their commonest endings."""
+    found = set()
+    for word in _WORD.findall(text.translate(_ALIKE).casefold()):
+        if word not in _COMMON and (len(word) > 1 or word.isdigit()):
+            bare = word.removesuffix("'s")
+            for ending in ("ing", "ed", "es", "ly", "s", "e"):
+                if bare.endswith(ending) and len(bare) - len(ending) >= 3:
+                    bare = bare.removesuffix(ending)
+                    break
+            found.add(bare)
+    return found
+
+
+def _share(wanted: set[str], has: set[str]) -> float:
+    return len(wanted & has) / len(wanted) if wanted else 0.0
+
+
+def _cut(text: str) -> Iterator[tuple[int, int]]:
+    """Sentences, as characters from and to; longer ones in parts of at most `MOST_QUOTED` that end between words."""
+    start = 0
+    ends = [match.end() for match in _END.finditer(text)]
+    for end in [*ends, len(text)]:
+        at = start
+        while at < end:
+            to = end
+            if to - at > MOST_QUOTED:
+                blank = text.rfind(" ", at + 1, at + MOST_QUOTED + 1)
+                to = blank if blank > at else at + MOST_QUOTED
+            first, last = at, to
+            while first < last and text[first].isspace():
+                first += 1
+            while last > first and text[last - 1].isspace():
+                last -= 1
+            if first < last:
+                yield first, last
+            at = to
+        start = end
+
+
+def _nearest(passage: Passage, words: set[str], least: float) -> Citation | None:
+    """The sentence of the passage that is told again most; None when less than `least` of it is."""
+    if not passage.is_citable:
+        return None
+    best: tuple[float, int, int] | None = None
+    for start, end in _cut(passage.text):
+        said = keys(passage.text[start:end])
+        common = len(said & words)
+        share = common / len(said) if len(said) >= _FEWEST_WORDS else 0.0
+        told = (share if least else float(common), start, end)
+        if best is None or told[0] > best[0]:
+            best = told
+    return _cite(passage, best[1], best[2]) if best is not None and best[0] >= least else None
+
+
+def _quote(passage: Passage, said: str) -> Citation | None:
+    """The quotation as the passage has it, whatever its case, spaces and kinds of dashes and quotes."""
+    if not passage.is_citable:
+        return None
+    plain, places = _plain(passage.text)
+    wanted = _plain(said)[0].strip(" .,;:!?…")
+    at = plain.find(wanted) if wanted else -1
+    if at < 0:
+        return None
+    return _cite(passage, places[at], places[at + len(wanted) - 1] + 1)
+
+
+def _plain(text: str) -> tuple[str, list[int]]:
+    """A text for comparison, and for each of its characters where that stands in the text."""
+    plain: list[str] = []
+    places: list[int] = []
+    for place, given in enumerate(text.translate(_ALIKE)):
+        if given.isspace():
+            if plain and plain[-1] != " ":
+                plain.append(" ")
+                places.append(place)
+            continue
+        for character in given.casefold():
+            plain.append(character)
+            places.append(place)
+    return "".join(plain), places
+
+
+def _cite(passage: Passage, start: int, end: int) -> Citation:
+    """A part of the passage with where it stands: from its first piece's beginning to its last one's end."""
+    covered = [span for span in passage.spans if span.start < end and span.end > start] or list(passage.spans)
+    times = [(span.from_ms, span.to_ms) for span in covered]
+    from_ms = min((first for first, _ in times if first is not None), default=None)
+    to_ms = max((last for _, last in times if last is not None), default=None)
+    return Citation(
+        passage.course_id, passage.lecture_id, passage.file_id, from_ms, to_ms, covered[0].page, passage.text[start:end]
+    )
+
+
+def _first(candidates: Iterator[Citation | None] | Sequence[Citation | None]) -> list[Citation]:
+    return [citation for citation in candidates if citation is not None][:1]
+
+
+def _distinct(found: Sequence[Citation]) -> tuple[Citation, ...]:
+    return tuple({(c.lecture_id, c.file_id, c.quote): c for c in found}.values())[:MOST_CITATIONS]
+
+
+def _place(passage: Passage) -> str:
+    if passage.from_ms is None:
+        return passage.title if passage.page is None else f"{passage.title}, page {passage.page}"
+    minutes, seconds = divmod(passage.from_ms // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{passage.title}, {clock}"

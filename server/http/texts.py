@@ -1,0 +1,129 @@
+"""Between what is written and the tutor: files and lectures' descriptions are read, cut and embedded by jobs.
+
+Triggers ask for them (`file_text`, `lecture_text`) whenever there is something to read anew; what is gone takes its
+pieces with it. A store or model that is away puts a job off and fails none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from tempfile import TemporaryFile
+from typing import IO
+from uuid import UUID
+
+from server.config import Files
+from server.data.db import Connection, Database, queries
+from server.data.jobs import Again, Job, Work, add_job
+from server.domain.files import object_key
+from server.domain.texts import TextPiece, cut_pages
+from server.services.documents import Documents, DocumentsBusy
+from server.services.embeddings import Embedder
+from server.services.objects import Objects
+from server.services.outside import ServiceAway, ServiceHasNone, ServiceNotConfigured, ServiceRefused
+
+FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
+# Pieces that the model is given at once.
+_EMBEDDED_AT_ONCE = 64
+# What is away is tried again after as long as it has been so already, but at the latest after this.
+_LONGEST_PUT_OFF_S = 300.0
+_FIRST_PUT_OFF_S = 5.0
+_BUSY_S = 1.0
+
+texts = queries("texts")
+
+
+class Texts:
+    """Reads what is written; `store` is None where none is configured."""
+
+    def __init__(
+        self, settings: Files, database: Database, store: Objects | None, documents: Documents, embedder: Embedder
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._documents = documents
+        self._embedder = embedder
+
+    @property
+    def works(self) -> dict[str, Work]:
+        """By the kind of their jobs."""
+        return {FILE: self.read_file, LECTURE: self.read_lecture, EMBEDDING: self.embed}
+
+    async def catch_up(self) -> None:
+        """Ask for the embeddings of what was kept while no model was configured, or another. Raises DATABASE_AWAY."""
+        if self._embedder.is_configured:
+            await texts.ask_for_embeddings(self._database, model=self._embedder.model)
+
+    async def read_file(self, job: Job) -> None:
+        """Keep what a material says. Larger ones than pass through us are not read."""
+        row = await texts.get_readable_file(self._database, file_id=UUID(job.payload["file_id"]))
+        if row is None or row["size_bytes"] > self._settings.direct_bytes:
+            return
+        with TemporaryFile() as content:
+            try:
+                await self._fetch(job, object_key(row["id"], row["visibility"]), content)
+            except (ServiceHasNone, ServiceRefused):
+                return  # gone meanwhile
+            try:
+                pages = await self._documents.read(content, row["content_type"])
+            except DocumentsBusy:
+                raise Again(_BUSY_S, "another document is being read") from None
+        pieces = await asyncio.to_thread(cut_pages, pages)
+        async with self._database.transaction() as tx:
+            if await texts.lock_file(tx, file_id=row["id"]) is not None:
+                await self._replace(tx, row["course_id"], pieces, file_id=row["id"])
+
+    async def read_lecture(self, job: Job) -> None:
+        """Keep what is written about a lecture."""
+        async with self._database.transaction() as tx:
+            row = await texts.lock_lecture(tx, lecture_id=UUID(job.payload["lecture_id"]))
+            if row is not None:
+                pieces = cut_pages([(None, row["description"])])
+                await self._replace(tx, row["course_id"], pieces, lecture_id=row["id"])
+
+    async def embed(self, job: Job) -> None:
+        """Give the pieces of a source their embeddings, where a model makes them."""
+        source_id = UUID(job.payload["source_id"])
+        while rows := await texts.list_pieces_to_embed(
+            self._database, source_id=source_id, model=self._embedder.model, count=_EMBEDDED_AT_ONCE
+        ):
+            try:
+                vectors = await self._embedder.embed([row["text"] for row in rows])
+            except (ServiceAway, ServiceNotConfigured) as error:
+                raise Again(_put_off_s(job), str(error)) from error
+            ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
+            await texts.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
+
+    async def _fetch(self, job: Job, key: str, content: IO[bytes]) -> None:
+        if self._store is None:
+            raise Again(_put_off_s(job), "there is no object store")
+        try:
+            await self._store.fetch(key, content, self._settings.direct_bytes)
+        except ServiceAway as error:
+            raise Again(_put_off_s(job), str(error)) from error
+
+    async def _replace(
+        self,
+        tx: Connection,
+        course_id: UUID,
+        pieces: list[TextPiece],
+        *,
+        file_id: UUID | None = None,
+        lecture_id: UUID | None = None,
+    ) -> None:
+        source_id = file_id or lecture_id
+        await texts.delete_pieces(tx, source_id=source_id)
+        await texts.insert_pieces(
+            tx,
+            course_id=course_id,
+            file_id=file_id,
+            lecture_id=lecture_id,
+            pages=[piece.page for piece in pieces],
+            texts=[piece.text for piece in pieces],
+        )
+        if pieces and self._embedder.is_configured:
+            await add_job(tx, EMBEDDING, source_id=str(source_id))
+
+
+def _put_off_s(job: Job) -> float:
+    return min(max(_FIRST_PUT_OFF_S, job.age_s), _LONGEST_PUT_OFF_S)

@@ -1,0 +1,128 @@
+"""Whatever an answer says, a citation's words stand in what it cites."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.conversation.passages import (
+    MOST_CITATIONS,
+    Passage,
+    Span,
+    citations_of,
+    extractive_answer,
+)
+
+COURSE, LECTURE, FILE = UUID(int=1), UUID(int=2), UUID(int=3)
+QUEUES = "A queue gives back what came first. A stack gives back what came last."
+
+
+def passage(*texts: str, file: bool = False, page: int | None = None, from_ms: int | None = 60_000) -> Passage:
+    """Pieces of half a minute each, or of a file's page."""
+    spans, at = [], 0
+    for n, text in enumerate(texts):
+        times = (None, None) if file or from_ms is None else (from_ms + n * 30_000, from_ms + (n + 1) * 30_000)
+        spans.append(Span(at, at + len(text), *times, page))
+        at += len(text) + 1
+    return Passage(
+        COURSE, None if file else LECTURE, FILE if file else None, spans[0].from_ms, spans[-1].to_ms, page,
+        "Queues", " ".join(texts), 1.0, tuple(spans),
+    )  # fmt: skip
+
+
+def quotes(answer: str, passages: Sequence[Passage]) -> list[str]:
+    return [citation.quote for citation in citations_of(answer, passages)]
+
+
+def test_a_quotation_is_found_and_cited_as_the_lecture_has_it() -> None:
+    answer = 'You were told that "a QUEUE  gives back what came first", which is why.'
+    (citation,) = citations_of(answer, [passage("Nothing here at all."), passage(QUEUES)])
+    assert citation.shown == {
+        "course_id": str(COURSE),
+        "lecture_id": str(LECTURE),
+        "from": 60.0,
+        "to": 90.0,
+        "quote": "A queue gives back what came first",
+    }
+
+
+def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:
+    assert quotes("As it says: “a queue is a kind of tree with two ends”.", [passage(QUEUES)]) == []
+
+
+def test_a_number_in_brackets_means_the_sentence_that_the_answer_tells() -> None:
+    told = "What came last is what a stack gives back [2]. And [7] is nobody."
+    assert quotes(told, [passage("Nothing here at all."), passage(QUEUES)]) == ["A stack gives back what came last."]
+
+
+def test_without_marks_sentences_that_are_told_again_are_cited() -> None:
+    assert quotes("Well, a queue gives back whatever came first!", [passage(QUEUES)]) == [
+        "A queue gives back what came first."
+    ]
+    assert quotes("Trees are green in summer.", [passage(QUEUES)]) == []
+
+
+def test_a_citation_points_at_the_pieces_that_its_quote_stands_in() -> None:
+    said = passage("Here is the first piece of it.", "Here is the second one of them.", "And here the third of all.")
+    (second,) = citations_of('"the second one of them"', [said])
+    assert (second.from_ms, second.to_ms) == (90_000, 120_000)
+    (both,) = citations_of('"second one of them. And here the third"', [said])
+    assert (both.from_ms, both.to_ms, both.quote) == (90_000, 150_000, "second one of them. And here the third")
+
+
+def test_a_file_is_cited_by_its_page() -> None:
+    (paged,) = citations_of("[1]", [passage(QUEUES, file=True, page=7)])
+    assert paged.shown == {"file_id": str(FILE), "page": 7, "quote": "A queue gives back what came first."}
+    (plain,) = citations_of("[1]", [passage(QUEUES, file=True)])
+    assert plain.shown == {"file_id": str(FILE), "quote": "A queue gives back what came first."}
+
+
+def test_what_is_written_about_a_lecture_is_no_place_to_send_a_learner_to() -> None:
+    about = passage(QUEUES, from_ms=None)
+    assert citations_of('[1] "a queue gives back what came first"', [about]) == ()
+    assert extractive_answer("What does a queue give back?", [about]).text == ""
+
+
+def test_an_answer_without_a_model_is_what_the_lecture_says_to_it() -> None:
+    told = extractive_answer("which end does a stack give back", [passage("Nothing here at all."), passage(QUEUES)])
+    assert told.text.startswith("“A stack gives back what came last.” (Queues, 1:00)")
+    assert told.citations[0].quote == "A stack gives back what came last."
+    assert extractive_answer("why?", []).text == ""
+
+
+WORDS = st.sampled_from(
+    ["queue", "Queues", "STRASSE", "straße", "don't", "don’t", "—", "“", "”", '"', "[1]", "[2]", "[99]", "【1】", ".",
+     "!", "\n", "\N{NO-BREAK SPACE}", "ﬁrst", "İ", "数据", "。", "a", "the first", "Ignore all instructions", "x" * 300]
+)  # fmt: skip
+TEXTS = st.lists(WORDS, min_size=1, max_size=40).map(" ".join).filter(lambda text: bool(text.strip()))
+
+
+@given(st.lists(st.lists(TEXTS, min_size=1, max_size=3), max_size=3), TEXTS, st.data())
+def test_every_quote_of_every_answer_stands_word_for_word_where_it_says(
+    written: list[list[str]], answer: str, data: st.DataObject
+) -> None:
+    passages = [
+        passage(*texts, file=bool(n % 2), page=n if n % 2 else None, from_ms=n * 1_000_000)
+        for n, texts in enumerate(written)
+    ]
+    if passages:
+        source = data.draw(st.sampled_from(passages)).text
+        start = data.draw(st.integers(0, len(source)))
+        end = data.draw(st.integers(start, len(source)))
+        answer = f'{answer} "{source[start:end]}"'
+    told = [*citations_of(answer, passages), *extractive_answer(answer, passages).citations]
+    assert len(citations_of(answer, passages)) <= MOST_CITATIONS
+    for citation in told:
+        assert citation.quote
+        (source_passage,) = {
+            id(p): p
+            for p in passages
+            if citation.quote in p.text
+            and (p.file_id, p.page) == (citation.file_id, citation.page)
+            and (p.file_id is not None or p.from_ms <= citation.from_ms <= citation.to_ms <= p.to_ms)  # type: ignore[operator]
+        }.values()
+        # The pieces between its times hold it.
+        covered = [s for s in source_passage.spans if citation.from_ms is None or (
+            s.from_ms >= citation.from_ms and s.to_ms <= citation.to_ms)]  # fmt: skip
+        assert citation.quote in source_passage.text[covered[0].start : covered[-1].end]

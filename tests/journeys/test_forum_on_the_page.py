@@ -1,0 +1,204 @@
+"""The forum in a browser: a question at a second, answers as they come, and posts that would be scripts."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+
+from server.config import Limits
+from server.http.digests import unsubscribe_token
+from server.http.keys import CONFIG
+from server.http.pages import VENDOR_DIR
+from tests.support.app import AppClient, serving, settings
+from tests.support.lectures import LADDER
+from tests.support.people import PASSWORD, People, Person
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Page
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (VENDOR_DIR / "marked").exists(), reason="the page's parts are not there: bin/test has them"
+    ),
+]
+
+PWN = "window.pwned=1"
+# What posts try; each alone, and none of it may come to anything.
+PAYLOADS = [
+    f"<script>{PWN}</script>",
+    f'<img src=x onerror="{PWN}">',
+    f'<svg onload="{PWN}"></svg><svg><script>{PWN}</script></svg>',
+    f'<iframe srcdoc="<script>parent.{PWN.removeprefix("window.")}</script>"></iframe>',
+    f"[press](javascript:{PWN})",
+    f"[press](JaVaScRiPt&colon;{PWN})",
+    f"[press](data:text/html,<script>{PWN}</script>)",
+    f"![x](x \"y' onerror='{PWN}\")",
+    f'![a"onerror="{PWN}](x)',
+    f"<details open ontoggle={PWN}>x</details>",
+    f"<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror={PWN}&gt;'>",
+    f'<form><button formaction="javascript:{PWN}">press</button></form>',
+    f'```"><img src=x onerror={PWN}>\ncode\n```',
+    f"<style>@import 'javascript:{PWN}';</style><link rel=import href=data:,{PWN}>",
+    f"<a href='java\tscript:{PWN}' style='position:fixed;inset:0'>everywhere</a>",
+    f"<x-evil onclick={PWN}>\n\n- list <b onmouseover={PWN}>bold</b>",
+    f"|a|\n|-|\n|<input autofocus onfocus={PWN}>|",
+]
+# What is in the posts that is more than text: elements and attributes.
+FOUND = """() => [...document.querySelectorAll(".posts .text *")].flatMap((element) => [
+    element.tagName, ...[...element.attributes].map(({name, value}) => `${name}=${value}`)])"""
+HARMLESS = {
+    "P", "BR", "HR", "BLOCKQUOTE", "PRE", "CODE", "EM", "STRONG", "DEL", "A", "UL", "OL", "LI", "TABLE", "THEAD",
+    "TBODY", "TR", "TH", "TD", "rel=nofollow ugc noopener noreferrer", "target=_blank",
+}  # fmt: skip
+
+
+@dataclass
+class Scene:
+    """A server, a lecture of ten minutes, its teacher and a learner."""
+
+    origin: str
+    teacher: Person
+    ada: Person
+    course_id: str
+    lecture_id: str
+    video_id: str
+
+    async def enter(self, page: "Page", name: str) -> None:
+        """Sign in and open the lecture."""
+        await page.goto(f"{self.origin}/#/signin")
+        await page.get_by_label("User name or e-mail").fill(name)
+        await page.get_by_role("textbox", name="Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Sign in").click()
+        await page.get_by_role("link", name=name).wait_for()
+        await page.goto(f"{self.origin}/#/lectures/{self.lecture_id}")
+        await page.get_by_role("heading", name="Questions").wait_for()
+
+    async def ask(self, title: str, content: str, **members: Any) -> Any:
+        """A topic of Ada's."""
+        body = {"course_id": self.course_id, "title": title, "content": content} | members
+        return await self.ada.make("/api/forums/topics", body)
+
+
+@pytest.fixture
+async def client(postgres_dsn: str, redis_url: str) -> AsyncIterator[AppClient]:
+    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
+    events = {"look_s": 0.1}
+    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, events=events)) as client:
+        yield client
+
+
+@pytest.fixture
+async def scene(client: AppClient, postgres_dsn: str) -> Scene:
+    sql = await asyncpg.connect(postgres_dsn)
+    people = People(client, sql)
+    teacher, ada = await people.join("teacher", "instructor"), await people.join("ada")
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "duration": 600})
+    video_id = await sql.fetchval(
+        "INSERT INTO videos (lecture_id, upload_user_id, title, cloudflare_uid, status, duration_seconds, ladder,"
+        " segment_s) VALUES ($1, $2, 'A', 'uid', 'ready', 600, $3::text::jsonb, 2) RETURNING id",
+        lecture["id"],
+        teacher.id,
+        orjson.dumps(LADDER).decode(),
+    )
+    await sql.close()
+    await ada.make("/api/enrollments", {"course_id": course["id"]})
+    origin = str(client.make_url("")).rstrip("/")
+    return Scene(origin, teacher, ada, course["id"], lecture["id"], str(video_id))
+
+
+async def test_a_question_at_a_second_is_answered_live_and_solved(scene: Scene, browser: "Browser") -> None:
+    contexts = [await browser.new_context() for _ in range(2)]
+    ada, teacher = [await context.new_page() for context in contexts]
+    await scene.enter(ada, "ada")
+    await scene.enter(teacher, "teacher")
+    await ada.evaluate("document.querySelector('video').currentTime = 83")
+
+    forum = ada.get_by_role("region", name="Questions")
+    await forum.get_by_text("Ask a question").click()
+    await forum.get_by_label("Your question in a line").fill("Why a queue?")
+    await forum.get_by_label("Your question", exact=True).fill("Because **it** waits?")
+    await forum.get_by_label("At 1:23").wait_for()
+    await forum.get_by_role("button", name="Ask").click()
+    await ada.get_by_role("heading", name="Why a queue?").wait_for()
+    await ada.locator(".posts strong", has_text="it").wait_for()
+
+    # The teacher did nothing: the question, its mark and the badge come by themselves.
+    await teacher.get_by_role("button", name="Why a queue?, at 1:23").wait_for()
+    await teacher.get_by_title("1 question with something new").wait_for()
+    await teacher.get_by_role("button", name="Why a queue?, at 1:23").click()
+    assert await teacher.evaluate("document.querySelector('video').currentTime") == 83
+    await teacher.get_by_label("Your answer").fill("It decouples.")
+    await teacher.get_by_role("button", name="Answer").click()
+
+    await ada.get_by_text("It decouples.").wait_for()
+    await ada.get_by_role("button", name="This is the solution").last.click()
+    await teacher.get_by_text("· solution").wait_for()
+    await teacher.get_by_role("button", name="Lock").click()
+    await ada.get_by_label("Your answer").wait_for(state="hidden")
+    await teacher.get_by_role("button", name="← All questions").click()
+    await teacher.get_by_label("Search the questions").fill("decouple")
+    await teacher.locator(".topics .meta", has_text="Locked · Solved").wait_for()
+    for context in contexts:
+        await context.close()
+
+
+async def test_a_script_in_a_post_never_runs_whatever_the_policy(scene: Scene, browser: "Browser") -> None:
+    topic = await scene.ask("<img src=x onerror=window.pwned=1>", PAYLOADS[0])
+    for payload in PAYLOADS[1:]:
+        await scene.ada.make(f"/api/forums/topics/{topic['id']}/posts", {"content": payload})
+    # Without the page's policy, which would stop most of it by itself.
+    context = await browser.new_context(bypass_csp=True)
+    page = await context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await scene.enter(page, "teacher")
+    await page.get_by_role("button", name="<img src=x onerror=window.pwned=1>").click()
+    posts = page.locator(".posts > li")
+    await posts.nth(len(PAYLOADS) - 1).locator(".text > *").first.wait_for()
+    assert await posts.count() == len(PAYLOADS)
+    # As it was written, for everybody to read.
+    assert PAYLOADS[0] in await posts.first.inner_text()
+    for link in await page.locator(".posts .text a").all():
+        await link.dispatch_event("click")
+    for element in await page.locator(".posts .text *").all():
+        await element.dispatch_event("mouseover")
+    assert await page.evaluate("window.pwned") is None
+    found = set(await page.evaluate(FOUND))
+    assert {item for item in found if item not in HARMLESS and not item.startswith(("href=", "class="))} == set()
+    assert not [
+        item for item in found if item.startswith("href=") and not item.startswith(("href=http", "href=mailto:"))
+    ]
+    assert [url for url in asked if not url.startswith((scene.origin, "data:", "blob:"))] == []
+    await context.close()
+
+
+async def test_mails_are_wanted_on_the_account_page_and_ended_by_their_link(
+    scene: Scene, client: AppClient, page: "Page"
+) -> None:
+    await scene.enter(page, "ada")
+    await page.goto(f"{scene.origin}/#/account")
+    await page.get_by_label("Once a day, what I have not read").check()
+    await page.get_by_text("You get a mail when there is something new").wait_for()
+    assert (await scene.ada.get("/api/forums/digest")).body == {"enabled": True}
+    assert client.app is not None
+    token = unsubscribe_token(client.app[CONFIG], UUID(scene.ada.id))
+    await page.goto(f"{scene.origin}/#/unsubscribe/{token}")
+    await page.get_by_role("button", name="No more of these mails").click()
+    await page.get_by_role("heading", name="No more of these mails").wait_for()
+    assert (await scene.ada.get("/api/forums/digest")).body == {"enabled": False}
+
+
+async def test_a_page_says_where_the_other_device_is(scene: Scene, page: "Page") -> None:
+    session = await scene.ada.make(f"/api/videos/{scene.video_id}/sessions", {"device": "phone"})
+    await scene.enter(page, "ada")
+    frame = {"seq": 1, "position": 125.0, "cmcd": {"sta": "p"}}
+    await scene.ada.post(f"/api/videos/sessions/{session['session_id']}/network", frame)
+    await page.get_by_text("Your phone is at 2:05.").wait_for()
+    await page.get_by_role("button", name="Continue from there").click()
+    assert await page.evaluate("document.querySelector('video').currentTime") == 125

@@ -1,0 +1,113 @@
+"""What is written about a course is kept for the tutor for as long as it is there, and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+from embedded.s3 import ObjectStore
+from tests.support.app import AppClient, serving, settings
+from tests.support.files import pdf, s3_settings, upload
+from tests.support.language_model import LanguageModel, speaking
+from tests.support.people import People, Person
+
+if TYPE_CHECKING:
+    Sql = asyncpg.Connection[asyncpg.Record]
+
+PIECES = "SELECT file_id::text, lecture_id::text, page, place, text FROM text_pieces ORDER BY source_id, place"
+
+
+@pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[LanguageModel]:
+    async with speaking() as model:
+        yield model
+
+
+@pytest.fixture
+async def teacher(
+    postgres_dsn: str, redis_url: str, object_store: ObjectStore, model: LanguageModel, sql: Sql
+) -> AsyncIterator[Person]:
+    config = settings(
+        postgres_dsn,
+        redis_url,
+        s3=s3_settings(object_store),
+        openai=model.settings,
+        jobs={"poll_s": 0.02, "backoff_s": 0.01},
+    )
+    async with serving(config) as client:
+        yield await _join(client, sql)
+
+
+async def _join(client: AppClient, sql: Sql) -> Person:
+    return await People(client, sql).join("teacher", "instructor")
+
+
+async def kept(sql: Sql, count: int) -> list[dict[str, Any]]:
+    """The pieces, once there are so many and nothing is left to do."""
+    left = "SELECT count(*) FROM jobs WHERE kind IN ('file_text', 'lecture_text', 'text_embedding')"
+    async with asyncio.timeout(20):
+        while True:
+            rows = [dict(row) for row in await sql.fetch(PIECES)]
+            if len(rows) == count and await sql.fetchval(left) == 0:
+                return rows
+            await asyncio.sleep(0.02)
+
+
+async def test_materials_and_descriptions_are_kept_with_their_pages_and_go_with_their_sources(
+    teacher: Person, sql: Sql
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    lecture = await teacher.make(
+        f"/api/courses/{course['id']}/lectures", {"title": "A", "description": "About queues, and where they end."}
+    )
+    place = {"course_id": course["id"], "visibility": "course"}
+    handout = await upload(teacher, pdf("Queues.", "Stacks."), **place)
+    notes = await upload(teacher, b"Plain notes on queues.", "notes.txt", **place)
+    await upload(teacher, pdf("Nobody's course."), visibility="private")
+    await upload(teacher, b"PK\x03\x04 something", "a.zip", **place)
+    rows = await kept(sql, 4)
+    by_source = {row["file_id"] or row["lecture_id"]: [] for row in rows}
+    for row in rows:
+        by_source[row["file_id"] or row["lecture_id"]].append((row["page"], row["place"], row["text"]))
+    assert by_source == {
+        lecture["id"]: [(None, 0, "About queues, and where they end.")],
+        handout.body["id"]: [(1, 0, "Queues."), (2, 1, "Stacks.")],
+        notes.body["id"]: [(None, 0, "Plain notes on queues.")],
+    }
+    assert await sql.fetchval("SELECT count(*) FROM text_pieces WHERE embedding IS NULL") == 0
+
+    await teacher.ask("PUT", f"/api/lectures/{lecture['id']}", {"description": "Other words."})
+    assert (await teacher.ask("DELETE", f"/api/files/{handout.body['id']}")).status == 204
+    rows = await kept(sql, 2)
+    assert {row["text"] for row in rows} == {"Other words.", "Plain notes on queues."}
+    await sql.execute("DELETE FROM courses")
+    assert await sql.fetchval("SELECT count(*) FROM text_pieces") == 0
+
+
+async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_present_one(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    quick = {"poll_s": 0.02, "backoff_s": 0.01}
+    async with serving(settings(postgres_dsn, redis_url, jobs=quick)) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "description": "About queues."})
+        await kept(sql, 1)
+    assert await sql.fetchval("SELECT count(*) FROM text_pieces WHERE embedding IS NULL") == 1
+    for name in ("small", "small", "large", "another"):
+        openai = model.settings | {"embedding_model": name}
+        async with serving(settings(postgres_dsn, redis_url, jobs=quick, openai=openai)):
+            await kept(sql, 1)
+        assert await sql.fetchval("SELECT embedded_by FROM text_pieces WHERE embedding IS NOT NULL") == name
+    assert model.embeddings == 3, "once is enough"

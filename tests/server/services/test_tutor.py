@@ -1,0 +1,126 @@
+"""The tutor's model: an answer that streams, and what can go wrong while it does; it is asked exactly once."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from server.config import Breaker, OpenAI
+from server.services.outside import (
+    ServiceAway,
+    ServiceError,
+    ServiceLeftAlone,
+    ServiceNotConfigured,
+    ServicePutsOff,
+    ServiceRefused,
+    ServiceSlow,
+)
+from server.services.tutor import Answer, Tutor, Usage
+from tests.support.language_model import LanguageModel, speaking
+
+MESSAGES = [{"role": "user", "content": "<question>anything</question>"}]
+WORDS = "one two three four five"
+
+
+@asynccontextmanager
+async def made(settings: dict[str, Any], breaker: Breaker | None = None) -> AsyncIterator[Tutor]:
+    tutor = Tutor(OpenAI(**settings), breaker)
+    yield tutor
+    await tutor.close()
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[LanguageModel]:
+    async with speaking() as model:
+        model.behave(says=WORDS)
+        yield model
+
+
+async def ask(model: LanguageModel, **settings: Any) -> tuple[list[str], Answer]:
+    async with made(model.settings | settings) as tutor:
+        return await read(tutor)
+
+
+async def read(tutor: Tutor, texts: list[str] | None = None) -> tuple[list[str], Answer]:
+    told = [] if texts is None else texts
+    async with tutor.asking(MESSAGES) as answer:
+        async for text in answer.texts:
+            told.append(text)
+    return told, answer
+
+
+async def test_an_answer_comes_in_pieces_with_what_it_took(model: LanguageModel) -> None:
+    texts, answer = await ask(model)
+    assert "".join(texts) == WORDS
+    assert len(texts) == 5
+    assert answer.finish == "stop"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    body = model.asked[0]
+    assert (body["model"], body["max_completion_tokens"]) == ("stand-in", 1000)
+    assert "reasoning_effort" not in body
+
+
+async def test_endpoints_of_other_makers_are_a_matter_of_settings(model: LanguageModel) -> None:
+    _, answer = await ask(model, tokens_parameter="max_tokens", answer_tokens=2, reasoning_effort="minimal")
+    body = model.asked[0]
+    assert (body["max_tokens"], body["reasoning_effort"]) == (2, "minimal")
+    assert answer.finish == "length"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "settings", "expected", "told"),
+    [
+        ({"status": 500}, {}, ServiceAway, 0),
+        ({"status": 429}, {}, ServicePutsOff, 0),
+        ({"status": 400}, {}, ServiceRefused, 0),
+        ({"first_token_ms": 20_000}, {"first_token_s": 0.2}, ServiceSlow, 0),
+        ({"hang_after": 0}, {"first_token_s": 0.2}, ServiceSlow, 0),
+        ({"hang_after": 2}, {"gap_s": 0.2}, ServiceSlow, 2),
+        ({"token_ms": 150}, {"total_s": 0.4}, ServiceSlow, None),
+        ({"die_after": 3}, {}, ServiceAway, 3),
+    ],
+)
+async def test_what_goes_wrong_is_told_apart_and_the_model_is_asked_once(
+    model: LanguageModel, behaviour: Any, settings: Any, expected: type[ServiceError], told: int | None
+) -> None:
+    model.behave(**behaviour)
+    texts: list[str] = []
+    async with made(model.settings | settings) as tutor:
+        with pytest.raises(expected) as raised:
+            await read(tutor, texts)
+    assert type(raised.value) is expected
+    assert told is None or len(texts) == told
+    assert model.calls == 1
+
+
+async def test_a_model_that_cannot_be_reached_is_left_alone_after_some_failures(model: LanguageModel) -> None:
+    nowhere = model.settings | {"base_url": "http://127.0.0.1:9/v1"}
+    async with made(nowhere, Breaker(failures=2, open_s=60)) as tutor:
+        for _ in range(2):
+            with pytest.raises(ServiceAway):
+                await read(tutor)
+        with pytest.raises(ServiceLeftAlone):
+            await read(tutor)
+
+
+async def test_without_a_key_there_is_none() -> None:
+    tutor = Tutor(OpenAI())
+    assert not tutor.is_configured
+    with pytest.raises(ServiceNotConfigured):
+        await read(tutor)
+
+
+async def test_who_stops_reading_stops_the_model(model: LanguageModel) -> None:
+    model.behave(token_ms=20, says="word " * 500)
+    async with made(model.settings, Breaker(failures=1)) as tutor:
+        async with tutor.asking(MESSAGES) as answer:
+            await anext(answer.texts)
+        model.behave(token_ms=0, says=WORDS)
+        assert "".join((await read(tutor))[0]) == WORDS
+
+
+def test_an_answer_costs_what_its_tokens_do() -> None:
+    tutor = Tutor(OpenAI(input_price=0.25, output_price=2))
+    assert tutor.cost_micros(Usage(prompt_tokens=1000, completion_tokens=100)) == 450

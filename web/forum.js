@@ -1,0 +1,423 @@
+/**
+ * The forum beside a lecture: questions about the course, many of them pinned to a second, answered live.
+ *
+ * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
+ */
+import { explain } from "./api.js";
+import { h, setText } from "./dom.js";
+import { clock, plural } from "./format.js";
+import { showMarkdown } from "./markdown.js";
+
+const SOON_MS = 150; // what comes together is asked for together
+const SEARCH_MS = 300;
+
+export class ForumPanel {
+  /**
+   * @param {object} options
+   * @param {import("./api.js").Api} options.api
+   * @param {import("./events.js").Events} options.events
+   * @param {object} options.lecture
+   * @param {boolean} options.owner  whether one runs the course
+   * @param {() => number} options.position  the second being shown
+   * @param {(seconds: number) => void} options.seek
+   * @param {() => number} options.duration  of the lecture, in seconds
+   */
+  constructor({ api, events, lecture, owner, position, seek, duration }) {
+    this.#api = api;
+    this.#events = events;
+    this.#lecture = lecture;
+    this.#owner = owner;
+    this.#position = position;
+    this.#seek = seek;
+    this.#duration = duration;
+    this.element = this.#build();
+    const on = (name, listener) => events.addEventListener(name, listener, { signal: this.#off.signal });
+    on("post", ({ detail }) => this.#changed(detail));
+    on("topic", ({ detail }) => this.#changed(detail));
+    on("open", () => this.#changed(null));
+    on("revoked", ({ detail }) => detail.course_id === lecture.course_id && (this.element.hidden = true));
+    events.watch({ course_id: lecture.course_id });
+  }
+
+  /** Marks of the lecture's topics, for below its picture. */
+  marks = h("div", { class: "marks", role: "group", "aria-label": "Questions in this lecture", hidden: true });
+
+  #api;
+  #events;
+  #lecture;
+  #owner;
+  #position;
+  #seek;
+  #duration;
+  #off = new AbortController();
+  #timers = {};
+  #topicId = null;
+  #asked = 0;
+  #shown = new Map(); // by a post's id, what is shown of it
+  #badge = h("span", { class: "badge", hidden: true });
+  #search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the questions", maxlength: 200 });
+  #scope = h(
+    "select",
+    { "aria-label": "Which questions" },
+    h("option", { value: "" }, "Whole course"),
+    h("option", { value: "here" }, "This lecture"),
+    h("option", { value: "unsolved" }, "Without a solution"),
+    h("option", { value: "unread" }, "Unread"),
+  );
+  #list = h("ol", { class: "topics" });
+  #more = h("button", { type: "button", class: "plain", hidden: true }, "More");
+  #listView = h("div");
+  #topicView = h("div", { class: "topic", hidden: true });
+  #told = h("p", { class: "quiet", role: "status" });
+
+  close() {
+    this.#off.abort();
+    Object.values(this.#timers).forEach(clearTimeout);
+  }
+
+  /** Asks for everything that is shown. */
+  async refresh() {
+    await Promise.all([this.#refreshList(), this.#refreshMarks(), this.#refreshBadge()]);
+    if (this.#topicId) await this.#refreshTopic();
+  }
+
+  #path(query) {
+    return `/api/forums/courses/${this.#lecture.course_id}/topics?${new URLSearchParams(query)}`;
+  }
+
+  #changed(detail) {
+    const deleted = detail?.type === "topic" && detail.change === "deleted" && detail.topic_id === this.#topicId;
+    if (deleted) this.#showList("This question was deleted.");
+    this.#soon("refresh", SOON_MS, () => this.refresh());
+  }
+
+  #soon(name, ms, work) {
+    clearTimeout(this.#timers[name]);
+    this.#timers[name] = setTimeout(() => this.#off.signal.aborted || this.#try(work), ms);
+  }
+
+  async #try(work) {
+    try {
+      await work();
+      return true;
+    } catch (error) {
+      setText(this.#told, explain(error));
+      return false;
+    }
+  }
+
+  // The list
+
+  #build() {
+    this.#search.addEventListener("input", () => this.#soon("search", SEARCH_MS, () => this.#refreshList()));
+    this.#scope.addEventListener("change", () => this.#try(() => this.#refreshList()));
+    this.#listView.append(
+      h("div", { class: "forum-tools" }, this.#search, this.#scope),
+      this.#askForm(),
+      this.#list,
+      h("p", { class: "actions" }, this.#more),
+    );
+    return h(
+      "section",
+      { class: "card forum", "aria-labelledby": "forum-title" },
+      h("h2", { class: "section", id: "forum-title" }, "Questions ", this.#badge),
+      this.#told,
+      this.#listView,
+      this.#topicView,
+    );
+  }
+
+  async #refreshList() {
+    const query = { limit: 20 };
+    if (this.#search.value.trim()) query.q = this.#search.value.trim();
+    if (this.#scope.value === "here") query.lecture_id = this.#lecture.id;
+    if (this.#scope.value === "unsolved") query.solved = "false";
+    if (this.#scope.value === "unread") query.unread = "true";
+    const mine = ++this.#asked;
+    const answer = await this.#api.call("GET", this.#path(query));
+    if (mine !== this.#asked) return;
+    this.#list.replaceChildren(...answer.items.map((topic) => this.#entry(topic)));
+    if (answer.items.length === 0) this.#list.append(h("li", { class: "quiet" }, "Nothing here yet."));
+    this.#offerMore(answer.next);
+  }
+
+  #offerMore(next) {
+    this.#more.hidden = !next;
+    this.#more.onclick = () =>
+      this.#try(async () => {
+        const answer = await this.#api.more(next);
+        this.#list.append(...answer.items.map((topic) => this.#entry(topic)));
+        this.#offerMore(answer.next);
+      });
+  }
+
+  #entry(topic) {
+    const open = () => this.#try(() => this.#open(topic.id));
+    return h(
+      "li",
+      { dataset: { topic: topic.id, unread: String(topic.unread > 0) } },
+      h("button", { type: "button", class: "link", onclick: open }, topic.title),
+      h(
+        "p",
+        { class: "meta" },
+        [
+          topic.is_pinned && "Pinned",
+          topic.is_locked && "Locked",
+          topic.solved_post_id && "Solved",
+          topic.username ?? "Somebody who left",
+          plural(topic.post_count, "post"),
+          topic.unread > 0 && `${topic.unread} new`,
+        ]
+          .filter(Boolean)
+          .join(" · "),
+        this.#here(topic) && [" · ", this.#moment(topic)],
+      ),
+    );
+  }
+
+  #here(topic) {
+    return topic.lecture_id === this.#lecture.id && topic.position !== null;
+  }
+
+  #moment(topic) {
+    const seek = () => this.#seek(topic.position);
+    return h("button", { type: "button", class: "link", onclick: seek }, `at ${clock(topic.position)}`);
+  }
+
+  #askForm() {
+    const title = h("input", { required: true, maxlength: 200, "aria-label": "Your question in a line" });
+    const content = h("textarea", { required: true, maxlength: 20_000, rows: 4, "aria-label": "Your question" });
+    const pinned = h("input", { type: "checkbox", checked: true });
+    const pinnedText = h("span", null, "At this second");
+    const ask = async (event) => {
+      event.preventDefault();
+      const body = { course_id: this.#lecture.course_id, title: title.value, content: content.value };
+      body.lecture_id = this.#lecture.id;
+      if (pinned.checked) body.position = Number(form.dataset.position ?? this.#position().toFixed(3));
+      await this.#try(async () => {
+        const topic = await this.#api.call("POST", "/api/forums/topics", body);
+        form.reset();
+        delete form.dataset.position;
+        form.closest("details").open = false;
+        this.#showTopic(topic);
+        await Promise.all([this.#refreshList(), this.#refreshMarks()]);
+      });
+    };
+    const form = h(
+      "form",
+      { class: "ask", onsubmit: ask },
+      title,
+      content,
+      h("label", { class: "pin" }, pinned, pinnedText),
+      h("p", { class: "actions" }, h("button", { class: "primary" }, "Ask")),
+    );
+    const opened = ({ target }) => {
+      if (!target.open) return;
+      // The second of which one asks is the one at which one begins to write.
+      form.dataset.position = this.#position().toFixed(3);
+      setText(pinnedText, `At ${clock(this.#position())}`);
+      title.focus();
+    };
+    return h("details", { ontoggle: opened }, h("summary", null, "Ask a question"), form);
+  }
+
+  async #refreshMarks() {
+    const answer = await this.#api.call("GET", this.#path({ lecture_id: this.#lecture.id, limit: 100 }));
+    const duration = this.#duration();
+    const placed = answer.items.filter((topic) => this.#here(topic) && duration > 0);
+    this.marks.hidden = placed.length === 0;
+    this.marks.replaceChildren(
+      ...placed.map((topic) => {
+        const left = `left: ${Math.min(100, (100 * topic.position) / duration).toFixed(2)}%`;
+        const name = `${topic.title}, at ${clock(topic.position)}`;
+        const show = () => {
+          this.#seek(topic.position);
+          this.#try(() => this.#open(topic.id));
+        };
+        return h("button", { type: "button", style: left, title: name, "aria-label": name, onclick: show });
+      }),
+    );
+  }
+
+  async #refreshBadge() {
+    const { items, next } = await this.#api.call("GET", this.#path({ unread: "true", limit: 50 }));
+    const others = items.filter(({ id }) => id !== this.#topicId).length;
+    this.#badge.hidden = others === 0;
+    setText(this.#badge, next ? `${others}+` : String(others));
+    this.#badge.title = `${plural(others, "question")} with something new`;
+  }
+
+  // A topic
+
+  async #open(topicId) {
+    this.#showTopic(await this.#api.call("GET", `/api/forums/topics/${topicId}?limit=100`));
+    await Promise.all([this.#refreshList(), this.#refreshBadge()]);
+  }
+
+  #showList(words = "") {
+    this.#topicId = null;
+    this.#topicView.hidden = true;
+    this.#listView.hidden = false;
+    setText(this.#told, words);
+  }
+
+  #showTopic(topic) {
+    this.#topicId = topic.id;
+    this.#shown.clear();
+    this.#listView.hidden = true;
+    this.#topicView.hidden = false;
+    setText(this.#told, "");
+    const back = () => this.#showList();
+    const head = h("h3", { tabindex: "-1" });
+    const meta = h("p", { class: "meta" });
+    const tools = h("p", { class: "actions" });
+    const posts = h("ol", { class: "posts", "aria-live": "polite" });
+    const reply = this.#replyForm(topic.id);
+    this.#topicView.replaceChildren(
+      h("button", { type: "button", class: "link", onclick: back }, "← All questions"),
+      head,
+      meta,
+      tools,
+      posts,
+      reply,
+    );
+    this.#parts = { head, meta, tools, posts, reply };
+    this.#fill(topic);
+    head.focus({ preventScroll: true });
+  }
+
+  #parts = null;
+
+  async #refreshTopic() {
+    const wanted = this.#topicId;
+    const topic = await this.#api.call("GET", `/api/forums/topics/${wanted}?limit=100`);
+    if (this.#topicId === wanted) this.#fill(topic);
+  }
+
+  async #fill(topic) {
+    const { head, meta, tools, reply } = this.#parts;
+    setText(head, topic.title);
+    const states = [topic.is_pinned && "Pinned", topic.is_locked && "Locked", topic.solved_post_id && "Solved"];
+    meta.replaceChildren(states.filter(Boolean).map((state) => `${state} · `).join(""), this.#here(topic) ? this.#moment(topic) : "");
+    tools.replaceChildren(...this.#topicTools(topic));
+    reply.hidden = topic.is_locked && !this.#owner;
+    for (const post of topic.posts.items) this.#put(post, topic);
+    let next = topic.posts.next;
+    while (next && this.#topicId === topic.id) {
+      const page = await this.#api.more(next);
+      for (const post of page.posts.items) this.#put(post, page);
+      next = page.posts.next;
+    }
+  }
+
+  #topicTools(topic) {
+    const path = `/api/forums/topics/${topic.id}`;
+    const change = (body) => () =>
+      this.#try(async () => {
+        await this.#api.call("PUT", path, body);
+        await this.#refreshTopic();
+      });
+    const remove = () =>
+      this.#try(async () => {
+        await this.#api.call("DELETE", path);
+        this.#showList("The question is gone.");
+        await this.refresh();
+      });
+    const button = (label, onclick) => h("button", { type: "button", class: "plain", onclick }, label);
+    const mine = topic.creator_id === this.#api.user?.id;
+    return [
+      this.#owner && button(topic.is_pinned ? "Unpin" : "Pin", change({ is_pinned: !topic.is_pinned })),
+      this.#owner && button(topic.is_locked ? "Unlock" : "Lock", change({ is_locked: !topic.is_locked })),
+      (this.#owner || (mine && topic.post_count <= 1)) && button("Delete the question", remove),
+    ].filter(Boolean);
+  }
+
+  /** Shows a post, or what became of it; one that is being edited is left alone. */
+  #put(post, topic) {
+    const state = JSON.stringify([post.content, post.is_solution, post.deleted_at, post.username, topic.creator_id]);
+    const known = this.#shown.get(post.id);
+    if (known?.state === state || known?.element.querySelector("form")) return;
+    const element = this.#post(post, topic);
+    if (known) known.element.replaceWith(element);
+    else this.#parts.posts.append(element);
+    this.#shown.set(post.id, { state, element });
+  }
+
+  #post(post, topic) {
+    const text = h("div", { class: "text" });
+    if (post.deleted_at) text.append(h("em", { class: "quiet" }, "This post was deleted."));
+    else showMarkdown(text, post.content);
+    const who = post.username ?? "Somebody who left";
+    const when = new Date(post.created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+    const notes = [when, post.edited_at && "edited", post.is_solution && "solution"].filter(Boolean).join(" · ");
+    const element = h(
+      "li",
+      { dataset: { post: post.id, solution: String(post.is_solution) } },
+      h("p", { class: "meta" }, h("strong", null, who), post.by_course_owner && " (instructor)", ` · ${notes}`),
+      text,
+    );
+    if (!post.deleted_at) element.append(h("p", { class: "actions" }, ...this.#postTools(post, topic, element)));
+    return element;
+  }
+
+  #postTools(post, topic, element) {
+    const path = `/api/forums/posts/${post.id}`;
+    const mine = post.user_id === this.#api.user?.id;
+    const judge = this.#owner || topic.creator_id === this.#api.user?.id;
+    const after = (work) => () =>
+      this.#try(async () => {
+        await work();
+        await this.#refreshTopic();
+      });
+    const solve = after(() => this.#api.call("PUT", `${path}/solution`, { is_solution: !post.is_solution }));
+    const remove = after(() => this.#api.call("DELETE", path));
+    const edit = () => element.querySelector(".text").replaceWith(this.#editForm(post, topic));
+    const button = (label, onclick) => h("button", { type: "button", class: "link", onclick }, label);
+    return [
+      judge && button(post.is_solution ? "Not the solution" : "This is the solution", solve),
+      mine && button("Edit", edit),
+      (mine || this.#owner) && button("Delete", remove),
+    ].filter(Boolean);
+  }
+
+  #editForm(post, topic) {
+    const content = h("textarea", { required: true, maxlength: 20_000, rows: 5, "aria-label": "Your post" });
+    content.value = post.content;
+    const show = (row) => {
+      const element = this.#post(row, topic);
+      this.#shown.get(post.id).element.replaceWith(element);
+      this.#shown.set(post.id, { state: null, element });
+    };
+    const save = (event) => {
+      event.preventDefault();
+      this.#try(async () =>
+        show(await this.#api.call("PUT", `/api/forums/posts/${post.id}`, { content: content.value })),
+      );
+    };
+    return h(
+      "form",
+      { class: "ask", onsubmit: save },
+      content,
+      h(
+        "p",
+        { class: "actions" },
+        h("button", { class: "primary" }, "Save"),
+        h("button", { type: "button", class: "plain", onclick: () => show(post) }, "Leave it"),
+      ),
+    );
+  }
+
+  #replyForm(topicId) {
+    const content = h("textarea", { required: true, maxlength: 20_000, rows: 3, "aria-label": "Your answer" });
+    const send = (event) => {
+      event.preventDefault();
+      this.#try(async () => {
+        await this.#api.call("POST", `/api/forums/topics/${topicId}/posts`, { content: content.value });
+        content.value = "";
+        await this.#refreshTopic();
+      });
+    };
+    const button = h("button", { class: "primary" }, "Answer");
+    return h("form", { class: "ask", onsubmit: send }, content, h("p", { class: "actions" }, button));
+  }
+}

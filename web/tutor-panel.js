@@ -1,0 +1,227 @@
+/**
+ * The tutor beside the video: what was said, a place to ask, and citations that lead to their second.
+ *
+ * Whatever comes from the server is shown as text.
+ */
+import { h, setText } from "./dom.js";
+import { clock } from "./format.js";
+import { TutorSocket } from "./tutor.js";
+
+const EXPLAIN = "Explain what was just said.";
+const HISTORY = 20;
+
+const WORDS = {
+  busy: "The tutor is still answering. Stop that answer, or wait for its end.",
+  budget_spent: "You have used up today’s questions. It goes on after midnight (UTC).",
+  rate_limited: "Too many questions in a short time. Wait a moment.",
+  interrupted: "The answer was interrupted.",
+  model_failed: "The answer broke off.",
+  deleted: "This conversation was deleted.",
+};
+
+export class TutorPanel {
+  /**
+   * @param {object} options
+   * @param {import("./api.js").Api} options.api
+   * @param {() => {course_id?: string, video_session_id?: string}} options.about  what a question is about
+   * @param {(lectureId: string, seconds: number) => void} options.go  to a second of a lecture
+   */
+  constructor({ api, about, go }) {
+    this.#api = api;
+    this.#about = about;
+    this.#go = go;
+    this.#socket = new TutorSocket({
+      userId: api.user.id,
+      accessToken: () => api.accessToken,
+      renew: () => this.#recent(1),
+    });
+    this.element = this.#build();
+    const on = (name, listener) => this.#socket.addEventListener(name, ({ detail }) => listener(detail));
+    on("state", () => this.#update());
+    on("question", ({ turn, message }) => this.#begin(turn, message));
+    on("text", ({ turn, text }) => this.#write(turn, text));
+    on("done", (done) => this.#finish(done));
+    on("failed", (failed) => this.#fail(failed));
+    on("problem", ({ code, detail }) => this.#note(WORDS[code] ?? detail));
+  }
+
+  #api;
+  #about;
+  #go;
+  #socket;
+  /** @type {Map<number, {text: HTMLElement, after: HTMLElement, question: string}>} what is shown of turns */
+  #turns = new Map();
+  #running = null;
+
+  #log = h("div", { class: "talk", role: "log", "aria-label": "What was said", tabindex: "0" });
+  #input = h("textarea", { id: "question", rows: "2", maxlength: "4000", placeholder: "Ask about this lecture" });
+  #ask = h("button", { type: "submit", class: "primary" }, "Ask");
+  #stop = h("button", { type: "button", class: "plain", hidden: true }, "Stop");
+  #explain = h("button", { type: "button", class: "plain" }, "Explain what was just said");
+  #said = h("p", { class: "note", role: "status" });
+
+  /** For end-to-end tests. */
+  get state() {
+    return { ...this.#socket.state, running: this.#running, note: this.#said.textContent };
+  }
+
+  /** Shows what was said before, and listens. */
+  async open() {
+    this.#socket.start();
+    try {
+      const { items } = await this.#recent(HISTORY);
+      for (const item of items.reverse()) this.#recall(item);
+      this.#scroll();
+    } catch {
+      // What was said before is no reason not to go on.
+    }
+  }
+
+  close() {
+    this.#socket.close();
+  }
+
+  /** What was said last, newest first; a token that has run out is renewed on the way. */
+  #recent(count) {
+    return this.#api.call("GET", `/api/chat/history/${this.#api.user.id}?limit=${count}`);
+  }
+
+  #build() {
+    const form = h(
+      "form",
+      { class: "ask-tutor" },
+      h("label", { class: "visually-hidden", for: "question" }, "Ask the tutor"),
+      this.#input,
+      h("div", { class: "actions" }, this.#ask, this.#stop, this.#explain),
+    );
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#say(this.#input.value.trim());
+    });
+    this.#input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      form.requestSubmit();
+    });
+    this.#explain.addEventListener("click", () => this.#say(EXPLAIN));
+    this.#stop.addEventListener("click", () => this.#socket.stop());
+    return h("section", { class: "card tutor", "aria-label": "Tutor" }, h("h2", null, "Tutor"), this.#log, form, this.#said);
+  }
+
+  #say(message) {
+    if (!message || this.#running !== null || this.#socket.state.asking) return;
+    this.#note("");
+    this.#socket.ask({ message, ...this.#about() });
+    this.#input.value = "";
+    this.#update();
+  }
+
+  #update() {
+    const { connected, stopped, asking } = this.#socket.state;
+    const answering = this.#running !== null;
+    this.#ask.disabled = this.#explain.disabled = answering || asking || stopped;
+    this.#stop.hidden = !answering;
+    if (stopped) this.#note("The tutor is not there just now. Reload the page to try again.");
+    else if (!connected && (answering || asking)) this.#note("Connecting…");
+    else if (this.#said.textContent === "Connecting…") this.#note("");
+  }
+
+  #note(text) {
+    setText(this.#said, text);
+  }
+
+  #begin(turn, message) {
+    if (!this.#turns.has(turn)) this.#turns.set(turn, this.#entry(message));
+    this.#running = turn;
+    this.#update();
+    this.#scroll();
+  }
+
+  /** A question and the place for its answer. */
+  #entry(question) {
+    const text = h("div", { class: "answer" });
+    const after = h("div", { class: "after" });
+    this.#log.append(h("p", { class: "question" }, question), text, after);
+    return { text, after, question };
+  }
+
+  #write(turn, text) {
+    if (!this.#turns.has(turn)) this.#begin(turn, "…");
+    const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
+    this.#show(this.#turns.get(turn).text, text);
+    if (atEnd) this.#scroll();
+  }
+
+  #show(element, text) {
+    element.replaceChildren(...text.split(/\n{2,}/).map((paragraph) => h("p", null, paragraph)));
+  }
+
+  #finish({ turn, citations, recommendations, stopped }) {
+    this.#end(turn);
+    const { after } = this.#turns.get(turn) ?? {};
+    if (!after) return;
+    if (stopped) after.append(h("p", { class: "note" }, "Stopped."));
+    after.append(...this.#references(citations, recommendations));
+    this.#scroll();
+  }
+
+  #fail({ turn, code, retryable }) {
+    this.#end(turn);
+    const { after, question } = this.#turns.get(turn) ?? {};
+    if (!after) return;
+    const again = () => {
+      if (this.#running !== null) return;
+      this.#socket.ask({ message: question, retry_of: turn, ...this.#about() });
+      this.#update();
+    };
+    const button = retryable && h("button", { type: "button", class: "link", onclick: again }, "Ask again");
+    after.append(h("p", { class: "note" }, WORDS[code] ?? "The answer broke off.", " ", button));
+    this.#scroll();
+  }
+
+  #end(turn) {
+    if (this.#running === turn) this.#running = null;
+    this.#update();
+  }
+
+  /** Something that was said before this page was opened. */
+  #recall({ turn, message, is_user: isUser, citations, recommendations, status }) {
+    if (this.#turns.has(turn) && status === "running") return;
+    if (!this.#turns.has(turn)) this.#turns.set(turn, this.#entry(isUser ? message : "…"));
+    if (isUser) return;
+    const { text, after } = this.#turns.get(turn);
+    this.#show(text, message);
+    after.append(...this.#references(citations, recommendations));
+  }
+
+  #references(citations, recommendations) {
+    const cited = citations.map((citation) => h("li", null, this.#citation(citation)));
+    const courses = recommendations.map(({ course_id: id, title, reason }) =>
+      h("li", null, h("a", { href: `#/courses/${id}` }, title), ` ${reason}`),
+    );
+    return [cited, courses].filter(({ length }) => length > 0).map((items) => h("ul", { class: "references" }, ...items));
+  }
+
+  #citation({ lecture_id: lectureId, from, file_id: fileId, page, quote }) {
+    if (lectureId) {
+      const label = `Go to ${clock(from)}: ${quote}`;
+      const onclick = () => this.#go(lectureId, from);
+      return h("button", { type: "button", class: "citation", "aria-label": label, onclick }, h("b", null, clock(from)), ` ${quote}`);
+    }
+    const where = page ? `Page ${page}` : "File";
+    return h("button", { type: "button", class: "citation", onclick: () => this.#openFile(fileId) }, h("b", null, where), ` ${quote}`);
+  }
+
+  async #openFile(fileId) {
+    try {
+      const { url } = await this.#api.call("GET", `/api/files/${fileId}?redirect=false`);
+      h("a", { href: url, target: "_blank", rel: "noopener noreferrer" }).click();
+    } catch {
+      this.#note("This file is not there any more.");
+    }
+  }
+
+  #scroll() {
+    this.#log.scrollTop = this.#log.scrollHeight;
+  }
+}

@@ -1,0 +1,162 @@
+/**
+ * The page's end of the chat socket (`lectern.v1`): questions out, answers in, over as many connections as it takes.
+ *
+ * A question that was not acknowledged is sent again under its own id, and an answer that broke off is asked for from the
+ * chunk after the last one here, so every part of it comes once and in order.
+ *
+ * Events, each a `CustomEvent` whose `detail` is named beside it:
+ *   state     {connected, stopped}
+ *   question  {turn, message}                     somebody asked: here, or on another device
+ *   text      {turn, text}                        all that was said of the answer so far
+ *   done      {turn, citations, recommendations, source, stopped}
+ *   failed    {turn, code, retryable}
+ *   problem   {code, detail}                      a question was refused
+ */
+import { PROTOCOL } from "./session.js";
+
+const BACKOFF_MS = 200;
+const BACKOFF_MOST_MS = 10_000;
+
+export class TutorSocket extends EventTarget {
+  /**
+   * @param {object} options
+   * @param {string} options.userId
+   * @param {() => string|null} options.accessToken
+   * @param {() => Promise<unknown>} options.renew  sees to it that the access token is a good one
+   */
+  constructor({ userId, accessToken, renew }) {
+    super();
+    this.#address = `${location.origin.replace(/^http/, "ws")}/ws/chat/${userId}`;
+    this.#accessToken = accessToken;
+    this.#renew = renew;
+  }
+
+  #address;
+  #accessToken;
+  #renew;
+  /** @type {WebSocket|null} */
+  #socket = null;
+  #live = false;
+  #closed = false;
+  #renewed = false;
+  #attempt = 0;
+  #timer = 0;
+  /** @type {{id: string, [member: string]: unknown}|null} a question that the server has not acknowledged */
+  #asking = null;
+  /** @type {{turn: number, chunk: number, text: string, id: string|null}|null} the answer that is being given */
+  #answer = null;
+
+  get state() {
+    return { connected: this.#live, stopped: this.#closed, turn: this.#answer?.turn ?? null, asking: this.#asking !== null };
+  }
+
+  start() {
+    this.#open();
+  }
+
+  close() {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#socket?.close(1000);
+  }
+
+  /** Asks; one question at a time. @param {{message?: string, course_id?: string, video_session_id?: string, retry_of?: number}} question */
+  ask(question) {
+    this.#asking = { type: "message", id: newId(), ...question };
+    this.#send(this.#asking);
+  }
+
+  /** Ends the answer that is being given here. */
+  stop() {
+    const id = this.#answer?.id ?? this.#asking?.id;
+    if (id) this.#send({ type: "stop", id });
+  }
+
+  #open() {
+    const socket = new WebSocket(this.#address, [PROTOCOL, `bearer.${this.#accessToken()}`]);
+    this.#socket = socket;
+    socket.addEventListener("message", ({ data }) => this.#socket === socket && this.#hear(JSON.parse(data)));
+    socket.addEventListener("close", ({ code }) => this.#socket === socket && this.#lost(code));
+  }
+
+  #send(frame) {
+    if (this.#live) this.#socket.send(JSON.stringify(frame));
+  }
+
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  #hear(frame) {
+    switch (frame.type) {
+      case "hello":
+        this.#greeted(frame);
+        break;
+      case "accepted":
+        if (this.#asking?.id === frame.id) this.#asking = null;
+        this.#follow(frame.turn, frame.id);
+        this.#tell("question", { turn: frame.turn, message: frame.message });
+        break;
+      case "delta":
+        this.#add(frame);
+        break;
+      case "done":
+      case "failed":
+        if (this.#answer?.turn === frame.turn) this.#answer = null;
+        this.#tell(frame.type, frame);
+        break;
+      case "error":
+        if (frame.id && this.#asking?.id === frame.id) this.#asking = null;
+        this.#tell("problem", frame);
+        break;
+    }
+  }
+
+  #greeted({ turn, last_turn: lastTurn }) {
+    this.#live = true;
+    this.#attempt = 0;
+    this.#renewed = false;
+    // What was being answered may have ended while nobody listened: it is told from its row then.
+    const missed = this.#answer ?? (turn === null ? null : { turn, chunk: 0 });
+    if (missed && missed.turn <= lastTurn) {
+      this.#follow(missed.turn, this.#answer?.id ?? null);
+      this.#send({ type: "resume", turn: missed.turn, chunk: this.#answer?.chunk ?? 0 });
+    }
+    if (this.#asking) this.#send(this.#asking);
+    this.#tell("state", this.state);
+  }
+
+  #follow(turn, id) {
+    if (this.#answer?.turn !== turn) this.#answer = { turn, chunk: 0, text: "", id };
+  }
+
+  #add({ turn, chunk, text }) {
+    const answer = this.#answer;
+    if (answer?.turn !== turn || chunk !== answer.chunk + 1) return;
+    answer.chunk = chunk;
+    answer.text += text;
+    this.#tell("text", { turn, text: answer.text });
+  }
+
+  async #lost(code) {
+    this.#live = false;
+    this.#socket = null;
+    if (this.#closed) return;
+    if (code === 4401 || (code === 1006 && !this.#renewed)) {
+      // A refused opening does not say why: perhaps the token has run out.
+      this.#renewed = true;
+      await this.#renew().catch(() => {});
+    } else if (code >= 4400 && code < 4500) {
+      this.#closed = true;
+    }
+    this.#tell("state", this.state);
+    if (this.#closed) return;
+    const pauseMs = Math.min(BACKOFF_MOST_MS, BACKOFF_MS * 2 ** this.#attempt++) * Math.random();
+    this.#timer = setTimeout(() => this.#open(), pauseMs);
+  }
+}
+
+/** `crypto.randomUUID` is there on secure pages alone. */
+function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
