@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
 from pydantic import BaseModel, Field
 
-from server.data.db import Record, queries
+from server.data.audit import audit_foreign
+from server.data.db import Connection, Record, queries
 from server.domain.progress import NotAPosition, parse_position, parse_range, show_progress
-from server.http.members import Progress
+from server.http.events import ProgressEvent
+from server.http.keys import EVENTS
+from server.http.members import Enrollment, Progress
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
     Conflict,
@@ -97,21 +101,6 @@ class Continuation(BaseModel):
     last_watched_at: datetime
 
 
-class Enrollment(BaseModel):
-    """An enrolment; `progress` is how far its learner is, in percent of the course's lectures."""
-
-    user_id: UUID
-    course_id: UUID
-    transaction_id: UUID | None
-    source: str
-    enrolled_at: datetime
-    expires_at: datetime | None
-    is_active: bool
-    progress: float
-    created_at: datetime
-    updated_at: datetime
-
-
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
@@ -124,7 +113,10 @@ class Enrollment(BaseModel):
     rate="write",
 )
 async def update_progress(call: Call[ProgressChange]) -> dict[str, Any]:
-    """Add what was watched of a lecture. What is known already never shrinks, a completion stays."""
+    """Add what was watched of a lecture. What is known already never shrinks, a completion stays.
+
+    One's open pages are told where one is.
+    """
     ranges, position_ms = _parse_change(call.body)
     key = {"user_id": call.user.id, "lecture_id": call.path.lecture_id}
     async with call.db.transaction() as tx:
@@ -144,7 +136,13 @@ async def update_progress(call: Call[ProgressChange]) -> dict[str, Any]:
             completed=call.body.completed,
             share=call.config.progress.complete_share,
         )
-        return show_progress(row)
+        shown = show_progress(row)
+        if call.body.model_fields_set & {"watched_ranges", "position"}:
+            event = ProgressEvent(
+                None, None, row["lecture_id"], lecture["course_id"], shown["position"], None, None, row["updated_at"]
+            )
+            call.afterwards.append(partial(call.app[EVENTS].announce, event, to=call.user.id))
+        return shown
 
 
 @routes.get(
@@ -178,7 +176,7 @@ async def get_user_progress(call: Call[None]) -> dict[str, Any]:
     role=STUDENT,
     query=CourseProgressQuery,
     answer=CourseProgress | Page[Learner],
-    problems=(CourseNotFound, Forbidden),
+    problems=(CourseNotFound, UserNotFound, Forbidden),
     rate="read",
 )
 async def get_course_progress(call: Call[None]) -> BaseModel:
@@ -189,6 +187,10 @@ async def get_course_progress(call: Call[None]) -> BaseModel:
         raise Forbidden("Only the course's owner sees how far others are.")
     if call.query.view is not None:
         return await _list_learners(call, course["id"])
+    if user_id != call.user.id and not await progress.may_ask_about(
+        call.db, user_id=user_id, course_id=course["id"], viewer_role=call.user.role
+    ):
+        raise UserNotFound
     async with call.db.connection() as connection:
         totals = await progress.get_course_progress(connection, user_id=user_id, course_id=course["id"])
         rows = await progress.list_course_progress(connection, user_id=user_id, course_id=course["id"])
@@ -231,7 +233,7 @@ async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
     """Enrol in a course that is free, one's own, bought, or covered by one's subscription.
 
     Once enrolled the same row comes again, with status 200. What was bought stays bought after leaving; an enrolment by
-    subscription lasts as long as the subscription.
+    subscription lasts as long as the subscription, unless a right that lasts, such as an admin's gift, takes its place.
     """
     user_id = call.body.user_id or call.user.id
     if user_id != call.user.id and not call.user.has("admin"):
@@ -248,12 +250,7 @@ async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
             raise _missing("/course_id")
         if not await progress.user_exists(tx, user_id=user_id):
             raise _missing("/user_id")
-        key = {"user_id": user_id, "course_id": course["id"]}
-        known = await progress.get_enrollment(tx, **key)
-        if known is not None and known["is_alive"]:
-            return Reply(known, status=200)
-        is_new = await progress.upsert_enrollment(tx, **key, **_right_to_enrol(call, course, user_id)) is not None
-        return Reply(await progress.get_enrollment(tx, **key), status=201 if is_new else 200)
+        return await _enrol(call, tx, course, user_id)
 
 
 @routes.get("/api/enrollments/users/me", role=STUDENT, query=PageQuery, answer=Page[Enrollment], rate="read")
@@ -325,6 +322,29 @@ def _parse_change(body: ProgressChange) -> "tuple[list[asyncpg.Range[int]], int 
     if errors:
         raise ValidationFailed(errors=errors)
     return ranges, position_ms
+
+
+async def _enrol(call: Call[Any], tx: Connection, course: Mapping[str, Any], user_id: UUID) -> Reply:
+    """Enrol by the best right there is; one that ends by itself gives way to one that does not, and to no other.
+
+    Raises PaymentRequired, Conflict.
+    """
+    key = {"user_id": user_id, "course_id": course["id"]}
+    known = await progress.get_enrollment(tx, **key)
+    is_active = known is not None and known["is_active"]
+    if is_active and known["expires_at"] is None:
+        return Reply(known, status=200)
+    try:
+        right = _right_to_enrol(call, course, user_id)
+    except (PaymentRequired, Conflict):
+        if is_active:
+            return Reply(known, status=200)
+        raise
+    was_written = await progress.upsert_enrollment(tx, **key, **right) is not None
+    if was_written:
+        await audit_foreign(tx, call.user.id, user_id, "user_enrolled", "user", user_id, course_id=str(course["id"]))
+    is_new = was_written and not is_active
+    return Reply(await progress.get_enrollment(tx, **key), status=201 if is_new else 200)
 
 
 def _right_to_enrol(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -> dict[str, Any]:

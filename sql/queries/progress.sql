@@ -2,6 +2,7 @@
 -- A preview may be watched, and so recorded, by everybody who is signed in.
 SELECT
     l.id,
+    l.course_id,
     entitled(:viewer_id, :viewer_role, c.id) OR l.is_preview
         OR coalesce(may_watch(:viewer_id, :viewer_role, lecture_video_id(l.id)), false) AS viewer_entitled
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
@@ -45,6 +46,16 @@ SELECT
 FROM course_progress(:user_id, :course_id) AS totals
 LEFT JOIN resume_point(:user_id, :course_id) AS resume ON true;
 
+-- name: may_ask_about(user_id, course_id, viewer_role)$
+-- Owners know their learners, administrators everybody.
+SELECT EXISTS (
+    SELECT 1 FROM users AS u WHERE u.id = :user_id AND u.erased_at IS NULL AND (
+        :viewer_role = 'admin'
+        OR EXISTS (SELECT 1 FROM enrollments AS e WHERE e.user_id = u.id AND e.course_id = :course_id)
+        OR EXISTS (
+            SELECT 1 FROM progress AS p JOIN lectures AS l ON l.id = p.lecture_id
+            WHERE p.user_id = u.id AND l.course_id = :course_id)));
+
 -- name: list_course_progress(user_id, course_id)
 SELECT p.* FROM progress AS p JOIN lectures AS l ON l.id = p.lecture_id
 WHERE p.user_id = :user_id AND l.course_id = :course_id
@@ -76,28 +87,28 @@ WHERE (entitled(:user_id, :user_role, c.id) OR (l.is_preview AND c.status = 'pub
 ORDER BY resume.last_watched_at DESC, c.id DESC LIMIT :page_size;
 
 -- name: upsert_enrollment(user_id, course_id, source, transaction_id, expires_at)$
--- The course's id when the enrolment is new or alive again; nothing when it was alive already.
+-- The course's id when the enrolment is new, alive again, or no longer ends; nothing when it was alive already.
 INSERT INTO enrollments AS kept (user_id, course_id, source, transaction_id, expires_at)
 VALUES (:user_id, :course_id, :source, :transaction_id, :expires_at)
 ON CONFLICT (user_id, course_id) DO UPDATE
 SET is_active = true, expires_at = EXCLUDED.expires_at, source = EXCLUDED.source,
-    transaction_id = EXCLUDED.transaction_id, enrolled_at = now()
-WHERE NOT kept.is_active OR kept.expires_at <= now()
+    transaction_id = EXCLUDED.transaction_id,
+    enrolled_at = CASE WHEN kept.is_active AND kept.expires_at > now() THEN kept.enrolled_at ELSE now() END
+WHERE NOT kept.is_active OR kept.expires_at <= now() OR (kept.expires_at IS NOT NULL AND EXCLUDED.expires_at IS NULL)
 RETURNING kept.course_id;
 
 -- name: get_enrollment(user_id, course_id)^
-SELECT e.*, e.is_active AND (e.expires_at IS NULL OR e.expires_at > now()) AS is_alive
-FROM shown_enrollments AS e WHERE e.user_id = :user_id AND e.course_id = :course_id;
+SELECT * FROM shown_enrollments WHERE user_id = :user_id AND course_id = :course_id;
 
 -- name: list_user_enrollments(user_id, before_at, before_id, page_size)
 SELECT * FROM shown_enrollments
-WHERE user_id = :user_id AND is_active
+WHERE user_id = :user_id AND NOT was_left
   AND (:before_at::timestamptz IS NULL OR (enrolled_at, course_id) < (:before_at, :before_id::uuid))
 ORDER BY enrolled_at DESC, course_id DESC LIMIT :page_size;
 
 -- name: list_course_enrollments(course_id, before_at, before_id, page_size)
 SELECT * FROM shown_enrollments
-WHERE course_id = :course_id AND is_active
+WHERE course_id = :course_id AND NOT was_left
   AND (:before_at::timestamptz IS NULL OR (enrolled_at, user_id) < (:before_at, :before_id::uuid))
 ORDER BY enrolled_at DESC, user_id DESC LIMIT :page_size;
 

@@ -186,6 +186,22 @@ async def test_how_far_others_are_only_the_owner_sees(
     assert (await student.get(f"/api/progress/courses/{uuid4()}")).status == 404
 
 
+async def test_an_owner_asks_about_learners_of_the_course_and_an_administrator_about_everybody(
+    student: Person, teacher: Person, people: People, course: Any, lectures: list[Any]
+) -> None:
+    await watch(student, lectures[0], completed=True)
+    admin, other = await people.join("root", "admin"), await people.join("other")
+    asked = [
+        (teacher, student.id, 200), (teacher, other.id, 404), (teacher, str(uuid4()), 404),
+        (admin, student.id, 200), (admin, other.id, 200), (admin, str(uuid4()), 404),
+        (student, other.id, 403), (student, str(uuid4()), 403),
+    ]  # fmt: skip
+    for person, user_id, status in asked:
+        answer = await person.get(f"/api/progress/courses/{course['id']}?user_id={user_id}")
+        assert answer.status == status, (person.name, user_id)
+        assert answer.code in (None, "user_not_found", "forbidden")
+
+
 async def test_a_user_s_progress_is_theirs_and_admins_to_see(
     student: Person, people: People, lectures: list[Any]
 ) -> None:
@@ -263,32 +279,27 @@ async def test_what_was_bought_and_not_given_back_is_taken_up_again(
     course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
     student = await people.join("student")
     transaction = await sql.fetchval(
-        "INSERT INTO transactions (user_id, course_id, amount, currency, status)"
-        " VALUES ($1, $2, 5, 'usd', 'partially_refunded') RETURNING id",
+        "INSERT INTO transactions (user_id, course_id, amount, currency, succeeded_at, refunded_amount)"
+        " VALUES ($1, $2, 5, 'usd', now(), 1) RETURNING id",
         student.id,
         course["id"],
     )
-    row = await student.make("/api/enrollments", {"course_id": course["id"]})
-    assert (row["source"], row["transaction_id"]) == ("purchase", str(transaction))
+    row = (await student.post("/api/enrollments", {"course_id": course["id"]})).body
+    assert (row["source"], row["transaction_id"], row["is_active"]) == ("purchase", str(transaction), True)
     assert (await student.delete(f"/api/enrollments/courses/{course['id']}")).status == 204
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
     await student.delete(f"/api/enrollments/courses/{course['id']}")
     assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
     await student.delete(f"/api/enrollments/courses/{course['id']}")
-    await sql.execute("UPDATE transactions SET status = 'refunded'")
+    await sql.execute("UPDATE transactions SET refunded_amount = amount")
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 422
     await teacher.put(f"/api/courses/{course['id']}", {"status": "published"})
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 402
 
 
-async def test_a_subscription_opens_and_enrols_while_it_lives(
-    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
-) -> None:
-    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
-    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
-    draft = await teacher.make("/api/courses", {"title": "Draft", "price": "5.00"})
-    student = await people.join("student")
+async def subscribe(sql: "asyncpg.Connection[asyncpg.Record]", student: Person) -> None:
+    """A subscription that covers every course for a month."""
     await sql.execute(
         """
         WITH p AS (INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)
@@ -298,6 +309,16 @@ async def test_a_subscription_opens_and_enrols_while_it_lives(
         """,
         student.id,
     )
+
+
+async def test_a_subscription_opens_and_enrols_while_it_lives(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    draft = await teacher.make("/api/courses", {"title": "Draft", "price": "5.00"})
+    student = await people.join("student")
+    await subscribe(sql, student)
     assert (await student.get(f"/api/courses/{draft['id']}")).status == 404
     assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
     await watch(student, lecture, position=3)
@@ -310,6 +331,35 @@ async def test_a_subscription_opens_and_enrols_while_it_lives(
     await sql.execute("UPDATE subscriptions SET status = 'canceled'")
     assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 404
     assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 0
+
+
+async def test_a_gift_to_who_is_enrolled_by_a_subscription_outlives_it(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    student, admin = await people.join("student"), await people.join("root", "admin")
+    await subscribe(sql, student)
+    before = await student.make("/api/enrollments", {"course_id": course["id"]})
+    given = await admin.post("/api/enrollments", {"course_id": course["id"], "user_id": student.id})
+    assert (given.status, given.body["source"], given.body["expires_at"]) == (200, "admin", None)
+    assert given.body["enrolled_at"] == before["enrolled_at"]
+    again = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert (again.status, again.body["source"]) == (200, "admin")
+    await sql.execute("UPDATE subscriptions SET status = 'canceled'")
+    assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
+
+
+async def test_who_is_enrolled_by_a_subscription_is_told_so_again_when_the_course_is_archived(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    student = await people.join("student")
+    await subscribe(sql, student)
+    row = await student.make("/api/enrollments", {"course_id": course["id"]})
+    await teacher.delete(f"/api/courses/{course['id']}")
+    again = await student.post("/api/enrollments", {"course_id": course["id"]})
+    assert (again.status, again.body["expires_at"]) == (200, row["expires_at"])
 
 
 async def test_what_cannot_be_enrolled_in_is_pointed_at(people: People, teacher: Person, course: Any) -> None:
@@ -342,6 +392,7 @@ async def test_an_enrolment_that_ran_out_gives_nothing(
     student: Person, course: Any, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await sql.execute("UPDATE enrollments SET expires_at = now()")
+    assert [item["is_active"] for item in (await student.get("/api/enrollments/users/me")).body["items"]] == [False]
     assert (await student.get(f"/api/lectures/{lectures[0]['id']}")).status == 403
     again = await student.post("/api/enrollments", {"course_id": course["id"]})
     assert (again.status, again.body["expires_at"]) == (201, None)
