@@ -51,6 +51,15 @@ class Network:
         into = (target - self.sent_kbit[at - 1]) / self.kbps[at - 1]
         return (loops + more) * len(self.kbps) + at - 1 + into
 
+    def sent(self, start_s: float, end_s: float) -> float:
+        """kbit that arrive from `start_s` until `end_s`."""
+        return self._sent_until(end_s) - self._sent_until(start_s)
+
+    def _sent_until(self, at_s: float) -> float:
+        loops, phase = divmod(at_s, len(self.kbps))
+        second = int(phase)
+        return loops * self.sent_kbit[-1] + self.sent_kbit[second] + (phase - second) * self.kbps[second]
+
 
 def recorded(path: Path) -> list[Network]:
     """Traces as JSON lines: `id`, `family`, `rtt_ms`, `kbps`, one figure a second."""

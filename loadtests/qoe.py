@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from actors.video_session import quality
-from actors.video_session.lookahead import Table, transfer_kbps
+from actors.video_session.lookahead import Table, load, transfer_kbps
 from actors.video_session.messages import Cmcd, Rung, Segment, Telemetry
 from loadtests import networks, published
 from loadtests.networks import Network
 from loadtests.watching import PAPERS_KBPS, Policy, Seen, Video, optimum, video, watch
+from server.data.neighbours import FEWEST
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -42,20 +43,33 @@ class Lectern:
         self.ladder = [Rung(rung, float(kbps)) for rung, kbps in enumerate(ladder_kbps)]
         self.segment_s = segment_seconds
         self.state = quality.QualityState()
+        table = min(self.tables, key=lambda t: abs(t.segment_s - segment_seconds)) if self.tables else None
+        self.question = quality.Question(self.state, self.ladder, table=table)
         self.told = 0
 
     def decide(self, obs: Any) -> int:
+        prior = getattr(obs, "prior_kbps", None)  # (lower quartile, median, count) of others on this network
+        if not self.told and prior is not None and prior[2] >= FEWEST:
+            self.state.prior_kbps = prior[1]
         quality.observe(self.state, self._report(obs))
-        decision = quality.decide(
-            self.state,
-            self.ladder,
-            viewport_px=None,
-            save_data=False,
-            remaining=obs.remaining,
-            sizes_kbit=None if obs.next_sizes is None else obs.next_sizes[0].tolist(),
-            table=self.tables[0] if self.tables else None,
+        sizes_kbit = None if obs.next_sizes is None else obs.next_sizes.tolist()
+        return quality.decide(self.question, remaining=obs.remaining, sizes_kbit=sizes_kbit).rung
+
+    def gives_up(self, obs: Any, rung: int, got_kbit: float, gone_s: float, since_s: float) -> int | None:
+        """The rung to fetch instead of what has been on its way for `gone_s`; a report every second says how far it is.
+        `since_s` is since the newest segment had come."""
+        drained_s = since_s * obs.playback_rate
+        cmcd = Cmcd(
+            buffer_length_ms=max(obs.buffer_s - drained_s, 0.0) * 1000,
+            encoded_bitrate_kbps=self.ladder[rung].br,
+            measured_throughput_kbps=max(min(got_kbit / gone_s, self.state.newest_kbps), 1.0),
+            playback_rate=obs.playback_rate,
         )
-        return decision.rung
+        if drained_s > obs.buffer_s:
+            cmcd.starved_ms = min(since_s - obs.buffer_s / obs.playback_rate, 1.0) * 1000
+        quality.observe(self.state, Telemetry(position=0.0, cmcd=cmcd))
+        decision = quality.decide(self.question, remaining=obs.remaining)
+        return decision.rung if decision.abandon else None
 
     def _report(self, obs: Any) -> Telemetry:
         """What the player tells once it has a segment."""
@@ -105,6 +119,7 @@ class Case:
     sizes_known: bool = False
     playback_rate: float = 1.0
     lag: bool = False
+    gives_up: bool = False  # ours may give up a download; the published policies do not know how to
     # Learners who leave at any moment, or after a few segments; they have not said so.
     leaves_after: tuple[int, int] | None = None
 
@@ -123,6 +138,7 @@ CASES = (
     Case("plain", "4 s segments, the papers' ladder, sizes unknown: what ships is judged by this"),
     Case("sizes known", "sizes of the next segments known, as from an index", sizes_known=True),
     Case("lag", "every decision a segment late, for all", lag=True),
+    Case("gives up", "ours gives up downloads that would outlast the buffer", gives_up=True),
     Case("double speed", "played at 2x", playback_rate=2.0),
     Case("leaves early", "left after 5 to 60 segments", leaves_after=(5, 60)),
     Case("short views", "left within 30 s", leaves_after=(2, 7)),
@@ -151,7 +167,7 @@ def judge(policy: Policy, over: Sequence[Network], case: Case) -> Judged:
         seen.append(
             watch(
                 policy, network, of, sizes_known=case.sizes_known, playback_rate=case.playback_rate, lag=case.lag,
-                leaves_after=case.stays(number),
+                leaves_after=case.stays(number), gives_up=case.gives_up and isinstance(policy, Lectern),
             )
         )  # fmt: skip
     return Judged(np.array([s.quality(of) for s in seen]), np.array([s.rebuffer_share(of) for s in seen]))
@@ -170,11 +186,14 @@ def interval(ours: Array, theirs: Array, best: Array, families: Sequence[str]) -
     return float((ours - theirs).mean() / best.mean()), float(low), float(high)
 
 
-def compare(over: Sequence[Network], case: Case, policies: Sequence[Policy]) -> dict[str, Any]:
-    """A case's figures, ready for JSON; shares are of the offline optimum."""
+def compare(
+    over: Sequence[Network], case: Case, policies: Sequence[Policy], best: Array | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """A case's figures, ready for JSON; shares are of the offline optimum, which takes longest unless it is known."""
     families = [network.family for network in over]
     judged = {policy.name: judge(policy, over, case) for policy in policies}
-    best = np.array([case.optimum(number, network) for number, network in enumerate(over)])
+    if best is None:
+        best = np.array([case.optimum(number, network) for number, network in enumerate(over)])
     rows = {}
     for name, one in judged.items():
         ahead, low, high = interval(one.quality, judged[REFERENCE].quality, best, families)
@@ -218,7 +237,7 @@ def decision_us(over: Sequence[Network]) -> float:
             report = self._report(obs)
             started = time.perf_counter_ns()
             quality.observe(self.state, report)
-            decision = quality.decide(self.state, self.ladder, viewport_px=None, save_data=False)
+            decision = quality.decide(self.question)
             remembered.append(time.perf_counter_ns() - started)
             return decision.rung
 
@@ -265,6 +284,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "by who knows the future, and rebuffering, beside published policies.",
     )
     parser.add_argument("--traces", type=Path, help="recorded networks: JSON lines with id, family, rtt_ms, kbps")
+    parser.add_argument("--only", nargs="*", metavar="FAMILY", help="generated networks of these families alone")
+    parser.add_argument("--tables", type=Path, help="tables of `bin/fit-quality --out` instead of those that ship")
     parser.add_argument("--each", type=int, default=20, help="generated networks of each family (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the generated ones (%(default)s)")
     known = ", ".join(case.name for case in CASES)
@@ -273,13 +294,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--plot", type=Path, help="draw the first case by family, as an SVG")
     options = parser.parse_args(arguments)
-    over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, options.each)
+    if options.traces:
+        over = networks.recorded(options.traces)
+    else:
+        over = networks.generated(options.seed, options.each, options.only)
+    tables = load(options.tables.read_bytes()) if options.tables else None
     chosen = [case for case in CASES if case.name in options.cases or "all" in options.cases]
     print(f"{len(over)} networks, {len({n.family for n in over})} families; {decision_us(over[:50]):.1f} us a decision")
     results = []
     for case in chosen:
         cap_s = case.make_video().cap_s
-        results.append(compare(over, case, [*published.all_published(cap_s), Lectern()]))
+        results.append(compare(over, case, [*published.all_published(cap_s), Lectern(tables)]))
         show(results[-1], families=options.families)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")

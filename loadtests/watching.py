@@ -106,12 +106,13 @@ class Seen:
 
 def watch(
     policy: Policy, network: Network, of: Video, *, sizes_known: bool = False, playback_rate: float = 1.0,
-    lag: bool = False, leaves_after: int | None = None,
+    lag: bool = False, leaves_after: int | None = None, gives_up: bool = False,
 ) -> Seen:  # fmt: skip
     """One viewing.
 
     With `lag` a decision is a segment old when it is obeyed, as it is for a server that hears of a segment when the
-    next one is asked for already. A learner who `leaves_after` so many segments has not said so before.
+    next one is asked for already. With `gives_up` the policy is asked every second of a download for the rung to fetch
+    instead, or None; what had come is lost. A learner who `leaves_after` so many segments has not said so before.
     """
     policy.reset(of.ladder_kbps, of.segment_s)
     view = View(rtt_s=network.rtt_s, playback_rate=playback_rate)
@@ -124,8 +125,11 @@ def watch(
         view.next_sizes = np.asarray(of.sizes_kbit[index : index + 5]) if sizes_known else None
         decided = min(max(int(policy.decide(view)), 0), len(of.ladder_kbps) - 1)
         rung, obeyed = (obeyed, decided) if lag else (decided, decided)
+        lost_s = 0.0
+        if gives_up and index:
+            rung, lost_s = _until_given_up(policy, view, network, of, now_s, rung)
         kbit = of.sizes_kbit[index][rung]
-        end_s = network.finish_s(now_s + network.rtt_s, kbit)
+        end_s = network.finish_s(now_s + lost_s + network.rtt_s, kbit)
         took_s = end_s - now_s
         now_s = end_s
         if index == 0:
@@ -138,12 +142,26 @@ def watch(
         if view.buffer_s > of.cap_s:
             now_s += (view.buffer_s - of.cap_s) / playback_rate
             view.buffer_s = of.cap_s
-        view.throughput_kbps.append(kbit / took_s)
+        view.throughput_kbps.append(kbit / (took_s - lost_s))
         view.sizes_kbit.append(kbit)
-        view.download_s.append(took_s)
+        view.download_s.append(took_s - lost_s)
         view.last_rung = rung
         rungs.append(rung)
     return Seen(rungs, stall_s, startup_s)
+
+
+def _until_given_up(policy: Any, view: View, network: Network, of: Video, now_s: float, rung: int) -> tuple[int, float]:
+    """The rung that is fetched in the end, and the seconds lost on what was given up for it."""
+    begun_s, lost_s = now_s, 0.0
+    second = 1.0
+    while begun_s + second < network.finish_s(begun_s + network.rtt_s, of.sizes_kbit[view.index][rung]):
+        got_kbit = network.sent(begun_s + network.rtt_s, begun_s + second)
+        instead = policy.gives_up(view, rung, got_kbit, second, lost_s + second)
+        if instead is not None and instead < rung:
+            rung, lost_s = instead, lost_s + second
+            begun_s, second = now_s + lost_s, 0.0
+        second += 1.0
+    return rung, lost_s
 
 
 def optimum(

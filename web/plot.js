@@ -1,9 +1,9 @@
 /**
  * Two minutes of one session on a canvas: above, on a logarithmic scale whose lines are the ladder's rungs, measured
- * throughput, the rung being loaded and the server's cap; below, the buffer; across both, stalls.
+ * throughput, the rung being loaded, the server's cap and why it was set; below, the buffer; across both, stalls.
  *
  * @typedef {{at: number, throughput: number|null, buffer: number, rung: number|null, cap: number|null,
- *            stalled: boolean}} Point   at: ms of `performance.now()`; rates in kbit/s; buffer in s
+ *            reason: string|null, stalled: boolean}} Point   at: ms of `performance.now()`; rates in kbit/s; buffer in s
  */
 import { clock, rateText, rungName } from "./format.js";
 
@@ -13,6 +13,9 @@ const AXIS = 18;
 const GAP = 14;
 const BUFFER_SHARE = 0.27;
 const BUFFER_TOP_S = 24;
+// Reasons stand in a strip above the rates; one with less room than this is left to the pointer.
+const REASONS_TOP = 18;
+const SHORTEST_REASON = 28;
 // Slower is plenty for a plot that moves three pixels a second.
 const FRAME_MS = 200;
 const CALM_FRAME_MS = 1_000;
@@ -89,10 +92,10 @@ export class Plot {
       colour: palette(this.#canvas),
       left: GUTTER,
       right: width - 1,
-      rates: { top: 6, bottom: height - AXIS - GAP - bufferHeight },
+      rates: { top: REASONS_TOP, bottom: height - AXIS - GAP - bufferHeight },
       buffer: { top: height - AXIS - bufferHeight, bottom: height - AXIS },
       x: (at) => GUTTER + (1 - (now - at) / WINDOW_MS) * (width - 1 - GUTTER),
-      rateY: (kbps) => this.#rateY(kbps, 6, height - AXIS - GAP - bufferHeight),
+      rateY: (kbps) => this.#rateY(kbps, REASONS_TOP, height - AXIS - GAP - bufferHeight),
       bufferY: (s) => height - AXIS - (Math.min(s, BUFFER_TOP_S) / BUFFER_TOP_S) * bufferHeight,
     };
     pen.font = `11px ${getComputedStyle(this.#canvas).fontFamily}`;
@@ -102,6 +105,7 @@ export class Plot {
     pen.rect(view.left, 0, view.right - view.left, view.buffer.bottom);
     pen.clip();
     this.#drawCurves(view);
+    this.#drawReasons(view);
     pen.restore();
     this.#drawPointer(view);
   }
@@ -176,6 +180,29 @@ export class Plot {
     steps(pen, points, x, (point) => point.rung && rateY(point.rung), colour.rung, 2.5, right);
   }
 
+  /** Each reason from where it was given, for as long as it held; the newest in any case. */
+  #drawReasons({ pen, colour, left, right, rates, x, rateY }) {
+    pen.textAlign = "left";
+    pen.textBaseline = "middle";
+    let edge = right;
+    for (const { from, to, point } of reasons(this.#points).reverse()) {
+      const begin = x(from);
+      if (to !== null && x(to) < left) return;
+      pen.strokeStyle = colour.cap;
+      pen.lineWidth = 1;
+      const at = Math.round(begin) + 0.5;
+      line(pen, at, REASONS_TOP - 4, at, point.cap ? rateY(point.cap) : rates.top);
+      pen.fillStyle = colour.label;
+      // The one that holds has only just begun, and may reach back over those before it.
+      const start = Math.max(begin, left) + 4;
+      const text = fitted(pen, point.reason, to === null ? right - left - 8 : Math.min(x(to), edge) - start - 4);
+      if (!text) continue;
+      const place = to === null ? Math.max(left + 4, Math.min(start, right - pen.measureText(text).width - 4)) : start;
+      pen.fillText(text, place, REASONS_TOP / 2);
+      edge = place;
+    }
+  }
+
   #drawPointer({ pen, colour, left, right, rates, buffer, x }) {
     const hover = this.#hover;
     if (hover === null || hover < left || hover > right || this.#points.length === 0) {
@@ -190,7 +217,10 @@ export class Plot {
     line(pen, at, rates.top, at, buffer.bottom);
     const ago = clock((performance.now() - nearest.at) / 1_000);
     const throughput = nearest.throughput === null ? "nothing measured" : rateText(nearest.throughput);
-    this.#readout(`${ago} ago · ${throughput} · ${nearest.buffer.toFixed(1)} s buffered${nearest.stalled ? " · stalled" : ""}`);
+    const parts = [`${ago} ago`, throughput, `${nearest.buffer.toFixed(1)} s buffered`];
+    if (nearest.stalled) parts.push("stalled");
+    if (nearest.reason) parts.push(nearest.reason);
+    this.#readout(parts.join(" · "));
   }
 }
 
@@ -260,6 +290,31 @@ function steps(pen, points, x, y, colour, width, right) {
   pen.lineWidth = width;
   pen.lineJoin = "miter";
   pen.stroke();
+}
+
+/** @returns {{from: number, to: number|null, point: Point}[]} each run of points with one reason; null = it holds still */
+function reasons(points) {
+  const found = [];
+  points.forEach((point, i) => {
+    const before = points[i - 1]?.reason ?? null;
+    if (point.reason === before) return;
+    if (before !== null) found.at(-1).to = point.at;
+    if (point.reason !== null) found.push({ from: point.at, to: null, point });
+  });
+  return found;
+}
+
+/** As much of a text as there is room for, cut at a word; null where that says nothing. */
+function fitted(pen, text, room) {
+  if (room < SHORTEST_REASON) return null;
+  if (pen.measureText(text).width <= room) return text;
+  const words = text.split(" ");
+  while (words.length > 1) {
+    words.pop();
+    const shorter = `${words.join(" ")} …`;
+    if (pen.measureText(shorter).width <= room) return shorter;
+  }
+  return null;
 }
 
 /** @returns {[number, number][]} from and to of each run of points for which `test` holds */

@@ -23,28 +23,33 @@ import sys
 from array import array
 from bisect import bisect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
-from math import log
+from math import exp, log
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
-
-from msgspec import Struct
 
 TABLES = Path(__file__).with_name("quality_tables.xz")
 
 # Weights of the newest sample: in the level, and in the two mean distances. The first few samples weigh more.
-LEVEL_WEIGHT, DISTANCE_WEIGHT, DISTANCE_HEAD_START = 0.15, 0.2, 3.0
+LEVEL_WEIGHT, DISTANCE_WEIGHT, DISTANCE_HEAD_START = 0.15, 0.2, 1.5
+FEW_SAMPLES = 6
 # Before anything is known samples are thought to lie this far from one another (natural logarithm).
-FIRST_DISTANCE = 0.3
+FIRST_DISTANCE = 0.15
 # A single sample counts as at most this far away: one outage is not a noisy network.
 FARTHEST = 1.2
 NEAREST = 0.01
+# A future that is further away counts less, segment by segment, for the distribution of surprises is only nearly right.
+DISCOUNT = 0.97
+# No transfer is believed to be shorter.
+SHORTEST_MS = 0.001
 # Ladders whose steps a table remembers: videos have their own.
 MOST_LADDERS = 1024
 
 
-class Belief(Struct):
+@dataclass(slots=True)
+class Belief:
     """What a session thinks of its network. Throughputs in kbit/s; 0 samples = nothing measured."""
 
     inverse_kbps: float = 0.0  # slow mean of 1/throughput; its inverse is the level
@@ -55,15 +60,20 @@ class Belief(Struct):
 
     def learn(self, kbps: float) -> None:
         """Fold in one segment's throughput."""
-        inverse = 1.0 / kbps
-        count = self.samples
+        count, inverse = self.samples, self.inverse_kbps
         if count == 0:
-            self.inverse_kbps = inverse
+            self.inverse_kbps = 1 / kbps
         else:
-            weight = max(DISTANCE_WEIGHT, 1 / (count + DISTANCE_HEAD_START))
-            self.deviation += weight * (min(abs(log(kbps * self.inverse_kbps)), FARTHEST) - self.deviation)
-            self.drift += weight * (min(abs(log(kbps / self.newest_kbps)), FARTHEST) - self.drift)
-            self.inverse_kbps += max(LEVEL_WEIGHT, 1 / (count + 1)) * (inverse - self.inverse_kbps)
+            # On every frame's path: comparing is quicker than calling `min`.
+            weight, level_weight = DISTANCE_WEIGHT, LEVEL_WEIGHT
+            if count < FEW_SAMPLES:
+                weight = max(weight, 1 / (count + DISTANCE_HEAD_START))
+                level_weight = max(level_weight, 1 / (count + 1))
+            far, deviation, drift = abs(log(kbps * inverse)), self.deviation, self.drift
+            self.deviation = deviation + weight * ((far if far < FARTHEST else FARTHEST) - deviation)
+            far = abs(log(kbps / self.newest_kbps))
+            self.drift = drift + weight * ((far if far < FARTHEST else FARTHEST) - drift)
+            self.inverse_kbps = inverse + level_weight * (1 / kbps - inverse)
         self.newest_kbps = kbps
         self.samples = count + 1
 
@@ -102,23 +112,27 @@ class Step(NamedTuple):
 class Table:
     """Values for segments of about `segment_s` while `remaining` of them are left to fetch, this one included."""
 
-    def __init__(self, axes: Axes, segment_s: float, rtt_s: float, unit: float, ahead: Sequence[Values]) -> None:
+    def __init__(
+        self, axes: Axes, segment_s: float, rtt_s: float, unit: float, ahead: Sequence[Values],
+        surprises: Sequence[float] = (), shares: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         self.segment_s = segment_s
         self.rtt_s = rtt_s
         self.axes = axes
-        self._unit = unit
+        self.unit = unit
         self._ahead = ahead
-        self._gap, self._deviation, self._character = map(_borders, axes[:3])
-        self._first_level, self._level_step = axes.level[0], axes.level[1] - axes.level[0]
-        self._last_level = len(axes.level) - 2
+        # What the values are made of: log(next sample / level), so many with these shares for each belief, which are in
+        # the order of the values. None of it in a table that is only read.
+        self.surprises, self.shares = surprises, shares
+        # Where one point of an axis stops being the nearest and the next begins: as ratios, which need no logarithm.
+        self.gap, self.deviation = [exp(x) for x in _borders(axes.gap)], _borders(axes.deviation)
+        self.character = [exp(x) for x in _borders(axes.character)]
+        self.level = [exp(x) for x in axes.level]
         self._steps: dict[tuple[float, ...], tuple[Step, ...]] = {}
-        self._buffer_s = axes.buffer_s
-        self._last_buffer = len(axes.buffer_s) - 2
-        self._row = len(axes.buffer_s)  # of one bitrate
-        self._page = self._row * len(axes.bitrate)  # of one level
-        self._plain = (
-            self._page * len(axes.level) * len(axes.gap) * len(axes.deviation)
-        )  # of values without a character
+        self.row = len(axes.buffer_s)  # of one bitrate
+        self.page = self.row * len(axes.bitrate)  # of one level
+        # Of values without a character.
+        self.plain = self.page * len(axes.level) * len(axes.gap) * len(axes.deviation)
 
     def steps(self, bitrates_kbps: tuple[float, ...]) -> tuple[Step, ...]:
         """The rungs of a ladder, lowest first, as this table sees them."""
@@ -152,28 +166,30 @@ class Table:
         the segment is known to be larger than its bitrate says.
         """
         inverse, deviation = belief.inverse_kbps, max(NEAREST, belief.deviation)
-        place = bisect(self._gap, log(belief.newest_kbps * inverse)) * len(self.axes.deviation)
-        place += bisect(self._deviation, deviation)
-        if len(values) > self._plain:
+        place = bisect(self.gap, belief.newest_kbps * inverse) * len(self.axes.deviation)
+        place += bisect(self.deviation, deviation)
+        if len(values) > self.plain:
             place *= len(self.axes.character)
-            place += bisect(self._character, log(max(belief.drift, NEAREST) / deviation))
+            place += bisect(self.character, max(belief.drift, NEAREST) / deviation)
         # Played twice as fast a network is half as fast.
-        level = (-log(inverse * steps[-1].top_kbps * playback_rate) - self._first_level) / self._level_step
-        at = 0 if level < 0 else int(level) if level < self._last_level else self._last_level
-        place = (place * len(self.axes.level) + at) * self._page
-        return self._read(values, place, min(max(level - at, 0.0), 1.0), steps, buffers_s)
+        level, levels = 1 / (inverse * steps[-1].top_kbps * playback_rate), self.level
+        at = bisect(levels, level, 1, len(levels) - 1) - 1
+        up = (level - levels[at]) / (levels[at + 1] - levels[at])
+        place = (place * len(levels) + at) * self.page
+        return self._read(values, place, min(max(up, 0.0), 1.0), steps, buffers_s)
 
     def _read(
         self, values: Values, place: int, up: float, steps: Sequence[Step], buffers_s: Sequence[float]
     ) -> list[float]:
         """Linear between levels, buffers and bitrates. Below an empty buffer every missing second is a stall."""
-        axis, row, page, unit = self._buffer_s, self._row, self._page, self._unit
+        axis, row, page, unit = self.axes.buffer_s, self.row, self.page, self.unit
+        last = len(axis) - 1
         found = []
         for step, buffer_s in zip(steps, buffers_s, strict=True):
             short_s = 0.0
             if buffer_s < 0:
                 short_s, buffer_s = buffer_s, 0.0  # noqa: PLW2901 - said in the docstring
-            at = bisect(axis, buffer_s, 0, self._last_buffer + 1) - 1
+            at = bisect(axis, buffer_s, 0, last) - 1
             over = (buffer_s - axis[at]) / (axis[at + 1] - axis[at])
             over = over if over < 1 else 1.0
             low = place + step.at * row + at
@@ -190,6 +206,22 @@ class Table:
                 value += step.over * (a + up * (c - a) - value)
             found.append(value * unit + short_s)
         return found
+
+
+class Offer:
+    """What may be fetched: the rungs of a ladder up to `top`, as segments of `segment_s`. Made once for all alike."""
+
+    __slots__ = ("bitrates_kbps", "columns", "segment_s", "steps", "stretch", "table", "top", "top_kbps")
+
+    def __init__(self, bitrates_kbps: tuple[float, ...], segment_s: float, table: Table) -> None:
+        self.bitrates_kbps = bitrates_kbps
+        self.top = len(bitrates_kbps) - 1
+        self.top_kbps = max(bitrates_kbps[-1], 1.0)
+        self.segment_s = segment_s
+        self.table = table
+        self.stretch = segment_s / table.segment_s
+        self.steps = table.steps(bitrates_kbps)
+        self.columns: Any = None  # the same as arrays, made by who needs them
 
 
 @cache
@@ -223,7 +255,8 @@ def load(packed: bytes) -> tuple[Table, ...]:
         for size in table["sizes"]:
             ahead.append(values[start : start + size])
             start += size
-        made.append(Table(axes, table["segment_s"], about["rtt_s"], about["unit"], ahead))
+        found = (table["surprises"], about["shares"]) if "surprises" in table else ()
+        made.append(Table(axes, table["segment_s"], about["rtt_s"], about["unit"], ahead, *found))
     return tuple(made)
 
 
@@ -245,4 +278,7 @@ def _borders(axis: Sequence[float]) -> list[float]:
 def transfer_kbps(size_bytes: float, ms: float, ttfb_ms: float) -> float:
     """Throughput of one segment without the wait for its first byte; the wait counts at least a little, for some of
     the segment comes with that byte."""
-    return size_bytes * 8 / max(ms - ttfb_ms, ms / 5)
+    transfer_ms = ms - ttfb_ms
+    if transfer_ms < ms / 5 or transfer_ms < SHORTEST_MS:
+        transfer_ms = max(ms / 5, SHORTEST_MS)
+    return size_bytes * 8 / transfer_ms

@@ -2,7 +2,7 @@
 
 from array import array
 from itertools import pairwise
-from math import log
+from math import exp
 
 import pytest
 from hypothesis import given
@@ -42,7 +42,7 @@ def test_values_are_read_between_levels_buffers_and_bitrates() -> None:
     # Newest as the level was, deviation 0.1, drift as large: gap and deviation 0, character 1 (nearest of -1 and 0).
     belief = Belief(1 / 1000, 999.0, 0.1, 0.1, 5)
     steps = table.steps((500.0, 2000.0))
-    level = (log(1000 / 2000) + 1) / 1
+    level = (1000 / 2000 - exp(-1)) / (1 - exp(-1))
     expected = [0.5 * (8 + 4 * level + 0.5), 0.5 * (8 + 4 * level + 2 + 0.5)]
     assert table.worth(table.horizon(9), belief, 1.0, steps, [5.0, 5.0]) == pytest.approx(expected)
     between = table.worth(table.horizon(9), belief, 1.0, table.steps((1000.0, 2000.0)), [5.0, 5.0])[0]

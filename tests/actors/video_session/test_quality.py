@@ -20,8 +20,11 @@ from actors.video_session.quality import (
     VIEWPORT,
     Decision,
     QualityState,
+    Question,
     decide,
+    obeys_late,
     observe,
+    told_by,
 )
 
 LADDER = [Rung(0, 300, 426, 240), Rung(1, 800, 640, 360), Rung(2, 1600, 960, 540), Rung(3, 3200, 1280, 720)]
@@ -45,10 +48,11 @@ def tick(*, buffer_s: float = 15.0, **cmcd: Any) -> Any:
 def decided(
     state: QualityState, *reports: Any, viewport: tuple[int, int] | None = None, save: bool = False, **more: Any
 ) -> Decision:
-    decision = decide(state, LADDER, viewport_px=viewport, save_data=save, **more)
+    question = Question(state, LADDER, viewport_px=viewport, save_data=save)
+    decision = decide(question, **more)
     for each in reports:
         observe(state, each)
-        decision = decide(state, LADDER, viewport_px=viewport, save_data=save, **more)
+        decision = decide(question, **more)
     return decision
 
 
@@ -81,6 +85,50 @@ def test_a_download_under_way_that_crawls_is_believed_before_it_ends() -> None:
     state = QualityState()
     assert decided(state, *[report(20_000, br=3200, buffer_s=18)] * 6).rung == 3
     assert decided(state, tick(buffer_s=12, mtp=500)).rung <= 1
+
+
+def crawling(state: QualityState, *, from_s: int, to_s: int, loading: float = 3200) -> list[bool]:
+    """Whether giving up is advised, second by second, while a segment comes at 300 kbit/s over this buffer."""
+    decided(state, report(9000, br=3200, buffer_s=from_s))
+    return [decided(state, tick(buffer_s=left, mtp=300, br=loading)).abandon for left in range(from_s - 1, to_s, -1)]
+
+
+def test_a_download_that_will_outlast_the_buffer_is_given_up_when_the_buffer_is_short() -> None:
+    state = QualityState()
+    decided(state, *[report(9000, br=3200, buffer_s=18)] * 6)
+    advised = crawling(state, from_s=18, to_s=0)
+    assert (any(advised[:9]), advised[-1], state.rung) == (False, True, 0)
+    assert not decided(state, report(300, br=300, buffer_s=3)).abandon
+
+
+def test_a_short_dip_and_a_download_of_the_rung_that_is_decided_are_waited_for() -> None:
+    state = QualityState()
+    decided(state, *[report(9000, br=3200, buffer_s=7)] * 6)
+    assert not any(crawling(state, from_s=7, to_s=4))
+    assert not any(crawling(state, from_s=18, to_s=0, loading=300))
+
+
+def test_at_the_end_of_a_crawl_the_network_is_believed_to_be_back() -> None:
+    state = QualityState()
+    decided(state, *[report(9000, br=3200, buffer_s=18)] * 6)
+    crawl = decided(state, tick(buffer_s=12, mtp=400, br=3200))
+    back = decided(state, tick(buffer_s=12, mtp=8000, br=3200))
+    assert crawl.rung < back.rung == 3
+
+
+def test_the_wire_says_abandon_only_where_it_is_meant() -> None:
+    said = Decision(0, 300, 500, SLOWED, abandon=True).advice(n=1, epoch=2, ttl_ms=10_000)
+    assert msgspec.to_builtins(said)["abandon"] is True
+
+
+def test_a_known_length_puts_the_end_in_sight() -> None:
+    def rung(length_s: float | None) -> int:
+        state = QualityState()
+        for _ in range(8):
+            observe(state, report(1200, br=800, buffer_s=18))
+        return decide(Question(state, LADDER, length_s=length_s)).rung
+
+    assert rung(1.0 + 18 + 8) > rung(None) == rung(3000)
 
 
 def test_small_segments_do_not_talk_a_collapse_away() -> None:
@@ -117,10 +165,36 @@ def test_a_nearly_empty_buffer_gets_less_than_a_full_one() -> None:
 
 def test_an_unsteady_network_gets_less_than_a_steady_one_of_the_same_newest() -> None:
     steady = decided(QualityState(), *[report(4000, br=1600, buffer_s=5)] * 13)
-    swings = [report(kbps, br=1600, buffer_s=5) for kbps in [2400, 12_000] * 6]
+    swings = [report(kbps, br=1600, buffer_s=5) for kbps in [2400, 8000] * 6]
     unsteady = decided(QualityState(), *swings, report(4000, br=1600, buffer_s=5))
     assert unsteady.rung < steady.rung
     assert unsteady.reason == UNSTEADY
+
+
+def watched(delay: int) -> QualityState:
+    """After segments on a network that doubles and halves, each fetched as was decided so many segments before."""
+    state = QualityState()
+    question = Question(state, LADDER)
+    obeyed = [0] * (delay + 1)
+    for kbps in [700, 6000, 6000, 6000, 700, 700, 700, 6000, 6000, 6000, 2500]:
+        obeyed.append(decide(question).rung)
+        observe(state, report(kbps, br=LADDER[obeyed[-1 - delay]].br, buffer_s=9))
+    return state
+
+
+def test_who_obeys_each_decision_a_segment_late_is_found_out() -> None:
+    assert obeys_late(watched(1))
+    assert not obeys_late(watched(0))
+
+
+def test_who_obeys_late_gets_what_the_segment_on_its_way_leaves_room_for() -> None:
+    rungs = []
+    for late in (0.0, 1.0):
+        state = QualityState()
+        decided(state, *[report(3000, br=3200, buffer_s=6)] * 12)
+        state.late, state.fresh = late, True
+        rungs.append(decided(state).rung)
+    assert rungs == [3, 2]
 
 
 def test_at_double_speed_the_same_network_carries_half() -> None:
@@ -130,15 +204,15 @@ def test_at_double_speed_the_same_network_carries_half() -> None:
 
 
 def test_near_the_end_the_buffer_is_spent() -> None:
-    reports = [report(1000, br=800, buffer_s=14)] * 8
+    reports = [report(1200, br=800, buffer_s=18)] * 8
     assert decided(QualityState(), *reports, remaining=2).rung > decided(QualityState(), *reports).rung
 
 
 def test_known_sizes_count_more_than_bitrates() -> None:
     usual = [rung.br * 4 for rung in LADDER]
     reports = [report(2600, buffer_s=9)] * 8
-    small = decided(QualityState(), *reports, sizes_kbit=[size * 0.5 for size in usual])
-    large = decided(QualityState(), *reports, sizes_kbit=[size * 1.8 for size in usual])
+    small = decided(QualityState(), *reports, sizes_kbit=[[size * 0.5 for size in usual]])
+    large = decided(QualityState(), *reports, sizes_kbit=[[size * 1.8 for size in usual]])
     assert large.rung < small.rung
 
 
@@ -168,7 +242,7 @@ def test_a_picture_that_grows_gets_more_at_once() -> None:
     state = QualityState()
     decided(state, *[report(20_000, viewport=[640, 360])] * 5)
     observe(state, parse_rest_frame({"position": 1, "cmcd": {"bl": 15_000}, "viewport": [1280, 720]}))
-    assert decide(state, LADDER, viewport_px=None, save_data=False).rung == 3
+    assert decide(Question(state, LADDER)).rung == 3
 
 
 def test_who_saves_data_gets_little() -> None:
@@ -201,7 +275,7 @@ def test_the_wire_speaks_cmsd_and_leaves_out_what_is_not_known() -> None:
 def test_a_ladder_of_one_rung_is_enough() -> None:
     state = QualityState()
     observe(state, report(10))
-    assert decide(state, LADDER[:1], viewport_px=(1, 1), save_data=True).rung == 0
+    assert decide(Question(state, LADDER[:1], viewport_px=(1, 1), save_data=True)).rung == 0
 
 
 def test_reasons_are_few_sentences_that_can_be_counted() -> None:
@@ -220,3 +294,24 @@ def test_a_state_comes_back_from_its_checkpoint_as_it_was() -> None:
     state = QualityState()
     decided(state, *[report(1700, viewport=[1280, 720])] * 5)
     assert msgspec.json.decode(msgspec.json.encode(state), type=QualityState) == state
+
+
+def test_what_others_on_the_network_get_counts_as_one_sample_and_raises_no_first_rung() -> None:
+    assert decided(QualityState(prior_kbps=20_000)).rung == 0
+    usual, slow, fast = (
+        decided(QualityState(prior_kbps=prior), report(2500, buffer_s=14)) for prior in (0.0, 700.0, 9000.0)
+    )
+    assert slow.rung < usual.rung < fast.rung
+    later = [decided(QualityState(prior_kbps=prior), *[report(2500)] * 20).rung for prior in (0.0, 700.0, 9000.0)]
+    assert len(set(later)) == 1
+
+
+def test_a_session_tells_its_level_once_and_then_forgets_the_networks_name() -> None:
+    state = QualityState(network="here")
+    decided(state, *[report(2500)] * 2)
+    assert told_by(state) is None
+    decided(state, *[report(2500)] * 6)
+    told = told_by(state)
+    assert told is not None
+    assert (told[0], round(told[1])) == ("here", 2500)
+    assert (told_by(state), state.network) == (None, "")
