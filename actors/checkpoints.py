@@ -7,7 +7,7 @@ dropped, nothing of its stream is trimmed, and its socket learns who took it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -30,6 +30,8 @@ CHUNK = 500
 TRIM = 64
 # A session with a socket but nothing to save is renewed this often, so that it counts as seen.
 TOUCH_S = 20.0
+# How Postgres refuses a row.
+REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # Frames that Redis did not take are let go this long after their socket went: the player still holds them.
 GIVE_UP_S = 4.0
 
@@ -52,7 +54,7 @@ class Checkpoints:
         self._streams = streams
         self._settings = settings
         self._clock = clock
-        self._complete_share = complete_share
+        self._share = complete_share
         self._kicked = asyncio.Event()
         self._saving = asyncio.Lock()
 
@@ -77,31 +79,55 @@ class Checkpoints:
     async def save_changed(self, *, release: bool = False) -> None:
         """Save every session that changed; with `release` all, given up. Raises PostgresAway."""
         async with self._saving:
-            now = self._clock.monotonic()
-            due = sorted(self._due(now, release), key=lambda c: c.session.id)
-            for start in range(0, len(due), CHUNK):
-                await self.save(due[start : start + CHUNK])
-                await asyncio.sleep(0)
+            batches = self._batches(self._clock.monotonic(), release)
 
-    def _due(self, now: float, release: bool) -> Iterable[Checkpoint]:
-        for session in list(self._registry):
-            leave = release or session.bye or session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
-            touch = session.peer is not None and now - session.saved_at > TOUCH_S
-            if leave or touch or session.version != session.saved_version:
-                yield session.checkpoint(release=leave)
+            async def work() -> None:
+                for batch in batches:
+                    await asyncio.sleep(0)  # to collect a batch and to pack it are some milliseconds each
+                    await self.save(batch)
+
+            # Two by turns: the next batch is packed while Postgres writes the one before.
+            for outcome in await asyncio.gather(work(), work(), return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    def _batches(self, now: float, release: bool) -> Iterator[list[Checkpoint]]:
+        """What is due, in the order of ids, each taken when it is asked for: all at once would hold the loop."""
+        due: list[Checkpoint] = []
+        for session in sorted(self._registry, key=lambda session: session.id.int):
+            if not session.dropped and (checkpoint := self._due(session, now, release)):
+                due.append(checkpoint)
+                if len(due) == CHUNK:
+                    yield due
+                    due = []
+        if due:
+            yield due
+
+    def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
+        leave = release or session.bye or session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
+        touch = session.peer is not None and now - session.saved_at > TOUCH_S
+        figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
+        if leave or touch or not figured or session.version != session.saved_version:
+            return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
+        return None
+
+    def last(self, session: VideoSession) -> Checkpoint:
+        """What to write of a session that is given up."""
+        return session.checkpoint(release=True, complete_share=self._share)
 
     async def save(self, checkpoints: Sequence[Checkpoint], *, seen: bool = True) -> None:
         """Write these, of sessions sorted by id, and act on what came of each. Raises PostgresAway."""
         started = self._clock.monotonic()
         try:
-            saved = await self._write(checkpoints, seen)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            saved = await self.write(checkpoints, seen)
+        except REFUSED as error:
             await self._bisect(checkpoints, seen, error)
             return
         now = self._clock.monotonic()
         metrics.CHECKPOINT_SECONDS.observe(now - started)
         passed = [c for c in checkpoints if c.session.id in saved]
         metrics.CHECKPOINT_ROWS.inc(len(passed))
+        metrics.CHECKPOINT_FIGURES.inc(sum(c.sums is not None for c in passed))
         metrics.CHECKPOINT_BYTES.inc(sum(len(c.state) for c in passed))
         metrics.FENCED_WRITES.inc(len(checkpoints) - len(passed))
         for checkpoint in passed:
@@ -111,7 +137,8 @@ class Checkpoints:
         if fenced := [c.session for c in checkpoints if c.session.id not in saved]:
             await self.check_fences(fenced)
 
-    async def _write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+    async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+        """The statement alone; whose rows passed. Raises one of REFUSED, PostgresAway."""
         async with self._db.connection() as connection:
             rows = await sessions_sql.save_checkpoints(
                 connection,
@@ -128,7 +155,9 @@ class Checkpoints:
                 seen=[seen] * len(checkpoints),
                 released=[c.released for c in checkpoints],
                 statuses=[c.status for c in checkpoints],
-                complete_share=self._complete_share,
+                sums=[None if c.sums is None else "{" + ",".join(map(str, c.sums)) + "}" for c in checkpoints],
+                percents=[c.percents for c in checkpoints],
+                complete_share=self._share,
             )
         return {row["id"] for row in rows}
 
@@ -139,10 +168,15 @@ class Checkpoints:
             await self.save(checkpoints[:half], seen=seen)
             await self.save(checkpoints[half:], seen=seen)
             return
-        session = checkpoints[0].session
+        refused = checkpoints[0]
+        session = refused.session
         metrics.DEAD_LETTERS.inc()
-        log.error("checkpoint_refused", session=str(session.id), error=repr(error), state=checkpoints[0].state.decode())
+        log.error("checkpoint_refused", session=str(session.id), error=repr(error), state=refused.state.decode())
         self._registry.drop(session, 1011, "internal_error")
+        try:
+            await self._streams.bury_state(session.key, refused.cursor, refused.state, repr(error))
+        except REDIS_AWAY as away:
+            postponed("dead_letter_not_kept", away, session=str(session.id))
 
     def _drop_if_done(self, checkpoint: Checkpoint, now: float) -> None:
         """A session that was given up goes, unless something came in between: then the next checkpoint, under the same

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import structlog
 
 from actors.outages import postponed
-from actors.video_session.actor import VideoSession
+from actors.video_session.actor import VideoSession, decide_all
 from server import metrics
 from server.clock import Clock
 from server.config import Sessions
@@ -23,9 +23,27 @@ from server.data.streams import REDIS_AWAY, Entry, Streams, Write, Written
 
 log = structlog.get_logger()
 
-# Bounds of one round trip: sessions, frames per session written, entries per session read.
-BATCH, FRAMES, ENTRIES = 1000, 256, 512
+# Bounds of one round trip: sessions, frames per session written, entries per session read. What more sessions hold than
+# these is out of the processor's cache by the time that they are answered.
+BATCH, FRAMES, ENTRIES = 200, 256, 512
+# Round trips begin at least this far apart: at thousands of frames a second one alone costs several times as much as in
+# company. Who comes after a pause still waits for nobody.
+PACE_S = 0.001
 BACKOFF_S, MOST_BACKOFF_S = 0.05, 1.0
+
+
+class _Came:
+    """What came of one round trip: whether all went well, which sessions have something to tell, frames applied and
+    left out, entries that could not be applied, sessions whose stream is in its own way."""
+
+    __slots__ = ("dead", "frames", "gaps", "moved", "stuck", "well")
+
+    def __init__(self) -> None:
+        self.well = True
+        self.moved: list[VideoSession] = []
+        self.frames = self.gaps = 0
+        self.dead: list[tuple[VideoSession, Entry, str]] = []
+        self.stuck: list[VideoSession] = []
 
 
 class Ingest:
@@ -37,14 +55,13 @@ class Ingest:
         self._clock = clock
         self._dirty: dict[VideoSession, None] = {}
         self._wake = asyncio.Event()
-        # Acknowledgements of this round trip: counting each would cost as much as making it.
-        self._acks = 0
         self._waiters: defaultdict[VideoSession, list[asyncio.Future[None]]] = defaultdict(list)
 
     def mark(self, session: VideoSession) -> None:
         """Look after this session in the next round trip."""
+        if not self._dirty:
+            self._wake.set()
         self._dirty[session] = None
-        self._wake.set()
 
     async def served(self, session: VideoSession, timeout_s: float) -> bool:
         """Wait until a round trip that begins from now on has looked after the session; False after `timeout_s`."""
@@ -57,8 +74,12 @@ class Ingest:
     async def run(self) -> None:
         """Serve marked sessions until cancelled."""
         backoff_s = BACKOFF_S
+        next_at = 0.0
         while True:
             await self._wake.wait()
+            if (early_s := next_at - self._clock.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            next_at = self._clock.monotonic() + PACE_S
             batch = list(itertools.islice(self._dirty, BATCH))
             for session in batch:
                 del self._dirty[session]
@@ -77,14 +98,15 @@ class Ingest:
         """One round trip; whether all went well."""
         if not batch:
             return True
-        waiters = [waiter for session in batch for waiter in self._waiters.pop(session, ())]
+        waiters = [waiter for session in batch for waiter in self._waiters.pop(session, ())] if self._waiters else []
         now = self._clock.monotonic()
-        writes = {session: write for session in batch if (write := session.next_write(FRAMES))}
-        renew = [session for session in batch if now - session.kept_at > self._settings.stream_ttl_s / 24]
+        writes = [session.next_write(FRAMES) for session in batch]
+        kept_since = now - self._settings.stream_ttl_s / 24
+        renew = [session for session in batch if session.kept_at < kept_since]
         try:
             written, read = await self._streams.write_and_read(
-                list(writes.values()),
-                {session.key: session.state.cursor for session in batch},
+                [write for write in writes if write is not None],
+                {s.key: s.state.cursor for s, write in zip(batch, writes, strict=True) if write is None},
                 ENTRIES,
                 [session.key for session in renew],
             )
@@ -94,41 +116,30 @@ class Ingest:
             return False
         answered_at = self._clock.monotonic()
         metrics.INGEST_SECONDS.observe(answered_at - now)
-        for session in renew:
-            session.kept_at = now if session.key in read or session in writes else session.kept_at
-        results = dict(zip(writes, written, strict=True))
-        dead: list[tuple[VideoSession, Entry, str]] = []
-        stuck: list[VideoSession] = []
-        well, frames, gaps = True, 0, 0
-        for session in batch:
-            result = results.get(session)
-            entries = read.get(session.key, ())
-            count = len(writes[session].frames) if result is not None else 0
-            before, holes = session.state.frames, session.state.gaps
-            well &= self._settle(session, count, result, entries, dead, answered_at)
-            frames += session.state.frames - before
-            gaps += session.state.gaps - holes
-            if result is not None and result.added < count and session.pending and not entries:
-                well = False
-                if result.error is None:
-                    stuck.append(session)
-        metrics.FRAMES.inc(frames)
-        metrics.GAPS.inc(gaps)
-        metrics.ACKS.inc(self._acks)
-        self._acks = 0
-        for session, entry, reason in dead:
+        came, answers = _Came(), iter(written)
+        for session, write in zip(batch, writes, strict=True):
+            answer = None if write is None else next(answers)
+            self._settle(session, write, answer, read, came)
+        for session, write in zip(batch, writes, strict=True) if renew else ():
+            if session.kept_at < kept_since and (write is not None or session.key in read):
+                session.kept_at = now
+        decide_all(came.moved, self._settings.decision_ttl_ms)
+        metrics.ACKS.inc(sum([session.answer(answered_at) for session in came.moved]))
+        metrics.FRAMES.inc(came.frames)
+        metrics.GAPS.inc(came.gaps)
+        for session, entry, reason in came.dead:
             await self._bury(session, entry, reason)
-        for session in stuck:
+        for session in came.stuck:
             await self._restart_stream(session)
         _wake(waiters)
-        return well
+        return came.well
 
     def _put_back(
-        self, batch: list[VideoSession], writes: Mapping[VideoSession, Write], waiters: list[asyncio.Future[None]]
+        self, batch: list[VideoSession], writes: list[Write | None], waiters: list[asyncio.Future[None]]
     ) -> None:
-        for session in batch:
-            if session in writes:
-                session.mark_tried(len(writes[session].frames))
+        for session, write in zip(batch, writes, strict=True):
+            if write is not None:
+                session.mark_tried(len(write.frames))
             self.mark(session)
         if waiters:
             # Whom they wait for does not matter any more: any later round trip that succeeds covers this batch.
@@ -137,30 +148,48 @@ class Ingest:
     def _settle(
         self,
         session: VideoSession,
-        count: int,
-        result: Written | None,
-        entries: Sequence[Entry],
-        dead: list[tuple[VideoSession, Entry, str]],
-        now: float,
-    ) -> bool:
-        """Bring one session up to what Redis answered about its `count` frames and its stream; whether all went well.
-        Entries that cannot be applied are added to `dead`."""
-        taken = result is not None and result.error is None
-        if result is not None and result.whole:
-            dead += [(session, entry, error) for entry, error in session.take_written(count)]
-        elif result is not None and taken:
-            session.settle_write(count, result.added)
-        elif result is not None:
-            session.mark_tried(count)
-            log.warning("frame_refused_by_redis", session=str(session.id), error=result.error)
-        if entries:
-            dead += [(session, entry, error) for entry, error in session.take(entries)]
-        if taken or entries:
-            moved = bool(entries) or (result is not None and result.whole)
-            self._acks += session.answer(self._settings.decision_ttl_ms, now, moved=moved)
+        write: Write | None,
+        answer: Written | None,
+        read: Mapping[str, Sequence[Entry]],
+        came: _Came,
+    ) -> None:
+        """Bring one session up to what Redis answered about its frames, and to what was read of its stream."""
+        state = session.state
+        entries: Sequence[Entry] = ()
+        frames, gaps = state.frames, state.gaps
+        if answer is not None and answer.whole:
+            dead = session.take_written(answer.added)
+        else:
+            entries = read.get(session.key, ())
+            if write is not None and answer is not None:
+                dead = self._settle_in_part(session, len(write.frames), answer, entries, came)
+            else:
+                dead = session.take(entries)
+        if dead:
+            came.dead += [(session, entry, error) for entry, error in dead]
+        if entries or (answer is not None and answer.error is None):
+            came.moved.append(session)
+            came.frames += state.frames - frames
+            came.gaps += state.gaps - gaps
         if session.pending or len(entries) == ENTRIES:
             self.mark(session)
-        return result is None or taken
+
+    def _settle_in_part(
+        self, session: VideoSession, count: int, answer: Written, entries: Sequence[Entry], came: _Came
+    ) -> list[tuple[Entry, str]]:
+        """The same where not all of its `count` frames are new and all there is; the entries that cannot be applied."""
+        if answer.error is None:
+            session.settle_write(count, answer.added)
+        else:
+            came.well = False
+            session.mark_tried(count)
+            log.warning("frame_refused_by_redis", session=str(session.id), error=answer.error)
+        dead = session.take(entries)
+        if answer.added < count and session.pending and not entries:
+            came.well = False
+            if answer.error is None:
+                came.stuck.append(session)
+        return dead
 
     async def _restart_stream(self, session: VideoSession) -> None:
         """The stream refuses frames above our cursor as too old and has nothing above it either: what it held is lost

@@ -71,7 +71,7 @@ class Reaper:
                 most=MOST,
             )
         try:
-            await self._finish(sorted(rows, key=lambda row: row["id"]))
+            await self.finish(sorted(rows, key=lambda row: row["id"]))
         except BaseException:
             self._registry.strays.update(row["id"] for row in rows)
             raise
@@ -79,12 +79,14 @@ class Reaper:
             self._registry.strays -= strays
         return len(rows)
 
-    async def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Fold what the streams of sessions that were just claimed still hold, save them and let them go. Raises
+        PostgresAway, RedisError."""
         done = []
         for row in rows:
             session = await recover(row, self._streams, self._clock)
             session.retire_as = row["retire_as"]
-            done.append(session.checkpoint(release=True))
+            done.append(self._checkpoints.last(session))
         if done:
             await self._checkpoints.save(done, seen=False)
             metrics.REAPED.inc(len(done))

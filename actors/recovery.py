@@ -25,7 +25,11 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
     """
     session = VideoSession(row, now=clock.monotonic())
     started, before = clock.monotonic(), session.state.frames
-    while entries := await streams.read_after(session.key, session.state.cursor, PAGE):
+    more = True
+    while more:
+        entries = await streams.read_after(session.key, session.state.cursor, PAGE)
+        # A page that is not full was the last one; what came since is read by whoever serves the session.
+        more = len(entries) == PAGE
         dead, whole = session.replay(entries)
         for entry, error in dead:
             metrics.DEAD_LETTERS.inc()

@@ -23,13 +23,24 @@ from actors.pulse import BEAT_S, Pulse
 from actors.reaper import Reaper
 from actors.recovery import recover
 from actors.registry import Registry
-from actors.video_session import lookahead
-from actors.video_session.actor import Peer, VideoSession
-from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, Telemetry, encode_frame
+from actors.sharing import BEAT_S as SHARING_S
+from actors.sharing import Sharing
+from actors.video_session import lookahead, quality
+from actors.video_session.actor import Peer, VideoSession, decide_all
+from actors.video_session.messages import (
+    MAX_SEQ_JUMP,
+    BadFrame,
+    Bye,
+    Report,
+    encode_frame,
+    parse_plain_frame,
+    parse_socket_frame,
+)
 from server import metrics
 from server.clock import Clock
 from server.config import Sessions
 from server.data.db import Database
+from server.data.neighbours import Neighbours
 from server.data.streams import Appended, Streams, stream_key
 
 log = structlog.get_logger()
@@ -44,8 +55,18 @@ class Runtime:
     """The live core of one process."""
 
     def __init__(
-        self, db: Database, streams: Streams, settings: Sessions, clock: Clock, *, complete_share: float
+        self,
+        db: Database,
+        streams: Streams,
+        settings: Sessions,
+        clock: Clock,
+        *,
+        pulse_db: Database,
+        neighbours: Neighbours,
+        complete_share: float,
     ) -> None:
+        """`pulse_db` is for the sign of life alone: whoever keeps all connections of `db` busy must not make this
+        process look dead."""
         self.registry = Registry(uuid4())
         self.settings = settings
         self._db = db
@@ -53,12 +74,22 @@ class Runtime:
         self._clock = clock
         self.ingest = Ingest(streams, settings, clock)
         self.checkpoints = Checkpoints(self.registry, db, streams, settings, clock, complete_share=complete_share)
-        self.pulse = Pulse(db, self.registry.process_id, clock, settings.process_alive_s)
+        self.pulse = Pulse(pulse_db, self.registry.process_id, clock, settings.process_alive_s)
         self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock, self.pulse)
         # What nudges of other kinds than ours, which concern no session, are told to.
         self.hearers: dict[str, Callable[[UUID], Awaitable[None]]] = {}
+        # What others want to go on under our eyes, by name; added before the start.
+        self.companions: dict[str, Callable[[], Awaitable[None]]] = {}
+        # The same for those that say more than an id; they must not wait, for frames are told of here, too.
+        self.readers: dict[str, Callable[[str], None]] = {}
+        # What other sessions on a network get, and what ours have to tell of theirs.
+        self.neighbours = neighbours
+        self._levels: list[tuple[str, float]] = []
+        self.sharing = Sharing(self.registry.process_id, neighbours)
         self._tasks: list[asyncio.Task[None]] = []
         self._draining = False
+        # Frames on their way, and frames unsaved, with which a session is crowded.
+        self._most = settings.unacked_max, settings.unsaved_max
 
     async def start(self) -> None:
         """Say that this process lives, then begin to work."""
@@ -69,11 +100,14 @@ class Runtime:
             "ingest": self.ingest.run,
             "checkpoints": self.checkpoints.run,
             "reaper": self.reaper.run,
-            "beat": lambda: _every(BEAT_S, self.pulse.beat),
-            "look": lambda: _every(BEAT_S, self._look),
-            "sweep": lambda: _every(self.settings.sweep_s, self._sweep),
-            "remind": lambda: _every(BEAT_S, self._remind),
+            "beat": lambda: every(BEAT_S, self.pulse.beat),
+            "look": lambda: every(BEAT_S, self._look),
+            "sweep": lambda: every(self.settings.sweep_s, self._sweep),
+            "remind": lambda: every(BEAT_S, self._remind),
+            "neighbours": lambda: every(BEAT_S, self._tell_neighbours),
+            "sharing": lambda: every(SHARING_S, lambda: self.sharing.beat(self.registry)),
             "nudges": self._listen,
+            **self.companions,
         }
         self._tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
 
@@ -113,19 +147,30 @@ class Runtime:
                 )
             if row is None:
                 return None
-            await self.announce_claim(session_id)
+            await self.announce_claim(session_id, row["epoch"])
             session = await recover(row, self._streams, self._clock)
         except BaseException:
             self.registry.strays.add(session_id)
             raise
-        session.decide(self.settings.decision_ttl_ms)
+        decide_all([session], self.settings.decision_ttl_ms)
         self.registry.add(session)
         return session
 
-    async def announce_claim(self, session_id: UUID) -> None:
-        """Tell whoever holds the session that it is fenced off; best effort, their sweep finds it too."""
+    async def announce_claim(self, session_id: UUID, epoch: int) -> None:
+        """Tell whoever holds the session under an older epoch that it is fenced off; best effort, their sweep finds it
+        too."""
         with contextlib.suppress(*AWAY):
-            await self._streams.nudge(CLAIMED, session_id)
+            await self._streams.tell(CLAIMED, f"{session_id} {epoch}")
+
+    async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sessions that the caller has just ended under this process's id (rows of `end_sessions`): tell whoever holds
+        them, and fold what their streams still hold; what cannot be done now the reaper does."""
+        for row in rows:
+            self.registry.strays.add(row["id"])
+            await self.announce_claim(row["id"], row["epoch"])
+        with contextlib.suppress(*AWAY):
+            await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
+            self.registry.strays.difference_update(row["id"] for row in rows)
 
     def attach(self, session: VideoSession, peer: Peer) -> None:
         """A socket speaks for the session from now on."""
@@ -135,6 +180,7 @@ class Runtime:
             peer.end(*session.dropped_as)
             return
         session.peer = peer
+        session.untold = False  # `hello` told it
         session.closed_at = None
         self.ingest.mark(session)
 
@@ -144,14 +190,36 @@ class Runtime:
             session.peer = None
             session.closed_at = self._clock.monotonic()
             session.used_at = session.closed_at - self.settings.rest_idle_s  # a socket does not linger
+            if told := quality.told_by(session.state.quality):
+                self._levels.append(told)
+                session.version += 1
             self.checkpoints.kick()
 
-    def submit(self, session: VideoSession, frame: Telemetry) -> None:
-        """A numbered frame of the session's socket. Raises BadFrame."""
-        if session.accept(frame):
+    def submit(self, session: VideoSession, frame: Report, blob: bytes | None = None) -> None:
+        """A numbered frame of the session's socket, with what is kept of it if at hand. Raises BadFrame."""
+        if session.accept(frame, blob):
             self.ingest.mark(session)
         else:
             session.send_ack(self._clock.monotonic())
+
+    def take(self, session: VideoSession, text: str) -> bool:
+        """A text frame of the session's socket, as it arrives; whether that was all. What has to wait, to be answered
+        or to be refused is left to be given to `submit`, in its turn."""
+        pending, most = len(session.pending), self._most
+        if pending >= most[0] or session.state.frames - session.saved_frames + pending >= most[1]:
+            return False
+        try:
+            if session.plain and (frame := parse_plain_frame(text)) is not None:
+                self.submit(session, frame, text.encode())
+                return True
+            told = parse_socket_frame(text)
+            if isinstance(told, Bye):
+                return False
+            session.plain = False  # what it says beyond what we keep it will say in every frame
+            self.submit(session, told)
+        except BadFrame:
+            return False
+        return True
 
     async def end(self, session: VideoSession) -> None:
         """The player said `bye`: apply what is on its way, then end the session in Postgres."""
@@ -175,7 +243,7 @@ class Runtime:
     # Frames from beside a socket -------------------------------------------------------------------------------------
 
     async def deliver(
-        self, row: Mapping[str, Any], frames: Sequence[Telemetry]
+        self, row: Mapping[str, Any], frames: Sequence[Report]
     ) -> tuple[Appended, dict[str, Any] | None] | None:
         """Frames that came by REST for the session of `row` (of `get_own_session`): what was new, and the decision.
 
@@ -199,6 +267,7 @@ class Runtime:
             cursor,
             [(frame.seq if isinstance(frame.seq, int) else None, encode_frame(frame)) for frame in frames],
             self.settings.unsaved_max,
+            by_owner=session is not None,
         )
         if session is None:
             await self._streams.nudge(FRAMES, row["id"])
@@ -232,6 +301,12 @@ class Runtime:
         metrics.STREAM_LAG.set(lag)
         metrics.UNSAVED.set(unsaved)
 
+    async def _tell_neighbours(self) -> None:
+        """Best effort: what cannot be told now never is."""
+        levels, self._levels = self._levels, []
+        if levels:
+            await self.neighbours.tell(levels)
+
     async def _sweep(self) -> None:
         """Behind the nudges: look at every session's epoch and stream, a slice at a time."""
         async with self._db.connection() as connection:
@@ -256,19 +331,24 @@ class Runtime:
 
     async def _nudged(self, message: str) -> None:
         kind, _, subject_id = message.partition(" ")
+        if kind in self.readers:
+            self.readers[kind](subject_id)
+            return
         if kind in self.hearers:
             await self.hearers[kind](UUID(subject_id))
             return
-        session = self.registry.get(UUID(subject_id))
+        session_id, _, epoch = subject_id.partition(" ")
+        session = self.registry.get(UUID(session_id))
         if session is None:
             return
         if kind == FRAMES:
             self.ingest.mark(session)
-        elif kind == CLAIMED:
+        elif kind == CLAIMED and int(epoch) > session.epoch:  # our own claims we hear of, too
             await self.checkpoints.check_fences([session])
 
 
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do this again and again, until cancelled; while a part is away it is put off."""
     while True:
         try:
             await work()
@@ -287,7 +367,7 @@ async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(BEAT_S)
 
 
-def _check_jumps(frames: Sequence[Telemetry], highest: int) -> None:
+def _check_jumps(frames: Sequence[Report], highest: int) -> None:
     for frame in frames:
         if isinstance(frame.seq, int):
             if frame.seq > highest + MAX_SEQ_JUMP:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -14,16 +18,20 @@ from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints
 
 from actors.runtime import Runtime
-from actors.video_session import messages, quality
+from actors.video_session import cmcd, messages, quality
 from actors.video_session.actor import VideoSession
-from actors.video_session.messages import BadFrame, Bye, Rung, Telemetry, parse_rest_frame, parse_socket_frame
+from actors.video_session.messages import BadFrame, Bye, Report, Rung, parse_rest_frame, parse_socket_frame
 from actors.video_session.quality import QualityState
 from actors.video_session.state import load_state
+from server import metrics
+from server.config import Config
 from server.data.db import DATABASE_AWAY, Record, queries
-from server.data.streams import StreamFull
+from server.data.neighbours import name_of
+from server.data.streams import REDIS_AWAY, StreamFull, Streams
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
-from server.http.keys import CLOCK, SOCKETS, TOKENS, VIDEO_HOST
+from server.http.keys import CLOCK, CONFIG, DATABASE, EDGE, REDIS, SOCKETS, TOKENS, VIDEO_HOST
 from server.http.problems import (
+    BodyTooLarge,
     NotEntitled,
     Overloaded,
     SessionEnded,
@@ -43,7 +51,23 @@ routes = Routes("sessions")
 sessions = queries("sessions")
 log = structlog.get_logger()
 
+
+@dataclass(slots=True)
+class Watcher:
+    """Who watches what at a session's socket, and when new credentials are due (monotonic seconds)."""
+
+    session_id: UUID
+    video_id: UUID
+    claims: Claims
+    renew_at: float
+
+
 CORE: web.AppKey[Runtime] = web.AppKey("core", Runtime)
+WATCHING: web.AppKey[dict[Socket, Watcher]] = web.AppKey("watching")
+# Sockets that one statement asks about.
+ASKED_AT_ONCE = 1000
+# What processes tell one another when somebody may have lost access.
+ACCESS_ENDED = "access_ended"
 
 # For a video whose manifest cannot be read just now: what a video host usually makes, so that nobody has to wait.
 USUAL_LADDER = [
@@ -54,11 +78,17 @@ USUAL_LADDER = [
 ]
 USUAL_SEGMENT_S = 4.0
 LADDER_TIMEOUT_S = 1.5
+# What others on a network get is no reason to wait.
+NEIGHBOURS_TIMEOUT_S = 0.3
 MOST_FRAMES = 100
+CMCD_TYPE = "application/cmcd"
+CMCD_BYTES = 262_144
 OFFENCES = 3
 # Credentials are renewed when this share of their time is left.
 RENEW_SHARE = 0.2
 RETRY_S = 5.0
+# How often it is looked for credentials that run out.
+RENEWALS_S = 0.5
 
 Pixels = Annotated[int, Field(ge=0, le=100_000)]
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -94,14 +124,16 @@ class LadderRung(BaseModel):
 
 class QualityDecision(BaseModel):
     """Advice for the player, good for `ttl_ms`. `cmsd` is CTA-5006's: maximum suggested bitrate `mb` and, once it was
-    measured, estimated throughput `etp`, both kbit/s."""
+    measured, estimated throughput `etp`, both kbit/s; `du` on a full link that many share. `abandon`: give up what is
+    being fetched above `rung`."""
 
     n: int
     epoch: int
     rung: int
-    cmsd: dict[str, int]
+    cmsd: dict[str, int | bool]
     reason: str
     ttl_ms: int
+    abandon: bool = False
 
 
 class Session(BaseModel):
@@ -147,9 +179,10 @@ class SessionState(BaseModel):
 
 
 class Beacon(Query):
-    """Credentials for senders that cannot set headers."""
+    """Credentials for senders that cannot set headers, and what CMCD says of a request in its address."""
 
     token: Annotated[str, Field(max_length=4096)] | None = None
+    cmcd: Annotated[str | None, Field(alias="CMCD", max_length=2048)] = None
 
 
 class Accepted(BaseModel):
@@ -183,10 +216,11 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
         raise VideoNotFound
     if not video["may_watch"]:
         raise NotEntitled
-    if video["status"] != "ready":
+    if video["status"] != "ready" or video["cloudflare_uid"] is None:
         raise VideoNotReady
     ladder, segment_s = await _ladder(call, video)
     decision = _first_decision(ladder, call.body, call.config.sessions.decision_ttl_ms)
+    known = await _known_network(call)
     async with call.db.transaction() as tx:
         ended = await _make_room(call, tx)
         row = await sessions.insert_session(
@@ -202,15 +236,15 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
             ladder=ladder,
             segment_s=segment_s,
             decision=decision,
+            state={"quality": known},
         )
-    for session_id in ended:
-        await call.app[CORE].announce_claim(session_id)
-    token, _ = _session_token(call, row["id"], call.user.id, call.user.ver, call.user.role)
+    await call.app[CORE].finish([dict(row) for row in ended])
+    token, _ = _session_token(call.app, row["id"], call.user.id, call.user.ver, call.user.role)
     return {
         "session_id": row["id"],
         "ws_url": _ws_url(call, row["id"]),
         "token": token,
-        "playback": call.app[VIDEO_HOST].playback(video["cloudflare_uid"]) if video["cloudflare_uid"] else None,
+        "playback": _playback(call.app, video),
         "ladder": ladder,
         "segment_s": segment_s,
         "resume_position": row["resume_ms"] / 1000,
@@ -242,8 +276,8 @@ async def get_session(call: Call[None]) -> dict[str, Any]:
 async def put_progress(call: Call[Position]) -> dict[str, Any]:
     """Tell where the learner is."""
     claims = await _session_claims(call.request, bearer_token(call.request), call.path.session_id)
-    cmcd = {key: value for key in ("sta", "pr") if (value := getattr(call.body, key)) is not None}
-    frame = {"position": call.body.position, "cmcd": cmcd}
+    told = {key: value for key in ("sta", "pr") if (value := getattr(call.body, key)) is not None}
+    frame = {"position": call.body.position, "cmcd": told}
     if call.body.seq is not None:
         frame["seq"] = call.body.seq
     return await _deliver(call, claims.sub, [parse_rest_frame(frame)])
@@ -251,20 +285,25 @@ async def put_progress(call: Call[Position]) -> dict[str, Any]:
 
 @routes.post(
     "/api/videos/sessions/{session_id}/network", role=SELF_SERVED, answer=Accepted, status=202, rate="telemetry",
-    query=Beacon, content=("application/json", "text/plain"), problems=(Unauthorized, SessionNotFound, SessionEnded),
+    query=Beacon, content=("application/json", "text/plain", "application/cmcd"),
+    problems=(Unauthorized, SessionNotFound, SessionEnded, UnsupportedMediaType, BodyTooLarge),
 )  # fmt: skip
 async def post_network(call: Call[None]) -> dict[str, Any]:
-    """Send one telemetry frame, or an array of up to 100, as on the socket.
+    """Send one telemetry frame, or an array of up to 100, as on the socket; or CMCD as players send it by themselves.
 
-    The session's token may stand in `?token=`, for `navigator.sendBeacon`.
+    CMCD (CTA-5004, version 1 or 2) comes as up to 100 lines of `application/cmcd`, each a frame; or with an empty body
+    as one frame, in the headers `CMCD-Request`, `CMCD-Object`, `CMCD-Status`, `CMCD-Session` or in `?CMCD=`. What
+    cannot be read of it is left out. A player that does not tell its playhead (`pt`) moves no position.
+
+    The session's token may stand in `?token=`, for `navigator.sendBeacon` and players that only know an address.
     """
     token = bearer_token(call.request) or call.query.token
     claims = await _session_claims(call.request, token, call.path.session_id)
-    if call.request.content_type not in ("application/json", "text/plain", "application/octet-stream"):
+    if call.request.content_type not in ("application/json", "text/plain", "application/octet-stream", CMCD_TYPE):
         raise UnsupportedMediaType
     async with arriving(call.request):
         raw = await call.request.read()
-    return await _deliver(call, claims.sub, _parse_frames(check_json(raw)))
+    return await _deliver(call, claims.sub, _frames_of(call, raw))
 
 
 @routes.socket(
@@ -273,48 +312,45 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
 )  # fmt: skip
 async def open_session_socket(call: Call[None]) -> web.StreamResponse:
     """The session's socket: telemetry in; acknowledgements and decisions out."""
-    opening = check_opening(call.request)
     core = call.app[CORE]
-    async with asyncio.timeout(call.config.server.handler_timeout_s):
-        claims = await _session_claims(call.request, opening.token, call.path.session_id)
-        row = await _own_session(call, claims.sub)
-        session = None if row["status"] == "ended" else await core.claim(row["id"], "socket")
-    if session is None:
-        raise SessionNotFound
-    socket = await call.app[SOCKETS].accept(call.request, "session", claims.principal)
-    renewal = asyncio.create_task(_renew(call, session, claims, socket, row["age_s"]))
+    session, watcher = await _claim(call)
+    socket = await call.app[SOCKETS].accept(call.request, "session", watcher.claims.principal)
+    call.app[WATCHING][socket] = watcher
     try:
-        socket.send(_hello(call, session, claims))
+        socket.send(_hello(call, session, watcher.claims))
         core.attach(session, socket)
         await _converse(core, session, socket)
     except Exception:
         log.exception("socket_failed", session=str(session.id))
         socket.end(1011, "internal_error")
     finally:
-        renewal.cancel()
+        del call.app[WATCHING][socket]
         core.detach(session, socket)
         await socket.closed()
     return socket.response
 
 
+async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
+    """The session whose socket is asked for, as ours, and who asks. What it took to find out is not kept while the
+    socket lives. Raises what `check_opening` does, SessionNotFound."""
+    opening = check_opening(call.request)
+    async with asyncio.timeout(call.config.server.handler_timeout_s):
+        claims = await _session_claims(call.request, opening.token, call.path.session_id)
+        row = await _own_session(call, claims.sub)
+        ends_at = await sessions.get_watch_end(call.db, video_id=row["video_id"], viewer_id=claims.sub)
+        session = None if row["status"] == "ended" else await call.app[CORE].claim(row["id"], "socket")
+    if session is None:
+        raise SessionNotFound
+    # A session's first credentials are as old as itself, and what an earlier socket renewed is not known here: a
+    # session that is older than that gets new ones at once.
+    pause_s = min(max(0.0, _renewed_every_s(call.config) - row["age_s"]), _left_s(call.app, ends_at))
+    return session, Watcher(session.id, session.video_id, claims, call.app[CLOCK].monotonic() + pause_s)
+
+
 async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> None:
-    """Take what the player sends until the socket ends."""
-
-    def take(text: str) -> bool:
-        """The usual frame, as it arrives. What has to wait or to be answered is left to the loop below."""
-        if core.crowded(session):
-            return False
-        try:
-            frame = parse_socket_frame(text)
-            if isinstance(frame, Bye):
-                return False
-            core.submit(session, frame)
-        except BadFrame:
-            return False
-        return True
-
+    """Take what the player sends until the socket ends: usual frames as they arrive, all others in their turn."""
     offences = 0
-    async for text in socket.texts(take):
+    async for text in socket.texts(partial(core.take, session)):
         while core.crowded(session) and not socket.ending:
             socket.paused = True
             await core.room(session)
@@ -334,32 +370,84 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
             socket.send(messages.encode(messages.Error("bad_frame", error.detail + where)))
 
 
-async def _renew(call: Call[None], session: VideoSession, claims: Claims, socket: Socket, age_s: float) -> None:
-    """Send new credentials before the old ones run out, for as long as the socket lives.
-
-    A session's first ones are `age_s` old, and what an earlier socket renewed is not known here: a session that is
-    older than that gets new ones at once.
+async def announce_access_ended(app: web.Application, user_id: UUID) -> None:
+    """Somebody may have lost access: every process looks at their sockets now. Never raises when Redis or Postgres is
+    away: then it is found later.
     """
-    ttl_s = min(call.config.sessions.token_ttl_s, call.config.cloudflare.playback_ttl_s)
-    pause_s = max(0.0, ttl_s * (1 - RENEW_SHARE) - age_s)
-    while True:
-        await asyncio.sleep(pause_s)
+    await hear_access_ended(app, user_id)
+    with suppress(*REDIS_AWAY):
+        await Streams(app[REDIS]).nudge(ACCESS_ENDED, user_id)
+
+
+async def hear_access_ended(app: web.Application, user_id: UUID) -> None:
+    """Some process learned that somebody may have lost access. Never raises when Postgres is away."""
+    with suppress(*DATABASE_AWAY):
+        await end_unentitled(app, user_id)
+
+
+async def end_unentitled(app: web.Application, user_id: UUID | None = None) -> None:
+    """End the sockets of those who may not watch any more: who left or got their money back, whose course was closed;
+    of one user or of all. Raises DATABASE_AWAY.
+    """
+    held = [each for each in app[WATCHING].items() if user_id is None or each[1].claims.sub == user_id]
+    for start in range(0, len(held), ASKED_AT_ONCE):
+        part = held[start : start + ASKED_AT_ONCE]
+        rows = await sessions.list_unentitled(
+            app[DATABASE],
+            video_ids=[watcher.video_id for _, watcher in part],
+            viewer_ids=[watcher.claims.sub for _, watcher in part],
+            roles=[watcher.claims.role for _, watcher in part],
+        )
+        for row in rows:
+            part[row["place"] - 1][0].end(4403, "not_entitled")
+
+
+async def renew_credentials(app: web.Application) -> None:
+    """Send new credentials where the old ones run out soon; end the sockets of those whose right to watch has ended."""
+    now = app[CLOCK].monotonic()
+    for socket, watcher in [each for each in app[WATCHING].items() if each[1].renew_at <= now]:
         try:
             video = await sessions.get_watchable_video(
-                call.db, video_id=session.video_id, viewer_id=claims.sub, viewer_role=claims.role
+                app[DATABASE],
+                video_id=watcher.video_id,
+                viewer_id=watcher.claims.sub,
+                viewer_role=watcher.claims.role,
             )
         except DATABASE_AWAY:
-            pause_s = min(RETRY_S, pause_s)
+            watcher.renew_at = now + RETRY_S
             continue
-        pause_s = ttl_s * (1 - RENEW_SHARE)
         if video is None or not video["may_watch"]:
             socket.end(4403, "not_entitled")
-            return
-        token, _ = _session_token(call, session.id, claims.sub, claims.ver, claims.role)
-        uid = video["cloudflare_uid"]
-        playback = call.app[VIDEO_HOST].playback(uid) if uid else None
-        expires_at = call.app[CLOCK].now() + timedelta(seconds=ttl_s)
-        socket.send(messages.encode(messages.Token(token, playback, expires_at)))
+            watcher.renew_at = math.inf
+        else:
+            _renew(app, socket, watcher, video)
+
+
+def _renew(app: web.Application, socket: Socket, watcher: Watcher, video: Record) -> None:
+    left_s, claims = _left_s(app, video["ends_at"]), watcher.claims
+    watcher.renew_at = app[CLOCK].monotonic() + min(_renewed_every_s(app[CONFIG]), left_s)
+    token, _ = _session_token(app, watcher.session_id, claims.sub, claims.ver, claims.role)
+    expires_at = app[CLOCK].now() + timedelta(seconds=min(_credentials_ttl_s(app[CONFIG]), left_s))
+    socket.send(messages.encode(messages.Token(token, _playback(app, video), expires_at)))
+
+
+def _credentials_ttl_s(config: Config) -> float:
+    return min(config.sessions.token_ttl_s, config.cloudflare.playback_ttl_s)
+
+
+def _renewed_every_s(config: Config) -> float:
+    return _credentials_ttl_s(config) * (1 - RENEW_SHARE)
+
+
+def _left_s(app: web.Application, ends_at: datetime | None) -> float:
+    """Until the right to watch ends; a moment more, so that it has ended when one asks again."""
+    return math.inf if ends_at is None else max(0.0, (ends_at - app[CLOCK].now()).total_seconds()) + 0.1
+
+
+def _playback(app: web.Application, video: Record) -> dict[str, Any] | None:
+    """Signed addresses that are good no longer than the viewer's right to watch."""
+    uid = video["cloudflare_uid"]
+    return app[VIDEO_HOST].playback(uid, video["ends_at"]) if uid else None
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------
@@ -388,7 +476,35 @@ async def _own_session(call: Call[Any], user_id: UUID) -> dict[str, Any]:
     return dict(row)
 
 
-async def _deliver(call: Call[Any], user_id: UUID, frames: Sequence[Telemetry]) -> dict[str, Any]:
+def _frames_of(call: Call[None], raw: bytes) -> Sequence[Report]:
+    """The frames in a body, or in headers or query where there is none. Raises MalformedJson, ValidationFailed,
+    BodyTooLarge."""
+    content = raw.strip()
+    if not content:
+        headers = [value for name in cmcd.HEADERS for value in call.request.headers.getall(name, ())]
+        if told := ",".join(filter(None, (*headers, call.query.cmcd))):
+            return _parse_lines([told])
+    if call.request.content_type == CMCD_TYPE or (content and content[:1] not in b'{["' and b"=" in content[:32]):
+        if len(raw) > CMCD_BYTES:
+            raise BodyTooLarge
+        return _parse_lines(content.decode("utf-8", "replace").splitlines())
+    return _parse_frames(check_json(raw))
+
+
+def _parse_lines(lines: Sequence[str]) -> list[Report]:
+    """A frame for each line of CMCD. Raises ValidationFailed where nothing of a line can be read."""
+    told = [line for line in lines if line.strip()]
+    if not 1 <= len(told) <= MOST_FRAMES:
+        raise ValidationFailed(errors=[{"pointer": "", "detail": f"There must be 1 to {MOST_FRAMES} lines of CMCD."}])
+    members = [cmcd.parse_members(line) for line in told]
+    bad = [index for index, found in enumerate(members) if not found]
+    if bad:
+        raise ValidationFailed(errors=[{"pointer": f"/{index}", "detail": "This is no CMCD."} for index in bad])
+    metrics.CMCD_FRAMES.inc(len(members))
+    return [cmcd.report_of(found) for found in members]
+
+
+async def _deliver(call: Call[Any], user_id: UUID, frames: Sequence[Report]) -> dict[str, Any]:
     row = await _own_session(call, user_id)
     if row["status"] == "ended":
         raise SessionEnded
@@ -404,12 +520,13 @@ async def _deliver(call: Call[Any], user_id: UUID, frames: Sequence[Telemetry]) 
     return {"accepted": appended.accepted, "duplicates": appended.duplicates, "decision": decision}
 
 
-def _parse_frames(value: Any) -> list[Telemetry]:
+def _parse_frames(value: Any) -> list[Report]:
     """One frame or an array of them. Raises ValidationFailed that names every offence; then nothing is written."""
     given = value if isinstance(value, list) else [value]
     if len(given) > MOST_FRAMES:
         raise ValidationFailed(errors=[{"pointer": "", "detail": f"At most {MOST_FRAMES} frames at once."}])
-    frames, errors = [], []
+    frames: list[Report] = []
+    errors: list[dict[str, str]] = []
     for index, item in enumerate(given):
         prefix = f"/{index}" if isinstance(value, list) else ""
         try:
@@ -437,18 +554,29 @@ async def _ladder(call: Call[Any], video: Record) -> tuple[list[dict[str, Any]],
     return ladder, segment_s
 
 
+async def _known_network(call: Call[NewSession]) -> dict[str, Any]:
+    """The caller's network as the session's quality state has it: its name, and what others there get."""
+    if not call.config.sessions.learn_networks:
+        return {}
+    address = call.app[EDGE].client_address(call.request)
+    network = name_of(address, call.body.connection, call.config.auth.secret)
+    with suppress(*REDIS_AWAY, TimeoutError):
+        async with asyncio.timeout(NEIGHBOURS_TIMEOUT_S):
+            return {"network": network, "prior_kbps": await call.app[CORE].neighbours.expected_kbps(network) or 0.0}
+    return {"network": network}
+
+
 def _first_decision(ladder: Sequence[Mapping[str, Any]], body: NewSession, ttl_ms: int) -> dict[str, Any]:
     """What to begin with, before anything is measured."""
     viewport_px = (body.viewport[0], body.viewport[1]) if body.viewport else None
-    decided = quality.decide(
-        QualityState(), msgspec.convert(ladder, list[Rung]), viewport_px=viewport_px, save_data=body.save_data
-    )
+    rungs = msgspec.convert(ladder, list[Rung])
+    decided = quality.decide(quality.Question(QualityState(), rungs, viewport_px=viewport_px, save_data=body.save_data))
     advice: dict[str, Any] = msgspec.to_builtins(decided.advice(n=0, epoch=0, ttl_ms=ttl_ms))
     return advice
 
 
-async def _make_room(call: Call[NewSession], tx: Any) -> list[UUID]:
-    """Hold the limit on live sessions per user; the ids of those that a takeover ended."""
+async def _make_room(call: Call[NewSession], tx: Any) -> Sequence[Record]:
+    """Hold the limit on live sessions per user; those that a takeover ended, for `Runtime.finish`."""
     settings = call.config.sessions
     await sessions.lock_viewer(tx, user_id=call.user.id)
     live = await sessions.list_live_sessions(tx, user_id=call.user.id, window_s=settings.live_window_s)
@@ -457,13 +585,14 @@ async def _make_room(call: Call[NewSession], tx: Any) -> list[UUID]:
         return []
     if not call.body.takeover:
         raise TooManySessions(sessions=[dict(row) for row in live])
-    rows = await sessions.end_sessions(tx, ids=[row["id"] for row in live[-surplus:]])
-    return [row["id"] for row in rows]
+    owner = call.app[CORE].registry.process_id
+    rows: Sequence[Record] = await sessions.end_sessions(tx, ids=[row["id"] for row in live[-surplus:]], owner=owner)
+    return rows
 
 
-def _session_token(call: Call[Any], session_id: UUID, user_id: UUID, ver: int, role: str) -> tuple[str, datetime]:
-    ttl_s = call.config.sessions.token_ttl_s
-    return call.app[TOKENS].issue_session(user_id, session_id, ver, role, ttl_s)
+def _session_token(app: web.Application, session_id: UUID, user_id: UUID, ver: int, role: str) -> tuple[str, datetime]:
+    ttl_s = app[CONFIG].sessions.token_ttl_s
+    return app[TOKENS].issue_session(user_id, session_id, ver, role, ttl_s)
 
 
 def _ws_url(call: Call[Any], session_id: UUID) -> str:
@@ -476,7 +605,7 @@ def _ws_url(call: Call[Any], session_id: UUID) -> str:
 
 def _hello(call: Call[None], session: VideoSession, claims: Claims) -> bytes:
     settings, limit = call.config.sessions, call.config.limits.telemetry
-    token, _ = _session_token(call, session.id, claims.sub, claims.ver, claims.role)
+    token, _ = _session_token(call.app, session.id, claims.sub, claims.ver, claims.role)
     position_ms = session.state.position_ms
     assert session.advice is not None, "a claim decides"
     return messages.encode(

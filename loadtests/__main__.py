@@ -10,6 +10,7 @@ from pathlib import Path
 from loadtests.viewing import LINKS
 
 SCENARIO = Path(__file__).with_name("locustfile.py")
+PURCHASES = Path(__file__).with_name("purchases.py")
 STOP_TIMEOUT_S = 30
 MOST_SPAWNED_PER_S = 100
 
@@ -36,19 +37,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sessions-each", type=int, default=3, help="sessions per account (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, help="processes that make the load (%(default)s)")
     parser.add_argument("--figures", default=None, metavar="FILE", help="write the figures there as JSON")
+    parser.add_argument(
+        "--purchases", action="store_true", help="buy a course, impatiently and with test cards, instead of watching"
+    )
+    parser.add_argument("--course", default=None, help="id of the course to buy (the newest that costs something)")
     return parser.parse_args(arguments)
 
 
 def locust_command(asked: argparse.Namespace) -> list[str]:
     """The command that runs the scenario as asked."""
     spawn_rate = asked.spawn_rate or min(MOST_SPAWNED_PER_S, max(1.0, asked.players / 3))
-    command = [sys.executable, "-m", "locust", "-f", str(SCENARIO), "--headless", "--table-only", "--only-summary"]
+    scenario = PURCHASES if asked.purchases else SCENARIO
+    command = [sys.executable, "-m", "locust", "-f", str(scenario), "--headless", "--only-summary"]
     command += ["--loglevel", "WARNING", "--stop-timeout", str(STOP_TIMEOUT_S)]
     command += ["--host", asked.host, "--users", str(asked.players), "--spawn-rate", str(spawn_rate)]
     command += ["--run-time", f"{max(1, round(asked.seconds))}s"]
     if asked.processes > 1:
         command += ["--processes", str(asked.processes)]
-    for name in ("interval_s", "network", "video", "seed", "accounts", "sessions_each", "figures"):
+    if not asked.purchases:
+        command += ["--table-only"]
+    watching = ("interval_s", "network", "video", "seed", "accounts", "sessions_each", "figures")
+    for name in ("course",) if asked.purchases else watching:
         value = getattr(asked, name)
         if value is not None:
             command += [f"--{name.replace('_', '-')}", str(value)]
@@ -58,7 +67,10 @@ def locust_command(asked: argparse.Namespace) -> list[str]:
 def main() -> None:
     """Become locust."""
     asked = parse(sys.argv[1:])
-    print(f"{asked.players} players for {asked.seconds:g} s on {asked.host}", flush=True)
+    print(
+        f"{asked.players} {'buyers' if asked.purchases else 'players'} for {asked.seconds:g} s on {asked.host}",
+        flush=True,
+    )
     command = locust_command(asked)
     os.execv(command[0], command)  # noqa: S606 - arguments of our own, no shell
 

@@ -173,6 +173,9 @@ class WirePlayer:
             socket.settimeout(OPENING_TIMEOUT_S)
             socket.send(text)
         except (OSError, websocket.WebSocketException) as failure:
+            # Whoever is late writes often before reading: what the server said before it hung up is still to be read.
+            while (message := self._receive(socket)) is not None:
+                self._take(message)
             raise Broken(None) from failure
 
     def _listen(self, socket: websocket.WebSocket, until: float) -> None:
@@ -188,16 +191,24 @@ class WirePlayer:
 
     def _receive(self, socket: websocket.WebSocket) -> Message | None:
         """The next message, None when none came in time. Raises Broken."""
-        try:
-            opcode, data = socket.recv_data()
-        except websocket.WebSocketTimeoutException:
-            return None
-        except (OSError, websocket.WebSocketException) as failure:
-            raise Broken(None, self._retry_s) from failure
-        if opcode == websocket.ABNF.OPCODE_CLOSE:
-            raise Broken(int.from_bytes(data[:2], "big") if len(data) >= 2 else None, self._retry_s)
-        message: Message = json.loads(data)
-        return message
+        while True:
+            try:
+                frame = socket.recv_frame()
+                if frame.opcode == websocket.ABNF.OPCODE_PING:
+                    socket.pong(frame.data)
+            except websocket.WebSocketTimeoutException:
+                return None
+            except (OSError, websocket.WebSocketException) as failure:
+                raise Broken(None, self._retry_s) from failure
+            if frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+                # Not by `recv_data`, whose answer fails where the server hung up already, and takes the code with it.
+                with suppress(OSError, websocket.WebSocketException):
+                    socket.send_close()
+                code = int.from_bytes(frame.data[:2], "big") if len(frame.data) >= 2 else None
+                raise Broken(code, self._retry_s)
+            if frame.opcode == websocket.ABNF.OPCODE_TEXT:
+                message: Message = json.loads(frame.data)
+                return message
 
     # ------------------------------------------------------------------ what is said
     def _take(self, message: Message) -> None:

@@ -7,9 +7,8 @@ outside reason: the ingest moves frames, the checkpoints move state, the socket 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -18,7 +17,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from actors.video_session import messages, quality
-from actors.video_session.messages import MAX_SEQ_JUMP, Ack, Advice, BadFrame, Rung, Telemetry, encode_frame
+from actors.video_session.crowd import decide_many
+from actors.video_session.figures import PLACES, REASONS, contribution
+from actors.video_session.messages import MAX_SEQ_JUMP, Ack, Advice, BadFrame, Report, Rung, encode, encode_frame
 from actors.video_session.state import SessionState, advance, apply, fold, load_state
 from server import metrics
 from server.data.streams import Entry, Write, stream_key
@@ -42,16 +43,14 @@ class Peer(Protocol):
 
 
 class Pending(Struct, gc=False):
-    """A frame that is accepted but not applied yet, and as it is kept; `tried` once it may be in the stream."""
+    """A frame that is accepted but not applied yet, as it is kept; `tried` once it may be in the stream."""
 
-    frame: Telemetry
     seq: int
     blob: bytes
     tried: bool = False
 
 
-@dataclass(slots=True, frozen=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """What one checkpoint of a session says, taken in one moment."""
 
     session: VideoSession
@@ -65,16 +64,26 @@ class Checkpoint:
     position_ms: int | None
     released: bool
     status: str | None
+    # What the session adds to its video's figures, as of now; None while that need not be said again yet.
+    sums: list[int] | None
+    percents: str | None
+
+
+@lru_cache(maxsize=1024)
+def _ladder_of(packed: bytes) -> tuple[list[Rung], list[float]]:
+    """A ladder and its bitrates, of JSON: one for all who watch the same video."""
+    rungs = msgspec.json.decode(packed, type=list[Rung])
+    return rungs, [rung.br for rung in rungs]
 
 
 class VideoSession:
     """One session, owned under `epoch`. `version` counts changes that a checkpoint should keep."""
 
     __slots__ = (
-        "_save_data", "_viewport_px", "advice", "bye", "closed_at", "dropped_as", "duplicates", "epoch", "id",
-        "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "peer", "pending", "resume_ms",
-        "retire_as", "saved", "saved_at", "saved_frames", "saved_version", "state", "trimmed_frames", "used_at",
-        "user_id", "version", "video_id",
+        "_decisions", "_ladder_kbps", "_length_ms", "advice", "bye", "closed_at", "dropped_as", "duplicates", "epoch",
+        "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "peer",
+        "pending", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at", "saved_frames", "saved_version",
+        "state", "trimmed_frames", "untold", "used_at", "user_id", "version", "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -87,23 +96,37 @@ class VideoSession:
         self.video_id: UUID = row["video_id"]
         self.resume_ms: int = row["resume_ms"]
         self.state = load_state(row["state"], (row["last_seq"], int(row["last_sub"])))
-        self.ladder = msgspec.convert(row["ladder"], list[Rung])
-        self._viewport_px = tuple(row["viewport"]) if row["viewport"] else None
-        self._save_data: bool = row["save_data"]
+        self.ladder, self._ladder_kbps = _ladder_of(msgspec.json.encode(row["ladder"]))
+        self.question = quality.Question(
+            self.state.quality,
+            self.ladder,
+            viewport_px=tuple(row["viewport"]) if row["viewport"] else None,
+            save_data=row["save_data"],
+            length_s=None if row["length_ms"] is None else row["length_ms"] / 1000,
+        )
+        self._length_ms: int | None = row["length_ms"]
+        self._decisions: list[int] = row["decisions"] or [0] * len(REASONS)
+        self._decisions += [0] * (len(REASONS) - len(self._decisions))
         self.duplicates: int = row["duplicates"]
-        self.pending: deque[Pending] = deque()
+        self.pending: list[Pending] = []
         self.peer: Peer | None = None
+        # Whether its player has told nothing yet beyond what is kept.
+        self.plain = True
         self.bye = False
         self.retire_as: str | None = None
         self.kept_at = -math.inf
         self.dropped_as: tuple[int, str] | None = None
         self.version = 0
         self.saved_version = 0
+        # As what the video's figures have the session: of which version, and since when (monotonic seconds).
+        self.figured_version = -1
+        self.figured_at = now
         self.saved = self.state.cursor
         self.saved_frames = self.trimmed_frames = self.state.frames
         self.saved_at = self.used_at = self.last_ack_at = now
         self.closed_at: float | None = now
         self.advice: Advice | None = None
+        self.untold = False
 
     @property
     def dropped(self) -> bool:
@@ -122,21 +145,21 @@ class VideoSession:
         """Frames that Postgres does not know yet, applied or on their way."""
         return self.state.frames - self.saved_frames + len(self.pending)
 
-    def accept(self, frame: Telemetry) -> bool:
-        """Take a numbered frame of the socket; whether it is new.
+    def accept(self, frame: Report, blob: bytes | None = None) -> bool:
+        """Take a numbered frame of the socket, with what is kept of it where that is at hand; whether it is new.
 
         Raises:
             BadFrame: its seq is absurdly far above the highest.
         """
-        seq = frame.seq
+        seq, pending = frame.seq, self.pending
         assert isinstance(seq, int)
-        highest = self.highest
+        highest = pending[-1].seq if pending else self.state.seq
         if seq <= highest:
             self.count_duplicates(1)
             return False
         if seq > highest + MAX_SEQ_JUMP:
             raise BadFrame(f"`seq` may be at most {MAX_SEQ_JUMP} above the highest, which is {highest}", "/seq")
-        self.pending.append(Pending(frame, seq, encode_frame(frame)))
+        pending.append(Pending(seq, blob or encode_frame(frame)))
         return True
 
     def count_duplicates(self, count: int) -> None:
@@ -149,11 +172,12 @@ class VideoSession:
         """The oldest pending frames, for the stream; None when there are none."""
         if not self.pending:
             return None
+        state = self.state
         if len(self.pending) == 1:
             oldest = self.pending[0]
-            return Write(self.key, self.state.seq, ((oldest.seq, oldest.blob),))
-        frames = [(p.seq, p.blob) for p, _ in zip(self.pending, range(most), strict=False)]
-        return Write(self.key, self.state.seq, frames)
+            return Write(self.key, (state.seq, state.sub), [(oldest.seq, oldest.blob)])
+        frames = [(pending.seq, pending.blob) for pending in self.pending[:most]]
+        return Write(self.key, state.cursor, frames)
 
     def settle_write(self, count: int, added: int) -> None:
         """Learn that Redis answered for the first `count` pending frames and `added` of them are new entries. Of the
@@ -161,29 +185,27 @@ class VideoSession:
         if added == count:
             self.mark_tried(count)
             return
-        tried = [pending.tried for pending, _ in zip(self.pending, range(count), strict=False)]
-        late = max(0, count - added - sum(tried))
+        late = max(0, count - added - sum(pending.tried for pending in self.pending[:count]))
         if late:
             self.count_duplicates(late)
         self.mark_tried(count)
 
     def mark_tried(self, count: int) -> None:
         """Remember that the first `count` pending frames may be in the stream, whatever came of it."""
-        for pending, _ in zip(self.pending, range(count), strict=False):
+        for pending in self.pending[:count]:
             pending.tried = True
 
     def take_written(self, count: int) -> list[tuple[Entry, str]]:
         """Apply the first `count` pending frames: the stream holds them after the cursor, as they were written, and
         nothing else. As `take` of their entries, which need not be made."""
         dead: list[tuple[Entry, str]] = []
-        for _ in range(count):
-            kept = self.pending.popleft()
+        for kept in self.pending[:count]:
             try:
-                fold(self.state, kept.seq, kept.frame)
+                fold(self.state, kept.seq, 0, kept.blob, self._ladder_kbps)
             except Exception as error:
-                entry = Entry(kept.seq, 0, None, kept.blob)
-                dead.append((entry, repr(error)))
-                advance(self.state, entry)
+                dead.append((Entry(kept.seq, 0, None, kept.blob), repr(error)))
+                advance(self.state, kept.seq, 0)
+        del self.pending[:count]
         self.version += count
         return dead
 
@@ -192,14 +214,14 @@ class VideoSession:
         dead: list[tuple[Entry, str]] = []
         for entry in entries:
             try:
-                new = apply(self.state, entry)
+                new = apply(self.state, entry, self._ladder_kbps)
             except Exception as error:  # whatever one entry does, the others go on
                 dead.append((entry, repr(error)))
-                advance(self.state, entry)
+                advance(self.state, entry.seq, entry.sub)
                 new = True
             self.version += new
-        while self.pending and self.pending[0].seq <= self.state.seq:
-            self.pending.popleft()
+        if self.pending:
+            self.pending = [pending for pending in self.pending if pending.seq > self.state.seq]
         return dead
 
     def replay(self, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, str]], bool]:
@@ -212,35 +234,39 @@ class VideoSession:
 
     # What goes out ---------------------------------------------------------------------------------------------------
 
-    def decide(self, ttl_ms: int) -> bool:
-        """Decide anew; whether rung or reason changed."""
-        decided = quality.decide(
-            self.state.quality, self.ladder, viewport_px=self._viewport_px, save_data=self._save_data
-        )
-        before = self.advice
-        if before is not None and (before.rung, before.reason) == (decided.rung, decided.reason):
-            return False
+    def advise(self, ttl_ms: int) -> None:
+        """Make the decision that the state remembers the advice, where rung or reason changed; `answer` tells it."""
+        state, before = self.state.quality, self.advice
+        if (
+            before is not None and before.rung == state.rung and before.reason == state.reason
+            and (before.abandon is True) == state.abandon
+            and (before.cmsd.du is True) == (self.question.fair_kbps < math.inf)
+        ):  # fmt: skip
+            return
+        decided = quality.decide(self.question)
         self.advice = decided.advice(n=before.n + 1 if before else 1, epoch=self.epoch, ttl_ms=ttl_ms)
+        self.untold = before is not None
         self.version += 1
+        self._decisions[PLACES.get(decided.reason, 0)] += 1
         _DECISIONS.get(decided.reason, _OTHER_DECISIONS).inc()
-        return True
 
-    def answer(self, ttl_ms: int, now: float, *, moved: bool = True) -> bool:
-        """Tell the player what is applied and saved, and the decision where it changed; without anything applied
-        (`moved` False) it cannot have changed. Whether there is a player; the caller counts its acknowledgement."""
-        changed = moved and self.decide(ttl_ms)
-        if self.peer is None:
+    def answer(self, now: float) -> bool:
+        """Tell the player what is applied and saved, and the decision where it changed. Whether there is a player; the
+        caller counts its acknowledgement."""
+        peer, state = self.peer, self.state
+        if peer is None:
             return False
-        if changed and self.advice is not None:
-            self.peer.send_decision(messages.encode(messages.Decision(**asdict(self.advice))))
-        self.peer.send_ack(messages.encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
+        if self.untold and self.advice is not None:
+            peer.send_decision(encode(messages.Decision(**asdict(self.advice))))
+            self.untold = False
+        peer.send_ack(encode(Ack(state.seq, self.saved[0], state.gaps)))
         self.last_ack_at = now
         return True
 
     def send_ack(self, now: float) -> None:
         """Tell the player where it stands."""
         if self.peer is not None:
-            self.peer.send_ack(messages.encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
+            self.peer.send_ack(encode(Ack(self.state.seq, self.saved[0], self.state.gaps)))
             self.last_ack_at = now
             metrics.ACKS.inc()
 
@@ -257,9 +283,14 @@ class VideoSession:
             return False
         return self.bye or now - self.used_at >= linger_s
 
-    def checkpoint(self, *, release: bool) -> Checkpoint:
-        """What to write, as of now."""
+    def checkpoint(self, *, release: bool, complete_share: float | None = None) -> Checkpoint:
+        """What to write, as of now; with `complete_share` also what the session adds to its video's figures."""
         state: SessionState = self.state
+        sums, percents = None, None
+        if complete_share is not None:
+            sums, percents = contribution(
+                state, self._decisions, length_ms=self._length_ms, complete_share=complete_share
+            )
         return Checkpoint(
             session=self,
             version=self.version,
@@ -272,6 +303,8 @@ class VideoSession:
             position_ms=state.position_ms,
             released=release,
             status="ended" if self.bye else self.retire_as,
+            sums=sums,
+            percents=percents,
         )
 
     def saved_as(self, checkpoint: Checkpoint, now: float) -> None:
@@ -281,5 +314,15 @@ class VideoSession:
         self.saved_frames = checkpoint.frames
         self.saved_version = checkpoint.version
         self.saved_at = now
+        if checkpoint.sums is not None:
+            self.figured_version, self.figured_at = checkpoint.version, now
         if moved:
             self.send_ack(now)
+
+
+def decide_all(sessions: Iterable[VideoSession], ttl_ms: int) -> None:
+    """Decide anew where there is news; what changed is each session's `advice`, and `untold`."""
+    news = [session for session in sessions if session.state.quality.fresh or session.advice is None]
+    decide_many([session.question for session in news])
+    for session in news:
+        session.advise(ttl_ms)

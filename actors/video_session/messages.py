@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -29,6 +30,7 @@ Amount = Annotated[float, Meta(ge=0)]
 # CMCD version 1 sends a number, version 2 an inner list with one number per kind of object.
 Amounts = Amount | list[Amount]
 Count = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
+Seq = Annotated[int, Meta(ge=1, le=MAX_SEQ)]
 
 
 class Cmcd(Struct, omit_defaults=True, gc=False, rename={
@@ -62,15 +64,39 @@ class Segment(Struct, omit_defaults=True, gc=False):
     ttfb_ms: Amount = 0
 
 
-class Telemetry(Struct, tag="telemetry", tag_field="type", omit_defaults=True, gc=False):
-    """A player's report. `seq` counts 1, 2, 3, ... within a session; a REST frame may come without."""
+class Report(Struct, tag="telemetry", tag_field="type", omit_defaults=True, gc=False):
+    """A player's report as it is kept. `seq` counts 1, 2, 3, ... within a session; one by REST may come without, and
+    one that CMCD alone tells may lack the position too."""
 
-    position: Position
-    seq: Annotated[int, Meta(ge=1, le=MAX_SEQ)] | UnsetType = UNSET
+    position: Position | UnsetType = UNSET
+    seq: Seq | UnsetType = UNSET
     cmcd: Cmcd = field(default_factory=Cmcd)
     segments: list[Segment] = field(default_factory=list)
     dropped_frames: Count | UnsetType = UNSET
     viewport: tuple[Count, Count] | UnsetType = UNSET
+
+
+class Telemetry(Report, tag="telemetry", tag_field="type", omit_defaults=True, gc=False, kw_only=True):
+    """A player's report, as a frame. `seq` counts 1, 2, 3, ... within a session; a REST frame may come without."""
+
+    position: Position
+
+
+class PlainCmcd(Cmcd, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """CMCD without a key that we do not read."""
+
+
+class PlainSegment(Segment, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """A segment of which nothing is told that we do not read."""
+
+
+class PlainTelemetry(Report, tag="telemetry", tag_field="type", forbid_unknown_fields=True, gc=False, kw_only=True):
+    """A numbered report that says nothing beyond what is kept: then its text is what is kept, as it stands."""
+
+    position: Position
+    seq: Seq
+    cmcd: PlainCmcd = field(default_factory=PlainCmcd)
+    segments: list[PlainSegment] = field(default_factory=list)  # type: ignore[assignment]
 
 
 class Bye(Struct, tag="bye", tag_field="type"):
@@ -87,8 +113,14 @@ class BadFrame(ValueError):
 
 
 _socket_decoder = msgspec.json.Decoder(Telemetry | Bye)
-_frame_decoder = msgspec.json.Decoder(Telemetry)
+_plain_decoder = msgspec.json.Decoder(PlainTelemetry | Bye)
+_kept_decoder = msgspec.json.Decoder(Report)
 _encoder = msgspec.json.Encoder()
+# A message to the player as JSON.
+encode: Callable[[Struct], bytes] = _encoder.encode
+# The frame as kept in the stream: what we know of it, and nothing else. And back again.
+encode_frame: Callable[[Report], bytes] = _encoder.encode
+parse_kept_frame: Callable[[bytes], Report] = _kept_decoder.decode
 
 
 def parse_socket_frame(text: str | bytes) -> Telemetry | Bye:
@@ -103,19 +135,19 @@ def parse_socket_frame(text: str | bytes) -> Telemetry | Bye:
     return frame
 
 
+def parse_plain_frame(text: str) -> PlainTelemetry | None:
+    """A numbered report of which every member is kept, so that its text is as good as what `encode_frame` makes of it;
+    None for whatever else there may be in a text frame."""
+    try:
+        frame = _plain_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return frame if type(frame) is PlainTelemetry else None
+
+
 def parse_rest_frame(value: dict[str, Any]) -> Telemetry:
     """The telemetry in one member of a REST body; `type` and `seq` may be absent. Raises BadFrame."""
     return _convert(value)
-
-
-def parse_kept_frame(blob: bytes) -> Telemetry:
-    """What `encode_frame` wrote."""
-    return _frame_decoder.decode(blob)
-
-
-def encode_frame(frame: Telemetry) -> bytes:
-    """The frame as kept in the stream: what we know of it, and nothing else."""
-    return _encoder.encode(frame)
 
 
 def _decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:
@@ -175,15 +207,18 @@ class Rung(Struct, frozen=True):
 
 
 class Cmsd(Struct, omit_defaults=True):
-    """CTA-5006's words, both kbit/s: maximum suggested bitrate, and estimated throughput once it was measured."""
+    """CTA-5006's words: maximum suggested bitrate, estimated throughput once it was measured (both kbit/s), and duress:
+    a full link that many share, on which nothing should be fetched that can wait."""
 
     mb: int
     etp: int | UnsetType = UNSET
+    du: bool | UnsetType = UNSET
 
 
 class Advice(Struct):
     """A quality decision: fetch at most `rung`, for `ttl_ms` and as long as acknowledgements come. `n` counts from 1
-    within an `epoch`; `reason` is for people."""
+    within an `epoch`; `reason` is for people. `abandon`: give up what is being fetched above `rung`; it will outlast
+    the buffer."""
 
     n: int
     epoch: int
@@ -191,6 +226,7 @@ class Advice(Struct):
     cmsd: Cmsd
     reason: str
     ttl_ms: int
+    abandon: bool | UnsetType = UNSET
 
 
 class Decision(Advice, tag="decision", tag_field="type"):
@@ -250,8 +286,3 @@ class Error(Struct, tag="error", tag_field="type"):
 
 TO_PLAYER = (Hello, Ack, Decision, Token, Error)
 FROM_PLAYER = (Telemetry, Bye)
-
-
-def encode(message: Struct) -> bytes:
-    """A message to the player as JSON."""
-    return _encoder.encode(message)

@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from loadtests.bench import core, live, memory
+from loadtests.bench import audience, core, live, memory, overload, rest
 from loadtests.bench.stage import BenchError, Stage, stage
 
 Command = Callable[[Stage, argparse.Namespace], dict[str, Any]]
@@ -18,6 +19,9 @@ COMMANDS: dict[str, Command] = {
     "growth": lambda s, a: live.growth(s, few=1000, many=a.sessions or 10_000, rounds=a.rounds, seconds=a.seconds),
     "memory": lambda s, a: memory.measure(s, sessions=a.sessions or 10_000, seconds=a.seconds),
     "checkpoints": lambda s, a: core.checkpoints(s, sessions=a.sessions or 10_000, rounds=a.rounds),
+    "analytics": lambda s, a: audience.measure(s, views=a.sessions or 1_000_000),
+    "overload": lambda s, a: overload.measure(s, sessions=a.sessions or 12_000, seconds=10 * a.seconds),
+    "rest": lambda s, a: rest.measure(s, peers=a.peers, rounds=a.rounds, seconds=a.seconds),
     "replay": lambda s, a: core.replay(s, sessions=a.sessions or 5000),
 }
 
@@ -29,6 +33,7 @@ def main() -> int:
     parser.add_argument("--sessions", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--peers", type=lambda text: Path(text).resolve())
     asked = parser.parse_args()
     try:
         with stage() as parts:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from loadtests.bench.learners import make_sessions
-from loadtests.bench.stage import Server, Stage
+from loadtests.bench.stage import ROOMY, Server, Stage
 
 
 def bare_echo(stage: Stage) -> Server:
@@ -17,7 +17,7 @@ def bare_echo(stage: Stage) -> Server:
 
 def measure(stage: Stage, *, sessions: int, rounds: int, seconds: float) -> dict[str, Any]:
     """Closed loop, one frame of each session under way, in rounds that alternate; then fixed rates."""
-    lectern, echo = stage.lectern(), bare_echo(stage)
+    lectern, echo = stage.lectern(ROOMY), bare_echo(stage)
     made = make_sessions(stage.postgres.dsn, sessions)
     ours, theirs = stage.targets(made.targets), stage.targets(["/"] * sessions)
     closed: dict[str, list[dict[str, Any]]] = {"lectern": [], "echo": []}
@@ -34,7 +34,7 @@ def measure(stage: Stage, *, sessions: int, rounds: int, seconds: float) -> dict
 
 def latency(stage: Stage, *, sessions: int, rates: tuple[float, ...], seconds: float) -> dict[str, Any]:
     """Open loop: frames are due at fixed times whatever the server does."""
-    lectern = stage.lectern()
+    lectern = stage.lectern(ROOMY)
     made = stage.targets(make_sessions(stage.postgres.dsn, sessions).targets)
     return {
         f"{rate:g} frames/s": stage.measure("ws", lectern, targets=made, rate=rate, seconds=seconds)[-1]
@@ -44,7 +44,7 @@ def latency(stage: Stage, *, sessions: int, rates: tuple[float, ...], seconds: f
 
 def growth(stage: Stage, *, few: int, many: int, rounds: int, seconds: float) -> dict[str, Any]:
     """The same number of frames under way, over few and over many sessions."""
-    lectern = stage.lectern()
+    lectern = stage.lectern(ROOMY)
     made = make_sessions(stage.postgres.dsn, many)
     files = {count: stage.targets(made.targets[:count]) for count in (few, many)}
     runs: dict[int, list[dict[str, Any]]] = {few: [], many: []}

@@ -7,14 +7,14 @@ import time
 from typing import Any
 
 from loadtests.bench.learners import make_sessions
-from loadtests.bench.stage import Stage
+from loadtests.bench.stage import ROOMY, Stage
 
 SETTLE_S = 3.0
 
 
 def measure(stage: Stage, *, sessions: int, seconds: float) -> dict[str, Any]:
     """Open `sessions` sockets; each exchanges a few frames, then all are silent for `seconds`."""
-    lectern = stage.lectern()
+    lectern = stage.lectern(ROOMY)
     targets = stage.targets(make_sessions(stage.postgres.dsn, sessions).targets)
     before_kib = lectern.status("VmRSS")
     found: dict[str, Any] = {}

@@ -6,15 +6,41 @@ Says and answers exactly what `Streams.write_and_read` does; the tests hold the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha1
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from server.data.streams import WRITE_SCRIPT, Entry, Streams, Write, Written, settled
+from server.data.streams import Entry, Streams, Write, Written
 from server.data.wire import Wire
 
-_SCRIPT = WRITE_SCRIPT.encode()
+# Frames in order, as in `Streams`. Where nothing lay after the cursor and all are new, their number is the whole
+# answer: nothing has to be read back. Else: how many are new, what lies after the cursor, and why Redis refused one.
+# ARGV: most entries to read, the cursor, then seq, frame for each.
+_WRITE = b"""
+local prev, after = string.match(ARGV[2], '%d+'), '(' .. ARGV[2]
+local whole = tonumber(ARGV[3]) > tonumber(prev) and #redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1) == 0
+local added, refused = 0, false
+for i = 3, #ARGV, 2 do
+  local answer = redis.pcall('XADD', KEYS[1], ARGV[i] .. '-0', 'prev', prev, 'frame', ARGV[i + 1])
+  if type(answer) == 'string' then
+    added = added + 1
+  else
+    whole = false
+    if not string.find(answer.err, 'equal or smaller', 1, true) then
+      refused = answer.err
+      break
+    end
+  end
+  prev = ARGV[i]
+end
+if whole then return added end
+return {added, redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', ARGV[1]), refused}
+"""
+_NAME = sha1(_WRITE, usedforsecurity=False).hexdigest().encode()
+_HEAD = b"\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % _NAME
 _WHOLE = Written(1, None, True)
 
 
@@ -23,77 +49,75 @@ class HotStreams(Streams):
 
     def __init__(self, redis: Redis, ttl_s: float = 24 * 3600) -> None:
         super().__init__(redis, ttl_s)
-        self._wire = Wire(redis)
+        self._wire = Wire(redis, _pack(b"SCRIPT", b"LOAD", _WRITE))
 
     async def write_and_read(
-        self, writes: Sequence[Write], cursors: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
+        self, writes: Sequence[Write], reads: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
     ) -> tuple[list[Written], dict[str, list[Entry]]]:
         """As in Streams. Raises redis.RedisError."""
-        parts: list[bytes] = []
-        # What XREAD says of a stream that holds one frame just written and nothing else.
-        expected: dict[bytes, list[Any]] = {}
-        for write in writes:
-            self._pack_write(write, parts, expected)
+        most = b"$%d\r\n%d\r\n" % (len(str(count)), count)
+        parts = [_pack_write(write, most) for write in writes]
         parts += [_pack(b"EXPIRE", key.encode(), b"%d" % self._ttl_s) for key in renew]
-        asked = len(parts) + 1
-        _pack_read(cursors, count, parts)
-        answers = await self._wire.ask(b"".join(parts), asked)
-        read = answers[-1]
-        if isinstance(read, ResponseError):
-            raise read
+        if reads:
+            parts.append(_pack_read(reads, most))
+        answers = await self._wire.ask(b"".join(parts), len(parts))
         found: dict[str, list[Entry]] = {}
-        unparsed: dict[str, list[Any]] = {}
-        for key, entries in read or ():
-            if entries == expected.get(key):
-                unparsed[key.decode()] = entries
-            else:
+        if reads:
+            if isinstance(answers[-1], ResponseError):
+                raise answers[-1]
+            for key, entries in answers[-1] or ():
                 found[key.decode()] = [_entry(*entry) for entry in entries]
-        written = []
-        for write, answer in zip(writes, answers, strict=False):
-            entries = unparsed.get(write.key)
-            if entries is not None and type(answer) is bytes:  # XADD answers with the new entry's id
-                written.append(_WHOLE)
-                continue
-            if entries is not None:  # it was there already
-                found[write.key] = [_entry(*entry) for entry in entries]
-            written.append(settled(write, answer, found))
+        written = [
+            _WHOLE if answer == 1 else self._settled(write, answer, found)
+            for write, answer in zip(writes, answers, strict=False)
+        ]
         return written, found
+
+    def _settled(self, write: Write, answer: Any, found: dict[str, list[Entry]]) -> Written:
+        if isinstance(answer, int):
+            return Written(answer, None, True)
+        if isinstance(answer, ResponseError):
+            if "NOSCRIPT" in str(answer):
+                self._wire.hang_up()  # somebody emptied the cache of scripts: to connect anew fills it
+                raise RedisConnectionError("Redis has lost the script that writes frames")
+            return Written(0, str(answer))
+        added, entries, refused = answer
+        if entries:
+            found[write.key] = [_entry(*entry) for entry in entries]
+        return Written(added, None if refused is None else refused.decode())
 
     async def close(self) -> None:
         """Give the connection up."""
         await self._wire.close()
 
-    def _pack_write(self, write: Write, parts: list[bytes], expected: dict[bytes, list[Any]]) -> None:
-        key = write.key.encode()
-        if len(write.frames) == 1:
-            ((seq, frame),) = write.frames
-            entry_id, prev = b"%d-0" % seq, b"%d" % write.prev
-            parts.append(
-                b"*7\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$4\r\nprev\r\n$%d\r\n%b\r\n$5\r\nframe\r\n$%d\r\n%b\r\n"
-                % (len(key), key, len(entry_id), entry_id, len(prev), prev, len(frame), frame)
-            )
-            expected[key] = [[entry_id, [b"prev", prev, b"frame", frame]]]
-            return
-        arguments = [b"%d" % self._ttl_s]
-        before = write.prev
-        for seq, frame in write.frames:
-            arguments += [b"%d" % before, b"%d" % seq, frame]
-            before = seq
-        parts.append(_pack(b"EVAL", _SCRIPT, b"1", key, *arguments))
+
+def _pack_write(write: Write, most: bytes) -> bytes:
+    key, cursor, frames = write.key.encode(), b"%d-%d" % write.cursor, write.frames
+    if len(frames) == 1:  # the usual case
+        ((seq, frame),) = frames
+        number = b"%d" % seq
+        return b"*8%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            _HEAD, len(key), key, most, len(cursor), cursor, len(number), number, len(frame), frame
+        )  # fmt: skip
+    words = [cursor]
+    for seq, frame in frames:
+        words += [b"%d" % seq, frame]
+    return b"*%d%b$%d\r\n%b\r\n%b" % (6 + 2 * len(frames), _HEAD, len(key), key, most) + _pack_words(words)
 
 
-def _pack_read(cursors: Mapping[str, tuple[int, int]], count: int, parts: list[bytes]) -> None:
+def _pack_read(cursors: Mapping[str, tuple[int, int]], most: bytes) -> bytes:
     """XREAD of every stream from after its cursor: first all keys, then all ids."""
-    head = b"*%d\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$%d\r\n%d\r\n$7\r\nSTREAMS\r\n"
-    parts.append(head % (4 + 2 * len(cursors), len(str(count)), count))
-    parts += [b"$%d\r\n%b\r\n" % (len(name), name.encode()) for name in cursors]
-    ids = [b"%d-%d" % cursor for cursor in cursors.values()]
-    parts += [b"$%d\r\n%b\r\n" % (len(entry_id), entry_id) for entry_id in ids]
+    head = b"*%d\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n%b$7\r\nSTREAMS\r\n" % (4 + 2 * len(cursors), most)
+    return head + _pack_words([*(key.encode() for key in cursors), *(b"%d-%d" % at for at in cursors.values())])
 
 
 def _pack(*words: bytes) -> bytes:
     """A command in RESP."""
-    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+    return b"*%d\r\n" % len(words) + _pack_words(words)
+
+
+def _pack_words(words: Sequence[bytes]) -> bytes:
+    return b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
 def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
@@ -102,4 +126,4 @@ def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
         return Entry(int(seq), int(sub), int(fields[1]), fields[3])
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     prev = named.get(b"prev")
-    return Entry(int(seq), int(sub), None if prev is None else int(prev), named[b"frame"])
+    return Entry(int(seq), int(sub), None if prev is None else int(prev), named.get(b"frame", b""))

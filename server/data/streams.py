@@ -2,7 +2,7 @@
 
 One stream per session. The id of an entry is the player's own frame number, `<seq>-0`, so that Redis itself refuses
 duplicates and late frames and no clock is in the data path. A frame without a number gets the next sub-number of the
-highest seq. An entry that the session's owner wrote carries `prev`, the highest seq that was applied before it: on
+highest seq. An entry carries `prev`, the highest seq that was settled before it as far as its writer can tell: on
 replay a `prev` above the cursor tells that Redis lost what lay between.
 """
 
@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
+from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 SLOTS = 64
 DEAD_LETTERS = "dead:telemetry"
 MAX_DEAD_LETTERS = 10_000
+# A session that Postgres refuses comes back again and again: one letter of it in this time.
+REFUSED_AGAIN_S = 3600
 NUDGES = "nudge"
-# How long one wait for a nudge takes; nothing depends on it.
-LISTEN_S = 30.0
+# Who has heard no nudge for so long asks whether the connection lives, and waits as long for the answer.
+LISTEN_S = 4.0
 
 # How Redis says that it cannot just now: gone, too slow, loading, out of memory, read-only.
 REDIS_AWAY = (RedisError, OSError, TimeoutError)
@@ -32,7 +36,7 @@ _TOO_SMALL = "equal or smaller"
 
 
 class Entry(NamedTuple):
-    """One entry of a stream: its id, the owner's `prev` (None where another wrote it), the frame as JSON."""
+    """One entry of a stream: its id, `prev` (None in entries of older servers), the frame as JSON."""
 
     seq: int
     sub: int
@@ -40,19 +44,19 @@ class Entry(NamedTuple):
     frame: bytes
 
 
-class Write(NamedTuple):
-    """Frames of one session, in order, that its owner wants in its stream; `prev` was applied before the first."""
+class Write(Struct, gc=False):
+    """Frames of one session, in order, that its owner wants in its stream; what lies up to `cursor` is applied."""
 
     key: str
-    prev: int
+    cursor: tuple[int, int]
     frames: Sequence[tuple[int, bytes]]
 
 
-class Written(NamedTuple):
+class Written(Struct, frozen=True, gc=False):
     """What became of a `Write`: how many entries are new, or why Redis refused it (`error`; then some may be in).
 
-    `whole`: reading the stream from its cursor gave these frames as they were written and nothing else, so they are not
-    among what was read."""
+    `whole`: after its cursor the stream holds these frames as they were written and nothing else, so they are not among
+    what was read."""
 
     added: int
     error: str | None
@@ -72,7 +76,7 @@ class StreamFull(Exception):
 
 # Frames in order; the first error but "too small" stops, so that a frame that failed is never overtaken.
 # ARGV: ttl_s, then prev, seq, frame for each.
-WRITE_SCRIPT = """
+_WRITE = """
 local added = 0
 for i = 2, #ARGV, 3 do
   local answer = redis.pcall('XADD', KEYS[1], ARGV[i + 1] .. '-0', 'prev', ARGV[i], 'frame', ARGV[i + 2])
@@ -86,28 +90,44 @@ redis.call('EXPIRE', KEYS[1], ARGV[1])
 return added
 """
 
-# Frames from beside the owner, counted or not. What has no number gets the next sub-number of the greater of the
-# stream's top and the row's cursor. ARGV: ttl_s, most entries, cursor's seq, cursor's sub, then seq or '', frame.
+# Frames from beside a socket, numbered or not. What has no number gets the next sub-number of the greater of the
+# stream's top and the cursor. Who is not the owner knows only the row's cursor, and where the stream is gone not what
+# was in it: such entries are `unsure` until they are saved, and a leap among them says `prev` as if all before it had
+# been settled. A living owner, who knows, heeds no `prev`; whoever replays without it takes the hole for lost, and the
+# player, who still holds those frames, sends them again.
+# ARGV: ttl_s, most entries, cursor's seq, cursor's sub, 1 for the owner, then seq or '', frame.
 _APPEND = """
 local top_seq, top_sub = tonumber(ARGV[3]), tonumber(ARGV[4])
+local owner, unsure = ARGV[5] == '1', ARGV[5] ~= '1'
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if not info.err then
+  local last, above = nil, false
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
       local seq, sub = string.match(info[i + 1], '(%d+)-(%d+)')
       seq, sub = tonumber(seq), tonumber(sub)
-      if seq > top_seq or (seq == top_seq and sub > top_sub) then top_seq, top_sub = seq, sub end
+      above = seq > top_seq or (seq == top_seq and sub > top_sub)
+      if above then top_seq, top_sub = seq, sub end
     elseif info[i] == 'length' and tonumber(info[i + 1]) >= tonumber(ARGV[2]) then
       return -1
+    elseif info[i] == 'last-entry' then
+      last = info[i + 1]
     end
   end
+  unsure = not owner and above and last and last[2][5] == 'unsure'
 end
 local accepted = 0
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local seq, sub
   if ARGV[i] == '' then seq, sub = top_seq, top_sub + 1 else seq, sub = tonumber(ARGV[i]), 0 end
   if seq > top_seq or (seq == top_seq and sub > top_sub) then
-    redis.call('XADD', KEYS[1], string.format('%.0f-%.0f', seq, sub), 'frame', ARGV[i + 1])
+    local id, prev = string.format('%.0f-%.0f', seq, sub), string.format('%.0f', top_seq)
+    if unsure then
+      if seq > top_seq then prev = string.format('%.0f', seq - 1) end
+      redis.call('XADD', KEYS[1], id, 'prev', prev, 'frame', ARGV[i + 1], 'unsure', '1')
+    else
+      redis.call('XADD', KEYS[1], id, 'prev', prev, 'frame', ARGV[i + 1])
+    end
     top_seq, top_sub = seq, sub
     accepted = accepted + 1
   end
@@ -130,6 +150,11 @@ def stream_key(session_id: UUID) -> str:
     return f"tel:{{{crc32(session_id.bytes) % SLOTS}}}:{session_id}"
 
 
+def refused_key(key: str) -> str:
+    """Is there while a session's state lies among the dead letters, or did lately."""
+    return f"dead:{key}"
+
+
 class Streams:
     """The streams behind one Redis client. Every call raises `redis.RedisError` when Redis is away; no call is
     repeated by itself, since an unknown outcome is the caller's to settle."""
@@ -142,9 +167,9 @@ class Streams:
         """Nothing is held here; the client is its maker's to close."""
 
     async def write_and_read(
-        self, writes: Sequence[Write], cursors: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
+        self, writes: Sequence[Write], reads: Mapping[str, tuple[int, int]], count: int, renew: Iterable[str] = ()
     ) -> tuple[list[Written], dict[str, list[Entry]]]:
-        """One round trip: write all frames, then read each stream of `cursors` from after its cursor.
+        """One round trip: write all frames, and read their streams and those of `reads` from after their cursors.
 
         The time to live of the streams in `renew` starts anew. At most `count` entries per stream come back; a stream
         without any is missing from the answer.
@@ -154,36 +179,44 @@ class Streams:
             self._queue_write(pipe, write)
         for key in renew:
             pipe.expire(key, self._ttl_s)
+        cursors = {**{write.key: write.cursor for write in writes}, **reads}
         pipe.xread({key: f"{seq}-{sub}" for key, (seq, sub) in cursors.items()}, count=count)
         *answers, read = await pipe.execute(raise_on_error=False)
         if isinstance(read, Exception):
             raise read
         streams = read.items() if isinstance(read, dict) else read
         found = {_text(key): [_entry(*e) for e in entries] for key, entries in streams}
-        return [settled(write, a, found) for write, a in zip(writes, answers, strict=False)], found
+        return [_settled(write, a, found) for write, a in zip(writes, answers, strict=False)], found
 
     def _queue_write(self, pipe: Any, write: Write) -> None:
         if len(write.frames) == 1:
             # The usual case, and the cheapest.
             seq, frame = write.frames[0]
-            pipe.xadd(write.key, {"prev": write.prev, "frame": frame}, id=f"{seq}-0")
+            pipe.xadd(write.key, {"prev": write.cursor[0], "frame": frame}, id=f"{seq}-0")
             return
         arguments: list[int | bytes] = [self._ttl_s]
-        prev = write.prev
+        prev = write.cursor[0]
         for seq, frame in write.frames:
             arguments += [prev, seq, frame]
             prev = seq
-        pipe.eval(WRITE_SCRIPT, 1, write.key, *arguments)
+        pipe.eval(_WRITE, 1, write.key, *arguments)
 
     async def append(
-        self, key: str, cursor: tuple[int, int], frames: Sequence[tuple[int | None, bytes]], most: int
+        self,
+        key: str,
+        cursor: tuple[int, int],
+        frames: Sequence[tuple[int | None, bytes]],
+        most: int,
+        *,
+        by_owner: bool = False,
     ) -> Appended:
-        """Append frames from beside the session's owner; those at or below the top are duplicates.
+        """Append frames from beside a socket; those at or below the top are duplicates. `cursor` is the owner's own, or
+        else that of the row.
 
         Raises:
             StreamFull: the stream holds `most` entries or more.
         """
-        arguments: list[int | bytes | str] = [self._ttl_s, most, *cursor]
+        arguments: list[int | bytes | str] = [self._ttl_s, most, *cursor, int(by_owner)]
         for seq, frame in frames:
             arguments += ["" if seq is None else seq, frame]
         accepted = int(await self._redis.eval(_APPEND, 1, key, *arguments))
@@ -221,39 +254,58 @@ class Streams:
         fields = {"stream": key, "id": f"{entry.seq}-{entry.sub}", "frame": entry.frame, "error": error[:500]}
         await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
 
+    async def bury_state(self, key: str, cursor: tuple[int, int], state: bytes, error: str) -> None:
+        """Keep a session's state (JSON, as of `cursor`) that Postgres refused, for an operator to look at."""
+        if await self._redis.set(refused_key(key), 1, nx=True, ex=REFUSED_AGAIN_S):
+            fields = {"stream": key, "id": f"{cursor[0]}-{cursor[1]}", "state": state, "error": error[:500]}
+            await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
+
     async def nudge(self, kind: str, subject_id: UUID) -> None:
         """Tell every process that something concerns this session or user; best effort, a sweep stands behind it."""
         await self._redis.publish(NUDGES, f"{kind} {subject_id}")
+
+    async def tell(self, kind: str, text: str) -> None:
+        """Tell every process more than an id; heard among the nudges, and best effort as they are."""
+        await self._redis.publish(NUDGES, f"{kind} {text}")
 
     async def ping(self) -> None:
         """Whether Redis answers."""
         await self._redis.ping()
 
     async def nudges(self) -> AsyncIterator[str]:
-        """What other processes and this one tell by `nudge`, until cancelled. Raises RedisError."""
+        """What other processes and this one tell by `nudge`, until cancelled.
+
+        Raises RedisError, also when the connection has died without a word.
+        """
         async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
             await subscription.subscribe(NUDGES)
+            asked = False
             while True:
                 message = await subscription.get_message(timeout=LISTEN_S)
                 # redis-py swallows a cancellation that comes while it connects.
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise asyncio.CancelledError
-                if message is not None:
+                if message is None:
+                    if asked:
+                        raise RedisTimeoutError("no answer on the connection that nudges come by")
+                    await subscription.ping()
+                elif message["type"] == "message":
                     yield _text(message["data"])
+                asked = message is None
 
 
-def settled(write: Write, answer: Any, found: dict[str, list[Entry]]) -> Written:
+def _settled(write: Write, answer: Any, found: dict[str, list[Entry]]) -> Written:
     """What became of a write, by what Redis answered to it and by what was found in its stream."""
     written = _written(answer)
     if written.error is not None or written.added != len(write.frames):
         return written
-    prevs = [write.prev, *(seq for seq, _ in write.frames)]
+    prevs = [write.cursor[0], *(seq for seq, _ in write.frames)]
     if found.get(write.key) != [
         Entry(seq, 0, prev, frame) for prev, (seq, frame) in zip(prevs, write.frames, strict=False)
     ]:
         return written
     del found[write.key]
-    return written._replace(whole=True)
+    return Written(written.added, None, whole=True)
 
 
 def _written(answer: Any) -> Written:
@@ -267,7 +319,8 @@ def _written(answer: Any) -> Written:
 def _entry(entry_id: bytes | str, fields: Mapping[bytes | str, bytes]) -> Entry:
     seq, _, sub = _text(entry_id).partition("-")
     prev = fields.get(b"prev")
-    return Entry(int(seq), int(sub), None if prev is None else int(prev), fields[b"frame"])
+    # An entry that nobody of us wrote is a dead letter; it must not stop those beside it.
+    return Entry(int(seq), int(sub), None if prev is None else int(prev), fields.get(b"frame", b""))
 
 
 def _text(value: bytes | str) -> str:

@@ -20,13 +20,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 class Wire(asyncio.Protocol):
     """Connects when it is first asked, and again after a failure. Nothing is ever sent twice."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, greeting: bytes = b"") -> None:
+        """`greeting` is one packed command, said first on every connection; its answer is not looked at."""
         pool = redis.connection_pool
         self._pool_class = pool.connection_class
         self._settings = {**pool.connection_kwargs, "protocol": 2}
         self._timeout_s: float | None = pool.connection_kwargs.get("socket_timeout")
         self._connection: AbstractConnection | None = None
         self._transport: asyncio.Transport | None = None
+        self._greeting = greeting
         self._reader = hiredis.Reader()
         self._answers: list[Any] = []
         self._awaited = 0
@@ -41,6 +43,8 @@ class Wire(asyncio.Protocol):
         assert self._waiter is None, "one caller at a time"
         if self._transport is None or self._transport.is_closing():
             await self._connect()
+            if self._greeting:
+                await self.ask(self._greeting, 1)
         transport = self._transport
         assert transport is not None
         self._answers, self._awaited = [], count
@@ -56,6 +60,11 @@ class Wire(asyncio.Protocol):
             if len(self._answers) != count:
                 transport.abort()  # a late answer must never be taken for that to another request
         return self._answers
+
+    def hang_up(self) -> None:
+        """Have the next request go by a new connection."""
+        if self._transport is not None:
+            self._transport.abort()
 
     async def close(self) -> None:
         """Give the connection up."""

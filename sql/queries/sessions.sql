@@ -2,18 +2,22 @@
 
 -- name: claim_session(session_id, owner, claimed_by)^
 -- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session.
-UPDATE video_sessions
+UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = :claimed_by, status = 'active', seen_at = now()
 WHERE id = :session_id AND status <> 'ended'
 RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
-          resume_ms;
+          resume_ms,
+          (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
+           FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
+          (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions;
 
 -- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, strays, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
--- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says.
+-- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
+-- an owner was ended beside its socket, and its stream not yet folded.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = 'reaper'
-WHERE id IN (
+WHERE id = ANY (ARRAY(
     SELECT s.id FROM video_sessions AS s
     WHERE s.status <> 'ended' AND (
         s.owner IS NULL AND s.status = 'active'
@@ -24,42 +28,84 @@ WHERE id IN (
             SELECT 1 FROM processes AS p
             WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
     ORDER BY s.id LIMIT :most
-    FOR UPDATE SKIP LOCKED)
+    FOR UPDATE SKIP LOCKED
+) || ARRAY(
+    SELECT s.id FROM video_sessions AS s
+    WHERE s.status = 'ended' AND s.owner IS NOT NULL AND (
+        s.owner = :owner AND s.id = ANY (:strays::uuid[])
+        OR s.owner <> :owner AND NOT EXISTS (
+            SELECT 1 FROM processes AS p
+            WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+    ORDER BY s.id LIMIT :most
+    FOR UPDATE SKIP LOCKED
+))
 RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
           resume_ms,
-          CASE WHEN seen_at < now() - make_interval(secs => :end_after_s) THEN 'ended'
+          (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
+           FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
+          (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions,
+          CASE WHEN status = 'ended' OR seen_at < now() - make_interval(secs => :end_after_s) THEN 'ended'
                WHEN seen_at < now() - make_interval(secs => :suspend_after_s) THEN 'suspended' END AS retire_as;
 
--- name: save_checkpoints(owner, ids, epochs, states, seqs, subs, duplicates, decisions, ranges, positions, seen, released, statuses, complete_share)
--- Every changed session of a process at once, and the progress that those which passed the fence made. Sent again after
--- an unknown outcome it changes nothing: progress is folded only where the row saw its cursor move.
+-- name: save_checkpoints(owner, ids, epochs, states, seqs, subs, duplicates, decisions, ranges, positions, seen, released, statuses, sums, percents, complete_share)
+-- Every changed session of a process at once, the progress that those which passed the fence made, and what those that
+-- say so (`sums`) add to their videos' figures. Sent again after an unknown outcome it changes nothing: progress is folded
+-- only where the row saw its cursor move, and figures are the difference that `session_figures` itself saw.
 WITH given AS (
     SELECT * FROM unnest(
         :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::numeric[], :duplicates::bigint[],
         :decisions::text[], :ranges::text[], :positions::integer[], :seen::boolean[], :released::boolean[],
-        :statuses::text[]
-    ) AS g (id, epoch, state, seq, sub, duplicates, decision, ranges, position_ms, seen, released, status)
+        :statuses::text[], :sums::text[], :percents::text[]
+    ) AS g (id, epoch, state, seq, sub, duplicates, decision, ranges, position_ms, seen, released, status, sums, percents)
 ), saved AS (
     UPDATE video_sessions AS s
-    SET state = g.state::jsonb, last_seq = g.seq, last_sub = g.sub, duplicates = g.duplicates,
-        decision = g.decision::jsonb,
+    SET state = g.state::json, last_seq = g.seq, last_sub = g.sub, duplicates = g.duplicates,
+        decision = g.decision::json,
         owner = CASE WHEN g.released THEN NULL ELSE :owner::uuid END,
         status = coalesce(g.status, s.status),
         ended_at = CASE WHEN g.status = 'ended' THEN coalesce(s.ended_at, now()) ELSE s.ended_at END,
-        seen_at = CASE WHEN g.seen THEN now() ELSE s.seen_at END
+        seen_at = CASE WHEN g.seen THEN now() ELSE s.seen_at END, updated_at = now()
     FROM given AS g
     WHERE s.id = g.id AND s.epoch = g.epoch AND (s.last_seq, s.last_sub) <= (g.seq, g.sub)
-    RETURNING s.id, s.user_id, s.lecture_id, g.ranges, g.position_ms,
+    RETURNING s.id, s.user_id, s.lecture_id, s.video_id, (s.created_at AT TIME ZONE 'UTC')::date AS day,
+              g.ranges, g.position_ms, g.sums, g.percents,
               (old.last_seq, old.last_sub) < (new.last_seq, new.last_sub) AS moved
 ), moved AS (
     SELECT array_agg(user_id ORDER BY id) AS user_ids, array_agg(lecture_id ORDER BY id) AS lecture_ids,
            array_agg(ranges::int4multirange ORDER BY id) AS ranges, array_agg(position_ms ORDER BY id) AS positions_ms,
            array_agg(false) AS by_hand
     FROM saved WHERE moved AND position_ms IS NOT NULL
-), folded AS (
+), progressed AS (
     SELECT count(*) FROM moved, record_progress(user_ids, lecture_ids, ranges, positions_ms, by_hand, :complete_share)
+), figured AS (
+    INSERT INTO session_figures AS f (session_id, sums, percents)
+    SELECT id, sums::bigint[], percents::int4multirange FROM saved WHERE sums IS NOT NULL ORDER BY id
+    ON CONFLICT (session_id) DO UPDATE SET sums = excluded.sums, percents = excluded.percents
+    RETURNING f.session_id AS id, new.sums AS new_sums, old.sums AS old_sums, new.percents AS new_percents,
+              old.percents AS old_percents
+), viewed AS (
+    INSERT INTO video_viewers (video_id, day, user_id)
+    SELECT DISTINCT s.video_id, d.day, s.user_id
+    FROM figured AS f JOIN saved AS s USING (id), LATERAL (VALUES (s.day), ('-infinity'::date)) AS d (day)
+    WHERE f.new_sums[3] > coalesce(f.old_sums[3], 0)
+    ORDER BY 1, 2, 3
+    ON CONFLICT DO NOTHING
+    RETURNING video_id, day
+), changes AS (
+    SELECT s.video_id, d.day, c.slot, sum(c.change) AS change
+    FROM figured AS f JOIN saved AS s USING (id),
+         figure_changes(f.new_sums, f.old_sums, f.new_percents, f.old_percents) AS c,
+         LATERAL (VALUES (s.day), ('-infinity'::date)) AS d (day)
+    GROUP BY 1, 2, 3 HAVING sum(c.change) <> 0
+    UNION ALL
+    SELECT video_id, day, 64, count(*) FROM viewed GROUP BY 1, 2
+), summed AS (
+    -- After progress was recorded: everybody locks in the same order, and what many share is locked last.
+    INSERT INTO video_figures AS v (video_id, day, slot, value)
+    SELECT video_id, day, slot, change FROM changes, progressed ORDER BY 1, 2, 3
+    ON CONFLICT (video_id, day, slot) DO UPDATE SET value = v.value + excluded.value
 )
-SELECT saved.id FROM saved, folded;
+SELECT saved.id FROM saved, progressed;
 
 -- name: get_epochs(ids)
 SELECT id, epoch, claimed_by, status FROM video_sessions WHERE id = ANY (:ids::uuid[]);
@@ -80,11 +126,23 @@ SELECT id FROM users WHERE id = :user_id FOR NO KEY UPDATE;
 -- name: get_watchable_video(video_id, viewer_id, viewer_role)^
 -- Nothing for what the viewer may not even know; `may_watch` for the rest.
 SELECT v.id, v.lecture_id, v.status, v.cloudflare_uid, v.ladder, v.segment_s,
-       may_watch(:viewer_id, :viewer_role, v.id) AS may_watch
+       may_watch(:viewer_id, :viewer_role, v.id) AS may_watch,
+       watch_ends_at(:viewer_id, :viewer_role, v.id) AS ends_at
 FROM videos AS v
 JOIN lectures AS l ON l.id = v.lecture_id
 JOIN courses AS c ON c.id = l.course_id
 WHERE v.id = :video_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+
+-- name: get_watch_end(video_id, viewer_id)$
+-- Whose role may know more is asked again then.
+SELECT watch_ends_at(:viewer_id, NULL, :video_id);
+
+-- name: list_unentitled(video_ids, viewer_ids, roles)
+-- The places (from 1) of those who may not watch any more.
+SELECT given.place
+FROM unnest(:video_ids::uuid[], :viewer_ids::uuid[], :roles::text[])
+     WITH ORDINALITY AS given (video_id, viewer_id, role, place)
+WHERE NOT may_watch(given.viewer_id, given.role, given.video_id);
 
 -- name: set_ladder(video_id, ladder, segment_s)!
 UPDATE videos SET ladder = :ladder, segment_s = :segment_s WHERE id = :video_id;
@@ -94,17 +152,24 @@ SELECT id, video_id, device, seen_at FROM video_sessions
 WHERE user_id = :user_id AND status <> 'ended' AND seen_at > now() - make_interval(secs => :window_s)
 ORDER BY seen_at DESC;
 
--- name: end_sessions(ids)
--- Taken over by a new session of the same user: an owner learns of it as of any claim.
-UPDATE video_sessions SET status = 'ended', ended_at = now(), epoch = epoch + 1, claimed_by = 'socket', owner = NULL
+-- name: end_sessions(ids, owner)
+-- Taken over by a new session of the same user: whoever holds one learns of it as of any claim. The caller owns them until
+-- it has folded what their streams still hold.
+UPDATE video_sessions AS s
+SET status = 'ended', ended_at = now(), epoch = epoch + 1, claimed_by = 'socket', owner = :owner
 WHERE id = ANY (:ids::uuid[]) AND status <> 'ended'
-RETURNING id;
+RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
+          resume_ms,
+          (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
+           FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
+          (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions,
+          'ended' AS retire_as;
 
--- name: insert_session(video_id, user_id, lecture_id, device, viewport, network, save_data, player, ladder, segment_s, decision)^
+-- name: insert_session(video_id, user_id, lecture_id, device, viewport, network, save_data, player, ladder, segment_s, decision, state)^
 INSERT INTO video_sessions (video_id, user_id, lecture_id, device, viewport, connection, save_data, player, ladder,
-                            segment_s, decision, resume_ms)
+                            segment_s, decision, state, resume_ms)
 VALUES (:video_id, :user_id, :lecture_id, :device, :viewport, :network, :save_data, :player, :ladder,
-        :segment_s, :decision,
+        :segment_s, :decision, :state,
         coalesce((SELECT position_ms FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id), 0))
 RETURNING id, resume_ms;
 

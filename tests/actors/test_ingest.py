@@ -66,6 +66,22 @@ async def test_a_paused_redis_makes_no_frame_count_twice(place: Place, own_valke
         assert (session.state.frames, session.state.gaps, session.duplicates) == (4, 0, 0)
 
 
+async def test_what_a_full_redis_refuses_waits_and_comes_in_once(core: Core, place: Place) -> None:
+    session, listener = await core.open(await place.new_session(core))
+    core.runtime.submit(session, report(1))
+    await eventually(lambda: listener.saved == 1)
+    await core.redis.config_set("maxmemory", 1)  # `noeviction`
+    try:
+        for seq in (2, 3):
+            core.runtime.submit(session, report(seq))
+        await eventually(lambda: all(pending.tried for pending in session.pending))
+        assert (listener.applied, len(session.pending)) == (1, 2)
+    finally:
+        await core.redis.config_set("maxmemory", 0)
+    await eventually(lambda: listener.saved == 3)
+    assert (session.state.frames, session.state.gaps, session.duplicates) == (3, 0, 0)
+
+
 async def test_a_wiped_redis_loses_nothing_of_a_held_session(core: Core, place: Place) -> None:
     session_id = await place.new_session(core)
     session, listener = await core.open(session_id)

@@ -52,6 +52,8 @@ async def test_frames_acks_duplicates_gaps_and_checkpoints_are_counted(
     assert counted("lectern_checkpoint_bytes_total") > 100
     assert counted("lectern_checkpoint_seconds_count") >= 1
     assert counted("lectern_ingest_round_seconds_count") >= 1
+    core.runtime.detach(session, listener)
+    await eventually(lambda: counted("lectern_checkpoint_figures_total") == 1)
 
 
 async def test_decisions_are_counted_by_reason(core: Core, place: Place, counted: Counted) -> None:

@@ -1,5 +1,6 @@
 """Who is dead, as far as a process can tell; after an outage of Postgres nobody is taken for dead too soon."""
 
+from contextlib import AsyncExitStack
 from uuid import uuid4
 
 from server.clock import Clock
@@ -62,3 +63,13 @@ async def test_a_process_that_has_just_begun_may_take_what_the_dead_left(place: 
         await core.runtime.pulse.beat()
         assert core.runtime.pulse.steady
         assert await core.runtime.reaper.reap() == 1
+
+
+async def test_a_process_whose_connections_are_all_busy_says_that_it_lives_all_the_same(
+    still_core: Core, place: Place
+) -> None:
+    async with AsyncExitStack() as busy:
+        for _ in range(still_core.db.pool_size):
+            await busy.enter_async_context(still_core.db.connection())
+        await still_core.runtime.pulse.beat()
+        assert still_core.runtime.pulse.steady

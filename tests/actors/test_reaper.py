@@ -26,6 +26,18 @@ async def test_a_dead_process_sessions_are_folded_saved_and_released(still_core:
     assert await still_core.runtime.reaper.reap() == 0
 
 
+async def test_a_session_that_was_taken_over_by_a_process_that_died_is_folded_and_stays_ended(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core, owner=uuid4(), status="ended", epoch=4)
+    entry = {"prev": 0, "frame": encode_frame(report(1))}
+    await still_core.redis.xadd(stream_key(session_id), entry, id="1-0")
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "ended")
+    assert await still_core.runtime.reaper.reap() == 0
+
+
 async def test_a_living_process_keeps_its_sessions(core: Core, still_core: Core, place: Place) -> None:
     session, listener = await core.open(await place.new_session(core))
     assert await still_core.runtime.reaper.reap() == 0

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from actors.video_session.messages import encode_frame
 from tests.actors.conftest import Place
 from tests.support.core import Core, eventually, report, running, state_of
@@ -36,6 +38,47 @@ async def test_what_redis_lost_the_player_is_asked_for_again(still_core: Core, p
         await eventually(lambda: listener.saved == 9)
         state = state_of(await elsewhere.row(session_id))
         assert (state["frames"], state["gaps"]) == (9, 0)
+
+
+@pytest.mark.parametrize("beacons", [[7], [None, 7], [None, None, 7, 9]], ids=str)
+@pytest.mark.parametrize("at_the_owner", [False, True])
+async def test_what_redis_lost_is_asked_for_again_also_where_a_beacon_came_first(
+    still_core: Core, place: Place, beacons: list[int | None], at_the_owner: bool
+) -> None:
+    """4 to 6 are acknowledged and lost; then a beacon leaps over them, and the owner dies before it saves."""
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.feed(first, 3)
+    await still_core.runtime.checkpoints.save_changed()
+    await still_core.feed(first, 3)
+    await still_core.redis.flushall()
+    cursor = first.state.cursor if at_the_owner else (3, 0)
+    for seq in beacons:
+        await still_core.streams.append(
+            first.key, cursor, [(seq, encode_frame(report(seq)))], 100, by_owner=at_the_owner
+        )
+    async with running(place.dsn, place.redis_url, start=False) as elsewhere:
+        second, _ = await elsewhere.open(session_id)
+        assert (second.state.seq, second.state.gaps) == (3, 0)
+
+
+async def test_what_a_player_left_out_is_no_loss_of_redis(still_core: Core, place: Place) -> None:
+    """A beacon leaps, at the owner or elsewhere, while Redis has the stream: it was accepted, and stays."""
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.streams.append(first.key, (0, 0), [(3, encode_frame(report(3)))], 100, by_owner=True)
+    await still_core.streams.append(first.key, (0, 0), [(7, encode_frame(report(7)))], 100)
+    async with running(place.dsn, place.redis_url, start=False) as elsewhere:
+        second, _ = await elsewhere.open(session_id)
+        assert (second.state.seq, second.state.frames, second.state.gaps) == (7, 2, 5)
+
+
+async def test_who_is_not_sure_is_so_until_the_owner_has_saved(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.streams.append(first.key, (0, 0), [(3, encode_frame(report(3)))], 100)
+    await still_core.streams.append(first.key, (3, 0), [(7, encode_frame(report(7)))], 100)
+    assert [entry.prev for entry in await still_core.streams.read_after(first.key, (0, 0), 10)] == [2, 3]
 
 
 async def test_an_entry_that_cannot_be_applied_does_not_stop_a_replay(still_core: Core, place: Place) -> None:

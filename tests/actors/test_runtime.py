@@ -1,6 +1,7 @@
 """The life of sessions: claimed, fed from beside, drained; several processes on the same parts."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from uuid import UUID, uuid4
 
 import pytest
@@ -129,6 +130,34 @@ async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_
         assert asyncio.get_running_loop().time() - began < 1.5
         assert listener.ended == (1012, "restart")
         assert (await core.row(session_id))["last_seq"] == 1
+
+
+async def test_a_drain_does_not_wait_for_a_postgres_that_does_not_answer(still_core: Core, place: Place) -> None:
+    session, listener = await still_core.open(await place.new_session(still_core))
+    await still_core.feed(session, 3)
+    async with AsyncExitStack() as busy:
+        for _ in range(still_core.db.pool_size):
+            await busy.enter_async_context(still_core.db.connection())
+        await still_core.runtime.drain(0.1)
+    assert listener.ended == (1012, "restart")
+    assert (await still_core.row(session.id))["last_seq"] == 0
+    async with running(place.dsn, place.redis_url, start=False) as elsewhere:
+        heir, _ = await elsewhere.open(session.id)
+        assert heir.state.frames == 3, "the stream has the rest"
+
+
+async def test_the_newest_claim_of_a_session_wins_in_whichever_order_they_come_through(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core)
+    older = await still_core.runtime.claim(session_id, "socket")
+    newer = await still_core.runtime.claim(session_id, "socket")
+    assert older is not None
+    still_core.runtime.registry.add(older)
+    assert still_core.runtime.registry.get(session_id) is newer
+    late = Listener()
+    still_core.runtime.attach(older, late)
+    assert late.ended == (4409, "superseded")
 
 
 async def test_a_stopped_process_says_that_it_is_gone(place: Place) -> None:

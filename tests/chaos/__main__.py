@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chaos.rig import play
-from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.scenarios.catalogue import SCENARIOS
 from tests.chaos.stage import Options
 from tests.chaos.verdict import HEAD, line, row
 

@@ -28,7 +28,7 @@ CREATE FUNCTION chaos.keep() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER A
 BEGIN
     INSERT INTO chaos.history (session_id, epoch, owner, status, last_seq, last_sub, state)
     VALUES (NEW.id, NEW.epoch, NEW.owner, NEW.status, NEW.last_seq, NEW.last_sub,
-            NEW.state - 'watched_ranges_ms' - 'quality');
+            NEW.state::jsonb - 'watched_ranges_ms' - 'quality');
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos_keep AFTER INSERT OR UPDATE ON video_sessions FOR EACH ROW EXECUTE FUNCTION chaos.keep();

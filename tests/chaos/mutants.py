@@ -64,7 +64,7 @@ MUTANTS = {
             "kill-one",
             r"was never sent",
             [
-                Replacement("server/data/hot.py", 'entry_id, prev = b"%d-0" % seq,', 'entry_id, prev = b"*",'),
+                Replacement("server/data/hot.py", "KEYS[1], ARGV[i] .. '-0'", "KEYS[1], '*'"),
                 Replacement("server/data/streams.py", "KEYS[1], ARGV[i + 1] .. '-0'", "KEYS[1], '*'"),
             ],
         ),
@@ -75,8 +75,8 @@ MUTANTS = {
             [
                 Replacement(
                     "actors/runtime.py",
-                    "if session.accept(frame):",
-                    "if session.accept(frame):\n"
+                    "if session.accept(frame, blob):",
+                    "if session.accept(frame, blob):\n"
                     "            ack = {'type': 'ack', 'seq': frame.seq, 'saved': session.saved[0], 'gaps': 0}\n"
                     "            session.peer.send_ack(msgspec.json.encode(ack))",
                 )
@@ -89,8 +89,20 @@ MUTANTS = {
             [
                 Replacement(
                     "actors/checkpoints.py",
-                    "saved = await self._write(checkpoints, seen)",
-                    "await self._trim(checkpoints)\n            saved = await self._write(checkpoints, seen)",
+                    "saved = await self.write(checkpoints, seen)",
+                    "await self._trim(checkpoints)\n            saved = await self.write(checkpoints, seen)",
+                )
+            ],
+        ),
+        Mutant(
+            "believes a beacon that leaps over what Redis lost",
+            "flushed-and-overtaken",
+            r"frames lost",
+            [
+                Replacement(
+                    "server/data/streams.py",
+                    "if seq > top_seq then prev = string.format('%.0f', seq - 1) end",
+                    "",
                 )
             ],
         ),
@@ -103,13 +115,13 @@ MUTANTS = {
                     "actors/video_session/actor.py",
                     "state=msgspec.json.encode(state),",
                     "state=msgspec.json.encode("
-                    "msgspec.structs.replace(state, frames=state.frames - self.saved_frames)),",
+                    "__import__('dataclasses').replace(state, frames=state.frames - self.saved_frames)),",
                 ),
                 Replacement(
                     "sql/queries/sessions.sql",
-                    "SET state = g.state::jsonb,",
+                    "SET state = g.state::json,",
                     "SET state = jsonb_set(g.state::jsonb, '{frames}', to_jsonb("
-                    "coalesce((s.state->>'frames')::bigint, 0) + (g.state::jsonb->>'frames')::bigint)),",
+                    "coalesce((s.state->>'frames')::bigint, 0) + (g.state::json->>'frames')::bigint))::json,",
                 ),
             ],
         ),

@@ -16,6 +16,7 @@ from tests.support.model import expected_folds
 from tests.support.player import Refused, SimulatedPlayer, call
 
 Put = tuple[int, str]
+LONGEST_PING = bytes(125)
 
 
 class Repeater(SimulatedPlayer):
@@ -41,6 +42,15 @@ class Repeater(SimulatedPlayer):
                 "segments": [{"br": 1, "bytes": 10**6, "ms": 9}],
             }
         return json.dumps({**frame, "seq": seq})
+
+    async def beacon(self, base_url: str) -> None:
+        """Report one more frame, and post there what is not acknowledged, as a page does that is being hidden."""
+        self._sent_up_to = self.last_seq + 1
+        seq = self.report(0.5)
+        self.witness.sent(seq)
+        url = f"{base_url}/api/videos/sessions/{self.session_id}/network"
+        body = [self.frames[unheard] for unheard in range(self.acked + 1, seq + 1)]
+        await call(self.http, "POST", url, token=self.token, body=body, wanted=(202,))
 
     def heir(self, base_urls: Sequence[str]) -> Repeater:
         """Another player of the same session, elsewhere, that goes on where this one is."""
@@ -128,12 +138,16 @@ async def stop_reading(player: SimulatedPlayer) -> None:
 
 
 async def flood(player: SimulatedPlayer, per_s: int) -> None:
-    """Send known frames again, which are acknowledged each, until the socket breaks."""
+    """Send known frames again, whose acknowledgements replace each other, and long pings, which are answered each,
+    until the socket breaks."""
     known = itertools.cycle([json.dumps(frame) for frame in player.frames.values()])
-    with contextlib.suppress(ConnectionError, AssertionError, aiohttp.ClientError):
-        while True:
+    socket = player._socket
+    assert socket is not None
+    with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+        while not socket.closed:
             for text in itertools.islice(known, per_s // 50):
-                await player.send_raw(text)
+                await socket.send_str(text)
+                await socket.ping(LONGEST_PING)
             await asyncio.sleep(1 / 50)
 
 

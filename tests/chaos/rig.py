@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
 
-from tests.chaos.scenarios import SCENARIOS, Scenario
+from tests.chaos.scenarios.catalogue import Scenario
 from tests.chaos.stage import Options, opened_stage
 from tests.chaos.verdict import Verdict
 
@@ -20,9 +19,3 @@ async def play(scenario: Scenario, options: Options) -> Verdict:
             await scenario.play(stage)
             if time.monotonic() >= deadline:
                 return await stage.judge(scenario.name)
-
-
-async def play_all(names: Sequence[str], options: Options) -> AsyncIterator[Verdict]:
-    """One after the other."""
-    for name in names:
-        yield await play(SCENARIOS[name], options)

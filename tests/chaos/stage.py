@@ -47,6 +47,12 @@ QUICK = {
     "LECTERN_SESSIONS__REAPER_S": "1",
     "LECTERN_AUTH__ACCESS_TTL_S": "86400",
 }
+# What processes count, and where rows have it: not less, as long as no process has lost its counters.
+COUNTED = {
+    "lectern_frames_total": "frames",
+    "lectern_gaps_total": "gaps",
+    "lectern_duplicates_total": "duplicates",
+}
 # The statement that saves a checkpoint.
 CHECKPOINT = b"SET state ="
 
@@ -103,6 +109,7 @@ class Stage:
         self.deserted: list[SimulatedPlayer] = []
         self.may_cut: set[ServerProcess] = set()  # whose connections may break just now
         self._asking: list[asyncio.Task[None]] = []
+        self._first_pids: list[int | None] = []
 
     # What a scenario does ---------------------------------------------------------------------------------------------
 
@@ -138,6 +145,15 @@ class Stage:
         self.retired += [rival for rival in rivals if rival is not winner]
         self.room.players = [player for player in self.room.players if player not in rivals] + [winner]
         self.room.watch(winner, None, self.interval_s)
+
+    def role_of(self, server: ServerProcess) -> str:
+        """The database role of this process alone."""
+        return _role(self.servers.index(server))
+
+    def forgive_redis(self) -> None:
+        """Redis is about to lose data, and players know that it may have."""
+        for player in self.players:
+            player.witness.forgive_redis()
 
     async def desert(self, player: SimulatedPlayer) -> None:
         """The player goes without a word and never comes back."""
@@ -225,8 +241,9 @@ class Stage:
             task.cancel()
         await asyncio.gather(*self._asking, return_exceptions=True)
         verdict = Verdict(scenario, players=len(self.players))
+        answers = []
         for player in self.players:
-            answer = await self._answer(player)
+            answers.append(answer := await self._answer(player))
             self._compare(verdict, player, player.expected(), answer)
             if player.stopped is not None:
                 self.breach(f"{player.session_id} stopped: {player.stopped}")
@@ -236,7 +253,7 @@ class Stage:
                 self.breach(f"{player.session_id}: {player.acked} was acknowledged, {answer['last_seq']} is known")
             known = [frame for seq, frame in player.frames.items() if seq <= max(player.acked, answer["last_seq"])]
             self._compare(verdict, player, expected_folds(known), answer)
-        verdict.violations = self.violations + await self._told()
+        verdict.violations = self.violations + await self._told() + await self._uncounted(answers)
         verdict.resumes_s = [s for player in self.players for s in resumes_s(player, self.away)]
         verdict.recoveries_s = self.recoveries_s
         return verdict
@@ -274,6 +291,22 @@ class Stage:
         for server in self.servers:
             found += [f"logged {error}" for error in _unforeseen(server.log)]
         return found
+
+    async def _uncounted(self, answers: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Metrics that fell short of what happened, where no process was killed in between."""
+        if [server.pid for server in self.servers] != self._first_pids:
+            return []
+        known = {name: sum(answer[member] for answer in answers) for name, member in COUNTED.items()}
+        known["lectern_acks_total"] = sum(len(player.events_of("ack")) for player in self.players)
+        counted = {name: sum([await self.metric(server, name) for server in self.servers]) for name in known}
+        # What its writer did not come to apply, who claimed the session did.
+        replayed = [await self.metric(server, "lectern_replayed_frames_total") for server in self.servers]
+        counted["lectern_frames_total"] += sum(replayed)
+        return [
+            f"{name} is {counted[name]:g} where {known[name]} are known"
+            for name in known
+            if counted[name] < known[name]
+        ]
 
     def ask_around(self) -> None:
         """From now on people use the rest, too: of every process, and of whichever takes them from the shared socket,
@@ -408,6 +441,7 @@ async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
         server.launch()
     for server in stage.servers:
         await server.until_ready()
+    stage._first_pids = [server.pid for server in stage.servers]
     if stage.needs.front_proxy:
         for server in stage.servers:
             stage.front_proxies.append(await stack.enter_async_context(Proxy(server.direct_port)))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.mutants import MUTANTS, Mutant, MutantLost, Replacement, make
 from tests.chaos.rig import play
-from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.scenarios.catalogue import SCENARIOS
 from tests.chaos.stage import Options
 
 # One for every day; the others take their time.

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.chaos.rig import play
-from tests.chaos.scenarios import SCENARIOS
+from tests.chaos.scenarios.catalogue import SCENARIOS
 from tests.chaos.stage import Options
 
 SHORT = ("kill-one", "commit-cut")

@@ -71,7 +71,8 @@ async def test_a_server_that_breaks_its_promises_makes_it_fail(tmp_path: Path):
     fake = FakeLectern()
     fake.twist = lambda message: {**message, "saved": 10**6} if message["type"] == "ack" else message
     async with fake.running() as base_url:
-        status, out = await run("--host", base_url, "--players", "1", "--seconds", "1", "--accounts", str(tmp_path))
+        arguments = ("--host", base_url, "--players", "1", "--seconds", "3", "--interval-s", "0.1")
+        status, out = await run(*arguments, "--accounts", str(tmp_path))
     assert status == 1
     assert "an ack covers what was never sent or applied" in out
 

@@ -122,8 +122,29 @@ async def test_44xx_ends_it(fake: FakeLectern):
     async with playing(fake) as run:
         await run.until(lambda: run.player.last_seq >= 2)
         await fake.close(4409)
-        async with asyncio.timeout(DEADLINE_S):
-            await run.ended
+        await run.until(lambda: run.player.over)
+    assert run.figures.errors == {"closed 4409": 1}
+
+
+async def test_a_player_that_was_held_up_while_it_was_thrown_out_hears_why(
+    fake: FakeLectern, monkeypatch: pytest.MonkeyPatch
+):
+    async with playing(fake) as run:
+        await run.until(lambda: run.player.last_seq >= 2)
+        tick, held_up, go_on = run.player.viewing.tick, threading.Event(), threading.Event()
+
+        def slow(interval_s: float) -> dict[str, Any]:
+            held_up.set()
+            assert go_on.wait(DEADLINE_S)
+            return tick(interval_s)
+
+        monkeypatch.setattr(run.player.viewing, "tick", slow)
+        await run.until(held_up.is_set)
+        await fake.close(4409)
+        # Ten frames are due by now; it writes them to who has hung up.
+        await asyncio.sleep(10 * INTERVAL_S)
+        go_on.set()
+        await run.until(lambda: run.player.over)
     assert run.figures.errors == {"closed 4409": 1}
 
 

@@ -13,11 +13,12 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from actors.runtime import Runtime
-from actors.video_session.actor import VideoSession
+from actors.video_session.actor import VideoSession, decide_all
 from actors.video_session.messages import Ack, Decision, Telemetry, parse_rest_frame
 from server.clock import Clock
 from server.config import Sessions
 from server.data.db import Database
+from server.data.neighbours import Neighbours
 from server.data.streams import Streams
 from tests.support.lectures import LADDER, Lecture
 
@@ -73,10 +74,11 @@ class Core:
             session.accept(report(seq))
         write = session.next_write(frames)
         assert write is not None
-        (written,), _ = await self.streams.write_and_read([write], {session.key: session.state.cursor}, frames)
+        (written,), _ = await self.streams.write_and_read([write], {}, frames)
         assert written.whole
         session.take_written(frames)
-        session.answer(10_000, 0.0)
+        decide_all([session], 10_000)
+        session.answer(0.0)
 
     async def row(self, session_id: UUID) -> dict[str, Any]:
         """The session's row, its state among it."""
@@ -91,9 +93,13 @@ async def running(
 ) -> AsyncIterator[Core]:
     """A runtime on these parts. With `start=False` nothing goes on by itself: the test takes each step."""
     db = await Database.open(dsn, pool_size=5, timeout_s=2.5)
+    pulse_db = await Database.open(dsn, pool_size=1, timeout_s=2.5)
     redis = Redis.from_url(redis_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0))
     streams = Streams(redis)
-    runtime = Runtime(db, streams, Sessions(**(FAST | sessions)), clock or Clock(), complete_share=0.9)
+    runtime = Runtime(
+        db, streams, Sessions(**(FAST | sessions)), clock or Clock(), pulse_db=pulse_db, neighbours=Neighbours(redis),
+        complete_share=0.9,
+    )  # fmt: skip
     if start:
         await runtime.start()
     try:
@@ -101,6 +107,7 @@ async def running(
     finally:
         await runtime.stop()
         await redis.aclose()
+        await pulse_db.close()
         await db.close()
 
 
@@ -120,7 +127,7 @@ def report(seq: int | None, position: float | None = None, **members: Any) -> Te
     return parse_rest_frame(value if seq is None else value | {"seq": seq})
 
 
-async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 5.0) -> None:
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 20.0) -> None:
     """Wait until this holds of what other tasks do. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not (await held if isinstance(held := holds(), Awaitable) else held):  # noqa: ASYNC110  # nothing tells us

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
-from aiohttp.test_utils import TestServer
 
+from tests.support.local_server import LocalServer
 from tests.support.model import applied_frames, expected_folds
 
 Message = dict[str, Any]
@@ -65,7 +65,7 @@ class FakeLectern:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
         """Serve on a free port; yields the base URL."""
-        server = TestServer(self._app(), shutdown_timeout=0.5)
+        server = LocalServer(self._app(), shutdown_timeout=0.5)
         await server.start_server()
         try:
             yield str(server.make_url("")).rstrip("/")

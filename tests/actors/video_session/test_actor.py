@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 
-from actors.video_session.actor import VideoSession
+from actors.video_session.actor import VideoSession, decide_all
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from server.data.streams import Entry
 from tests.support.core import Listener, report
@@ -19,7 +19,7 @@ def claimed(**row: Any) -> VideoSession:
     columns = {
         "id": uuid4(), "video_id": uuid4(), "user_id": uuid4(), "lecture_id": uuid4(), "epoch": 1, "state": {},
         "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER, "viewport": None, "save_data": False,
-        "resume_ms": 0,
+        "resume_ms": 0, "length_ms": 600_000, "decisions": None,
     }  # fmt: skip
     return VideoSession(columns | row, now=0.0)
 
@@ -54,13 +54,13 @@ def test_frames_stay_pending_until_they_are_read_back() -> None:
         session.accept(report(seq))
     write = session.next_write(2)
     assert write is not None
-    assert (write.prev, [seq for seq, _ in write.frames]) == (0, [1, 2])
+    assert (write.cursor, [seq for seq, _ in write.frames]) == ((0, 0), [1, 2])
     session.settle_write(2, added=2)
     assert len(session.pending) == 3
     session.take([entry(1), entry(2)])
     write = session.next_write(2)
     assert write is not None
-    assert (write.prev, [seq for seq, _ in write.frames]) == (2, [3])
+    assert (write.cursor, [seq for seq, _ in write.frames]) == ((2, 0), [3])
 
 
 def test_a_late_frame_that_the_stream_refuses_is_a_duplicate_but_one_written_again_is_not() -> None:
@@ -77,7 +77,7 @@ def test_a_late_frame_that_the_stream_refuses_is_a_duplicate_but_one_written_aga
 
 def test_an_entry_that_cannot_be_applied_is_told_and_the_others_go_on() -> None:
     session = claimed()
-    dead = session.take([entry(1), entry(2, blob=b'{"type":"telemetry"}'), entry(3)])
+    dead = session.take([entry(1), entry(2, blob=b'{"type":"telemetry","position":-1}'), entry(3)])
     assert [each.seq for each, _ in dead] == [2]
     assert (session.state.seq, session.state.frames, session.state.gaps) == (3, 2, 0)
 
@@ -97,21 +97,22 @@ def test_a_replay_trusts_holes_that_the_owner_knew() -> None:
 
 def test_only_a_changed_decision_is_pushed_and_numbered() -> None:
     session, listener = claimed(), Listener()
-    session.decide(TTL_MS)
+    decide_all([session], TTL_MS)
     session.peer = listener
     for seq in range(1, 9):
         session.take([Entry(seq, 0, None, encode_frame(report(seq, segments=[{"bytes": 10**6, "ms": 400}])))])
-        session.answer(TTL_MS, now=float(seq))
+        decide_all([session], TTL_MS)
+        session.answer(now=float(seq))
     assert [decision.n for decision in listener.decisions] == list(range(2, len(listener.decisions) + 2))
     assert listener.decisions[-1].rung == 3
     assert len(listener.acks) == 8
-    session.answer(TTL_MS, now=9.0)
+    session.answer(now=9.0)
     assert len(listener.decisions) < 8
 
 
 def test_a_checkpoint_tells_the_player_once_that_it_is_saved() -> None:
     session, listener = claimed(), Listener()
-    session.decide(TTL_MS)
+    decide_all([session], TTL_MS)
     session.peer = listener
     session.take([entry(1), entry(2)])
     checkpoint = session.checkpoint(release=False)

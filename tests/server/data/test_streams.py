@@ -1,13 +1,20 @@
 """The streams on a real Valkey: Redis itself refuses duplicates and late frames."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from server.data import streams as module
 from server.data.hot import HotStreams
 from server.data.streams import Entry, StreamFull, Streams, Write, Written, stream_key
+from tests.chaos.proxy import Proxy, unix_socket_of
+from tests.support.core import eventually
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def key() -> str:
 async def test_what_is_written_is_read_back_in_the_same_round_trip(streams: Streams, key: str) -> None:
     other = stream_key(uuid4())
     written, read = await streams.write_and_read(
-        [Write(key, 0, [(1, b"a")]), Write(other, 0, [(1, b"x"), (3, b"y")])], {key: (0, 0), other: (0, 0)}, 10
+        [Write(key, (0, 0), [(1, b"a")]), Write(other, (0, 0), [(1, b"x"), (3, b"y")])], {}, 10
     )
     assert written == [Written(1, None, whole=True), Written(2, None, whole=True)]
     assert read == {}
@@ -47,7 +54,7 @@ async def test_only_an_entry_that_is_the_very_frame_written_is_not_read_back(
     await redis.xadd(key, {"frame": b"beacon"}, id="1-1")
     await redis.xadd(other := stream_key(uuid4()), {"prev": 0, "frame": b"same"}, id="1-0")
     written, read = await streams.write_and_read(
-        [Write(key, 0, [(2, b"a")]), Write(other, 0, [(1, b"same")])], {key: (0, 0), other: (0, 0)}, 10
+        [Write(key, (0, 0), [(2, b"a")]), Write(other, (0, 0), [(1, b"same")])], {}, 10
     )
     assert written == [Written(1, None), Written(0, None)]
     assert read == {key: [Entry(1, 1, None, b"beacon"), Entry(2, 0, 0, b"a")], other: [Entry(1, 0, 0, b"same")]}
@@ -55,19 +62,19 @@ async def test_only_an_entry_that_is_the_very_frame_written_is_not_read_back(
 
 async def test_what_was_written_but_is_not_read_back_is_not_whole(streams: Streams, key: str, redis: Redis) -> None:
     await redis.xadd(key, {"frame": b"x"}, id="1-0")
-    written, read = await streams.write_and_read([Write(key, 1, [(2, b"a")])], {key: (2, 0)}, 10)
+    written, read = await streams.write_and_read([Write(key, (2, 0), [(2, b"a")])], {}, 10)
     assert written == [Written(1, None, whole=False)]
     assert read == {}
 
 
 async def test_a_stream_is_renewed_in_the_same_round_trip(streams: Streams, key: str, redis: Redis) -> None:
-    await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10, [key])
+    await streams.write_and_read([Write(key, (0, 0), [(1, b"a")])], {}, 10, [key])
     assert 0 < await redis.ttl(key) <= 24 * 3600
 
 
 async def test_a_frame_written_again_is_no_error_and_no_second_entry(streams: Streams, key: str) -> None:
     for frames in ([(1, b"a")], [(1, b"a")], [(1, b"a"), (2, b"b")]):
-        (written,), _ = await streams.write_and_read([Write(key, 0, frames)], {key: (0, 0)}, 10)
+        (written,), _ = await streams.write_and_read([Write(key, (0, 0), frames)], {}, 10)
         assert written.error is None
     assert [e.seq for e in await streams.read_after(key, (0, 0), 10)] == [1, 2]
 
@@ -75,8 +82,8 @@ async def test_a_frame_written_again_is_no_error_and_no_second_entry(streams: St
 async def test_after_a_frame_that_failed_nothing_later_goes_in(streams: Streams, key: str, redis: Redis) -> None:
     await redis.config_set("maxmemory", 1)  # `noeviction`: every write that needs memory is refused
     try:
-        (single,), _ = await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10)
-        (several,), _ = await streams.write_and_read([Write(key, 0, [(1, b"a"), (2, b"b")])], {key: (0, 0)}, 10)
+        (single,), _ = await streams.write_and_read([Write(key, (0, 0), [(1, b"a")])], {}, 10)
+        (several,), _ = await streams.write_and_read([Write(key, (0, 0), [(1, b"a"), (2, b"b")])], {}, 10)
     finally:
         await redis.config_set("maxmemory", 0)
     assert single.error is not None
@@ -84,8 +91,30 @@ async def test_after_a_frame_that_failed_nothing_later_goes_in(streams: Streams,
     assert await streams.read_after(key, (0, 0), 10) == []
 
 
+async def test_a_redis_that_forgot_the_script_is_told_it_again(redis: Redis, key: str) -> None:
+    streams = HotStreams(redis)
+    await streams.write_and_read([Write(key, (0, 0), [(1, b"a")])], {}, 10)
+    await redis.script_flush()
+    with pytest.raises(RedisConnectionError):
+        await streams.write_and_read([Write(key, (1, 0), [(2, b"b")])], {}, 10)
+    written, _ = await streams.write_and_read([Write(key, (1, 0), [(2, b"b")])], {}, 10)
+    assert written == [Written(1, None, whole=True)]
+    await streams.close()
+
+
+async def test_an_entry_that_is_none_of_ours_is_an_empty_frame_and_spoils_no_other(
+    streams: Streams, key: str, redis: Redis
+) -> None:
+    await redis.xadd(key, {"what": b"ever"}, id="1-0")
+    other = stream_key(uuid4())
+    written, read = await streams.write_and_read([Write(other, (0, 0), [(1, b"a")])], {key: (0, 0)}, 10)
+    assert written == [Written(1, None, whole=True)]
+    assert read == {key: [Entry(1, 0, None, b"")]}
+    assert await streams.read_after(key, (0, 0), 10) == [Entry(1, 0, None, b"")]
+
+
 async def test_frames_without_a_number_follow_the_top_of_the_stream(streams: Streams, key: str) -> None:
-    await streams.write_and_read([Write(key, 0, [(5, b"a")])], {key: (0, 0)}, 10)
+    await streams.write_and_read([Write(key, (0, 0), [(5, b"a")])], {}, 10)
     appended = await streams.append(key, (0, 0), [(None, b"b"), (5, b"dup"), (6, b"c"), (None, b"d")], 100)
     assert (appended.accepted, appended.duplicates) == (3, 1)
     ids = [(e.seq, e.sub) for e in await streams.read_after(key, (5, 0), 10)]
@@ -116,7 +145,7 @@ async def test_trimming_drops_what_is_saved_and_nothing_else(streams: Streams, k
 
 
 async def test_streams_go_by_themselves_when_nobody_uses_them(streams: Streams, key: str, redis: Redis) -> None:
-    await streams.write_and_read([Write(key, 0, [(1, b"a")])], {key: (0, 0)}, 10, renew=[key])
+    await streams.write_and_read([Write(key, (0, 0), [(1, b"a")])], {}, 10, renew=[key])
     assert 86_000 < await redis.ttl(key) <= 86_400
     other = stream_key(uuid4())
     await streams.append(other, (0, 0), [(1, b"a")], 10)
@@ -142,3 +171,31 @@ async def test_a_stream_whose_top_is_in_the_way_is_begun_anew_but_never_what_ano
     assert await streams.restart(key, (10, 0))
     assert not await redis.exists(key)
     assert await streams.restart(key, (10, 0))
+
+
+async def test_nudges_are_heard_after_a_silence_and_a_dead_connection_is_told_from_it(
+    redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LISTEN_S", 0.1)
+    async with (
+        Proxy(unix_socket_of(redis_url), tmp_path / "redis") as proxy,
+        Redis.from_url(f"unix://{tmp_path / 'redis'}") as listening,
+    ):
+        heard: asyncio.Queue[str] = asyncio.Queue()
+
+        async def listen() -> None:
+            async for message in Streams(listening).nudges():
+                heard.put_nowait(message)
+
+        async def is_told(what: str) -> bool:
+            return bool(await redis.publish("nudge", what))
+
+        hearing = asyncio.create_task(listen())
+        await eventually(lambda: is_told("first"))
+        assert await heard.get() == "first"
+        await asyncio.sleep(0.5)  # several times as long as a connection may be silent
+        await is_told("after a silence")
+        assert await heard.get() == "after a silence"
+        proxy.freeze()
+        with pytest.raises(RedisTimeoutError):
+            await asyncio.wait_for(hearing, 5)
