@@ -22,6 +22,7 @@ from PIL import Image
 
 from demo import content, diagrams, drawing, film, narration
 from demo.content import Course, Lecture
+from demo.diagrams import diagram, sessions, watching, words
 from demo.drawing import HEIGHT, WIDTH
 from demo.film import DRAWN_FPS, Film
 from demo.narration import narrate, voice, webvtt, write_wav
@@ -64,7 +65,8 @@ class Clip:
 def _edition() -> str:
     """Changes whenever what a clip is made from does, so that an old cache is not taken for the present lectures."""
     digest = hashlib.sha256()
-    for module in (content, diagrams, drawing, film, narration, sys.modules[__name__]):
+    pictures = (diagrams, diagram, sessions, watching, words, drawing, film)
+    for module in (content, narration, *pictures, sys.modules[__name__]):
         assert module.__file__
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()[:10]

@@ -8,7 +8,8 @@ from typing import Final
 from PIL import Image
 
 from demo.content import Course, Lecture
-from demo.diagrams import KINDS, Beat, Diagram
+from demo.diagrams import KINDS
+from demo.diagrams.diagram import Beat, Diagram
 from demo.drawing import (
     AMBER,
     HEIGHT,

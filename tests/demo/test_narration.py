@@ -50,10 +50,10 @@ def test_captions_are_webvtt_and_say_what_is_said_when_it_is_said(lecture: Lectu
 
 
 def test_a_voice_takes_the_same_time_for_every_sentence_each_time() -> None:
-    # To the hundredth: its breath is noise, and not the same noise twice.
+    # To the tenth of a second: its breath is noise, and not the same noise twice.
     first, second = narrate(FOLD, voice()), narrate(FOLD, voice())
     for one, other in zip(first.sentences, second.sentences, strict=True):
-        assert one.end_s - one.start_s == pytest.approx(other.end_s - other.start_s, abs=0.02)
+        assert one.end_s - one.start_s == pytest.approx(other.end_s - other.start_s, abs=0.1)
     assert first.length_s == pytest.approx(second.length_s, abs=0.2)
 
 

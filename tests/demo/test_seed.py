@@ -61,7 +61,15 @@ async def test_a_second_run_finds_everything_and_makes_nothing(system: System, c
     assert [lecture["video"]["id"] for lecture in await read_course(system, course)] == [first[0]["video"]["id"]]
 
 
-@pytest.mark.parametrize("last_words", ["drawing 50 %", "uploading", "encoding 0 %", "1/2 is ready"])
+@pytest.mark.parametrize(
+    "last_words",
+    [
+        "drawing 50 %",
+        pytest.param("uploading", marks=pytest.mark.slow),
+        pytest.param("encoding 0 %", marks=pytest.mark.slow),
+        pytest.param("1/2 is ready", marks=pytest.mark.slow),
+    ],
+)
 async def test_one_that_was_interrupted_goes_on_where_it_stopped(
     system: System, monkeypatch: pytest.MonkeyPatch, last_words: str
 ):
