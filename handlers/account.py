@@ -14,6 +14,7 @@ from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
     EmailTaken,
     LastAdmin,
+    Overloaded,
     RateLimited,
     UsernameTaken,
     UserNotFound,
@@ -34,7 +35,7 @@ class AccountChange(Change):
 
     username: Username = ""
     email: EmailAddress = ""
-    avatar_file_id: UUID | None = Field(None, description="A picture among one's files; null takes it away.")
+    avatar_file_id: UUID | None = Field(None, description="A public picture among one's files; null takes it away.")
 
 
 class NewPassword(Body):
@@ -69,18 +70,18 @@ class Export(BaseModel):
 async def change_me(call: Call[AccountChange]) -> Record:
     """Change one's account."""
     changed = call.body.model_dump(exclude_unset=True)
-    if changed.get("avatar_file_id") is not None:
-        raise ValidationFailed(errors=[{"pointer": "/avatar_file_id", "detail": "There is no such file of yours."}])
     async with call.db.transaction() as tx:
         before = await account.lock_account(tx, user_id=call.user.id)
         if before is None:
             raise UserNotFound
+        if "avatar_file_id" in changed and not await account.set_avatar(
+            tx, user_id=call.user.id, file_id=changed["avatar_file_id"]
+        ):
+            raise ValidationFailed(
+                errors=[{"pointer": "/avatar_file_id", "detail": "You have no such public picture."}]
+            )
         user: Record = await account.change_account(
-            tx,
-            user_id=call.user.id,
-            username=changed.get("username"),
-            email=changed.get("email"),
-            clear_avatar="avatar_file_id" in changed,
+            tx, user_id=call.user.id, username=changed.get("username"), email=changed.get("email")
         )
         if user["email"] != before["email"]:
             await mails.tell_email_changed(call, tx, user["id"], before["email"])
@@ -93,7 +94,7 @@ async def change_me(call: Call[AccountChange]) -> Record:
     role=STUDENT,
     body=NewPassword,
     status=204,
-    problems=(UserNotFound, WrongPassword, RateLimited),
+    problems=(UserNotFound, WrongPassword, RateLimited, Overloaded),
     rate="auth",
 )
 async def change_password(call: Call[NewPassword]) -> None:
@@ -140,7 +141,7 @@ async def export_me(call: Call[None]) -> Reply:
     role=STUDENT,
     body=Farewell,
     status=204,
-    problems=(UserNotFound, WrongPassword, RateLimited, LastAdmin),
+    problems=(UserNotFound, WrongPassword, RateLimited, Overloaded, LastAdmin),
     rate="auth",
 )
 async def erase_me(call: Call[Farewell]) -> None:

@@ -22,6 +22,7 @@ from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
     BadCredentials,
     EmailTaken,
+    Overloaded,
     RateLimited,
     RedisUnavailable,
     RefreshReused,
@@ -92,7 +93,7 @@ class Validity(BaseModel):
     answer=SignedIn,
     status=201,
     location="/api/auth/me",
-    problems=(UsernameTaken, EmailTaken),
+    problems=(UsernameTaken, EmailTaken, Overloaded),
     rate="auth",
 )
 async def register(call: Call[Registration]) -> dict[str, Any]:
@@ -111,7 +112,7 @@ async def register(call: Call[Registration]) -> dict[str, Any]:
     role=ANONYMOUS,
     body=Credentials,
     answer=SignedIn,
-    problems=(BadCredentials, RateLimited, RedisUnavailable),
+    problems=(BadCredentials, RateLimited, RedisUnavailable, Overloaded),
     rate="auth",
 )
 async def login(call: Call[Credentials]) -> dict[str, Any]:

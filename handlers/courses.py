@@ -9,12 +9,14 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from server.data.audit import audit_foreign
 from server.data.db import Connection, Query, Record, queries
+from server.domain.files import show_file
 from server.domain.money import NotAPrice, check_currency, parse_price
 from server.domain.progress import show_progress
 from server.domain.videos import show_video
 from server.http.keys import VIDEO_HOST
-from server.http.members import Description, Progress, Title, Video
+from server.http.members import Description, File, Progress, Title, Video
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
     CourseNotFound,
@@ -45,6 +47,7 @@ ORDERS: dict[str, tuple[Query, type | None]] = {
 def _web_address(url: str) -> str:
     """Only what a page may safely link to or show: no `javascript:`, no user names in front of the host."""
     parts = urlsplit(url)
+    _ = parts.port  # raises ValueError where it is none
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not url.isprintable():
         raise ValueError("must be an http or https address")
     return url
@@ -52,6 +55,7 @@ def _web_address(url: str) -> str:
 
 WebAddress = Annotated[str, Field(max_length=2048), AfterValidator(_web_address)]
 Place = Annotated[int, Field(ge=1, le=100_000)]
+PICTURE = "A public picture among one's files: `thumbnail_url` becomes its address, in place of another."
 Duration = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -63,6 +67,7 @@ class NewCourse(Body):
     price: Annotated[str, Field(max_length=20)] = "0.00"
     currency: str | None = None
     thumbnail_url: WebAddress | None = None
+    thumbnail_file_id: UUID | None = Field(None, description=PICTURE)
     status: CourseStatus = "draft"
     is_free: bool | None = None
 
@@ -75,6 +80,7 @@ class CourseChange(Change):
     price: Annotated[str, Field(max_length=20)] = ""
     currency: str = ""
     thumbnail_url: WebAddress | None = None
+    thumbnail_file_id: UUID | None = Field(None, description=PICTURE)
     status: CourseStatus = "draft"
     is_free: bool | None = None
 
@@ -175,7 +181,7 @@ class WholeLecture(Lecture):
     """A lecture with what belongs to it."""
 
     video: Video | None
-    files: list[dict[str, Any]]
+    files: list[File]
 
 
 # -- courses -----------------------------------------------------------------------------------------------------------
@@ -193,10 +199,14 @@ class WholeLecture(Lecture):
 async def create_course(call: Call[NewCourse]) -> Record:
     """Make a course; a draft unless another status is given."""
     members = call.body.model_dump()
-    members["currency"] = members["currency"] or _default_currency(call)
+    if members["currency"] is None:
+        members["currency"] = _default_currency(call)
     members["price"] = _check_price(call, members.pop("price"), members["currency"], members.pop("is_free"))
+    picture_id = members.pop("thumbnail_file_id")
     async with call.db.transaction() as tx:
         course_id = await courses.insert_course(tx, creator_id=call.user.id, **members)
+        if picture_id is not None:
+            await _show_picture(call, tx, course_id, picture_id)
         return await _get_course(call, tx, course_id)
 
 
@@ -242,11 +252,14 @@ async def get_course(call: Call[None]) -> Record:
 async def update_course(call: Call[CourseChange]) -> Record:
     """Change a course of one's own; members that are absent stay as they are."""
     async with call.db.transaction() as tx:
-        course = await _lock_own_course(call, tx)
+        course = await _lock_own_course(call, tx, "course_changed")
         names = ("title", "description", "thumbnail_url", "price", "currency", "status")
         members = {name: course[name] for name in names} | call.body.model_dump(exclude_unset=True)
         members["price"] = _check_price(call, str(members["price"]), members["currency"], members.pop("is_free", None))
+        picture_id = members.pop("thumbnail_file_id", None)
         await courses.update_course(tx, course_id=course["id"], **members)
+        if {"thumbnail_url", "thumbnail_file_id"} & call.body.model_fields_set:
+            await _show_picture(call, tx, course["id"], picture_id)
         return await _get_course(call, tx, course["id"])
 
 
@@ -265,7 +278,7 @@ async def delete_course(call: Call[None]) -> Reply | None:
     keep what they have, and nobody else comes in.
     """
     async with call.db.transaction() as tx:
-        course = await _lock_own_course(call, tx, courses.lock_course_wholly)
+        course = await _lock_own_course(call, tx, "course_deleted", courses.lock_course_wholly)
         if await courses.archive_if_taken(tx, course_id=course["id"]) is not None:
             return Reply(await _get_course(call, tx, course["id"]), status=200)
         await courses.delete_course(tx, course_id=course["id"])
@@ -289,7 +302,7 @@ async def create_lecture(call: Call[NewLecture]) -> Record:
     """Add a lecture at the end, or at `sequence_order`: where that place is taken the rest moves on by one."""
     members = call.body.model_dump()
     async with call.db.transaction() as tx:
-        course = await _lock_own_course(call, tx)
+        course = await _lock_own_course(call, tx, "lecture_created")
         if members["sequence_order"] is None:
             members["sequence_order"] = 1 + await courses.last_place(tx, course_id=course["id"])
         else:
@@ -309,11 +322,16 @@ async def create_lecture(call: Call[NewLecture]) -> Record:
 async def list_lectures(call: Call[None]) -> dict[str, Any]:
     """The lectures in order, for everybody who may see the course; with one's own progress when signed in."""
     (after_place,) = read_cursor(call.query.cursor, int) or (None,)
-    course = await _get_course(call, call.db, call.path.course_id)
-    rows = await courses.list_lectures(
-        call.db, course_id=course["id"], after_place=after_place or 0, page_size=call.query.limit + 1
+    course_id: UUID = call.path.course_id
+    entitled = await courses.get_right(
+        call.db, course_id=course_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
     )
-    lectures = [_hide(dict(row), entitled=course["viewer_entitled"]) for row in rows]
+    if entitled is None:
+        raise CourseNotFound
+    rows = await courses.list_lectures(
+        call.db, course_id=course_id, after_place=after_place or 0, page_size=call.query.limit + 1
+    )
+    lectures = [_hide(dict(row), entitled=entitled) for row in rows]
     if call.viewer:
         await _merge_progress(call, call.viewer.id, lectures)
     return page(call, lectures, key=lambda lecture: (lecture["sequence_order"],))
@@ -335,10 +353,21 @@ async def get_lecture(call: Call[None]) -> dict[str, Any]:
         # Nothing but a preview is told to somebody whom we do not know, not even that it is there.
         raise Unauthorized if call.viewer is None else LectureNotFound if row is None else NotEntitled
     lecture = dict(row)
-    video = await courses.get_lecture_video(call.db, lecture_id=row["id"])
+    video = await courses.get_lecture_video(
+        call.db, lecture_id=row["id"], viewer_id=call.viewer_id, viewer_role=call.viewer_role
+    )
     sign = call.app[VIDEO_HOST].sign_playback
-    lecture["video"] = video and show_video(video, owner=row["viewer_owns"], may_watch=True, sign=sign)
-    lecture["files"] = []
+    lecture["video"] = video and show_video(
+        video, owner=row["viewer_owns"], may_watch=True, until=video["viewer_ends_at"], sign=sign
+    )
+    rows = await courses.list_lecture_files(
+        call.db,
+        lecture_id=row["id"],
+        course_id=row["course_id"],
+        viewer_id=call.viewer_id,
+        viewer_role=call.viewer_role,
+    )
+    lecture["files"] = [show_file(file) for file in rows]
     if call.viewer:
         await _merge_progress(call, call.viewer.id, [lecture])
     return lecture
@@ -355,7 +384,7 @@ async def get_lecture(call: Call[None]) -> dict[str, Any]:
 async def update_lecture(call: Call[LectureChange]) -> Record:
     """Change a lecture of one's own course; members that are absent stay as they are."""
     async with call.db.transaction() as tx:
-        lecture = await _lock_own_lecture(call, tx)
+        lecture = await _lock_own_lecture(call, tx, "lecture_changed")
         names = ("title", "description", "video_url", "duration", "sequence_order", "is_preview")
         members = {name: lecture[name] for name in names} | call.body.model_dump(exclude_unset=True)
         if members["sequence_order"] != lecture["sequence_order"]:
@@ -378,7 +407,7 @@ async def update_lecture(call: Call[LectureChange]) -> Record:
 async def delete_lecture(call: Call[None]) -> None:
     """Delete a lecture of one's own course, with its videos and what was watched of it; those after it move up."""
     async with call.db.transaction() as tx:
-        lecture = await _lock_own_lecture(call, tx)
+        lecture = await _lock_own_lecture(call, tx, "lecture_deleted")
         await courses.delete_lecture(tx, lecture_id=lecture["id"])
         await courses.close_place(tx, course_id=lecture["course_id"], place=lecture["sequence_order"])
 
@@ -395,7 +424,7 @@ async def order_lectures(call: Call[LectureOrder]) -> dict[str, Any]:
     """Put all lectures of a course of one's own in this order, from 1 without a gap."""
     wanted = call.body.lecture_ids
     async with call.db.transaction() as tx:
-        course = await _lock_own_course(call, tx)
+        course = await _lock_own_course(call, tx, "lectures_ordered")
         known = {row["id"] for row in await courses.list_lecture_ids(tx, course_id=course["id"])}
         if errors := _faults_of_order(wanted, known):
             raise ValidationFailed(errors=errors)
@@ -416,8 +445,11 @@ async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Reco
     return course
 
 
-async def _lock_own_course(call: Call[Any], tx: Connection, lock: Query = courses.lock_course) -> Record:
-    """The course of the path, locked. Raises CourseNotFound, or Forbidden where it is known but another's."""
+async def _lock_own_course(call: Call[Any], tx: Connection, action: str, lock: Query = courses.lock_course) -> Record:
+    """The course of the path, locked for what is called `action` where an administrator does it to another's.
+
+    Raises CourseNotFound, or Forbidden where it is known but another's.
+    """
     course: Record | None = await lock(
         tx, course_id=call.path.course_id, viewer_id=call.user.id, viewer_role=call.user.role
     )
@@ -425,11 +457,12 @@ async def _lock_own_course(call: Call[Any], tx: Connection, lock: Query = course
         raise CourseNotFound
     if not course["viewer_owns"]:
         raise Forbidden
+    await audit_foreign(tx, call.user.id, course["creator_id"], action, "course", course["id"])
     return course
 
 
-async def _lock_own_lecture(call: Call[Any], tx: Connection) -> Record:
-    """The lecture of the path and its course, locked. Raises LectureNotFound, Forbidden as for courses."""
+async def _lock_own_lecture(call: Call[Any], tx: Connection, action: str) -> Record:
+    """The lecture of the path and its course, locked as for courses. Raises LectureNotFound, Forbidden."""
     lecture: Record | None = await courses.lock_lecture(
         tx, lecture_id=call.path.lecture_id, viewer_id=call.user.id, viewer_role=call.user.role
     )
@@ -437,7 +470,14 @@ async def _lock_own_lecture(call: Call[Any], tx: Connection) -> Record:
         raise LectureNotFound
     if not lecture["viewer_owns"]:
         raise Forbidden
+    await audit_foreign(tx, call.user.id, lecture["creator_id"], action, "lecture", lecture["id"])
     return lecture
+
+
+async def _show_picture(call: Call[Any], tx: Connection, course_id: UUID, file_id: UUID | None) -> None:
+    """Make the file the course's picture; None: no file is. Raises ValidationFailed."""
+    if not await courses.set_picture(tx, course_id=course_id, file_id=file_id, viewer_id=call.user.id):
+        raise ValidationFailed(errors=[{"pointer": "/thumbnail_file_id", "detail": "You have no such public picture."}])
 
 
 def _faults_of_order(wanted: list[UUID], known: set[UUID]) -> list[dict[str, str]]:

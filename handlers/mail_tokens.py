@@ -9,7 +9,7 @@ from server.data.db import queries
 from server.http import mails
 from server.http.keys import PASSWORDS, REVOCATION
 from server.http.members import Password
-from server.http.problems import BadToken, NotConfigured
+from server.http.problems import BadToken, NotConfigured, Overloaded
 from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Reply, Routes
 from server.services.mail import mail_configured
 
@@ -62,7 +62,9 @@ async def forget_password(call: Call[Forgotten]) -> Reply:
     return Reply(status=202)
 
 
-@routes.post("/api/auth/password/reset", role=ANONYMOUS, body=Reset, status=204, problems=(BadToken,), rate="auth")
+@routes.post(
+    "/api/auth/password/reset", role=ANONYMOUS, body=Reset, status=204, problems=(BadToken, Overloaded), rate="auth"
+)
 async def reset_password(call: Call[Reset]) -> None:
     """Set a new password with the token that was sent; one is signed out everywhere."""
     # Looked at first: hashing is too dear for whoever guesses.

@@ -16,10 +16,11 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from server import admin_accounts
+from actors.restoring import Restorer
+from server import admin_accounts, admin_payments
 from server.config import Config, ConfigError, load_config
 from server.data.db import DATABASE_AWAY, Database
-from server.data.dead_letters import Outcome, list_letters, replay_letters
+from server.data.dead_letters import DROPPED, list_letters, replay_letters
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
 
 LETTER = re.compile(r"\d+-\d+")
@@ -79,7 +80,7 @@ def _declare_dead_letters(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="one JSON object a line, newest first")
     listing.add_argument("--limit", type=int, default=100, help="at most so many (100)")
     listing.set_defaults(run=_list_dead_letters)
-    replay = actions.add_parser("replay", help="give their frames to their sessions once more")
+    replay = actions.add_parser("replay", help="give frames to their sessions, states to Postgres, once more")
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument("letters", nargs="*", default=[], metavar="LETTER", help="its `letter` in the list")
     which.add_argument("--all", action="store_true", help="every letter that there is")
@@ -95,8 +96,10 @@ async def _list_dead_letters(config: Config, options: argparse.Namespace) -> int
                 "session": letter.session_id,
                 "entry": letter.entry,
                 "error": letter.error,
-                "frame": letter.frame.decode(errors="replace"),
             }
+            for name, kept in (("frame", letter.frame), ("state", letter.state)):
+                if kept is not None:
+                    shown[name] = kept.decode(errors="replace")
             print(orjson.dumps(shown).decode())
     return 0
 
@@ -109,10 +112,13 @@ async def _replay_dead_letters(config: Config, options: argparse.Namespace) -> i
         letters = options.letters
         if options.all:
             letters = [letter.id for letter in await list_letters(redis, count=MOST_AT_ONCE)][::-1]
-        outcomes = await replay_letters(redis, streams, db, letters, most=config.sessions.unsaved_max)
+        restorer = Restorer(db, streams, config.sessions, complete_share=config.progress.complete_share)
+        outcomes = await replay_letters(
+            redis, streams, db, letters, most=config.sessions.unsaved_max, restore=restorer.restore
+        )
     for letter, outcome in zip(letters, outcomes, strict=True):
         print(f"{letter}: {outcome}")
-    return 0 if all(outcome is Outcome.REPLAYED for outcome in outcomes) else 1
+    return 0 if all(outcome in DROPPED for outcome in outcomes) else 1
 
 
 MOST_AT_ONCE = 10_000
@@ -120,7 +126,11 @@ MOST_AT_ONCE = 10_000
 # By name: what it is for, and what declares its options and sets `run`.
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {
     **admin_accounts.COMMANDS,
-    "dead-letters": ("Entries that no session's actor could apply.", _declare_dead_letters),
+    **admin_payments.COMMANDS,
+    "dead-letters": (
+        "Entries that no session's actor could apply, and states that Postgres refused.",
+        _declare_dead_letters,
+    ),
 }
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Refused(Exception):
     """It was not done; the text says why."""
 
 
-def _with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]:
+def with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]:
     """A command that is given Postgres; 1 when it was refused."""
 
     async def run(config: Config, options: argparse.Namespace) -> int:
@@ -105,13 +105,13 @@ async def sign_out(config: Config, database: Database, options: argparse.Namespa
 async def list_audit(_config: Config, database: Database, options: argparse.Namespace) -> None:
     """What administrators did, newest first, an object a line."""
     for row in await entries.list_entries(database, count=options.count):
-        _print(row)
+        print_row(row)
 
 
 async def list_jobs(_config: Config, database: Database, options: argparse.Namespace) -> None:
     """What is to be done, or could not be, newest first, an object a line."""
     for row in await jobs.list_jobs(database, only_dead=options.dead, count=options.count):
-        _print(row)
+        print_row(row)
 
 
 async def retry_jobs(_config: Config, database: Database, options: argparse.Namespace) -> None:
@@ -162,7 +162,8 @@ async def _announce(config: Config, user_id: UUID) -> None:
             await Streams(redis).nudge(REVOKED, user_id)
 
 
-def _print(row: Record) -> None:
+def print_row(row: Record) -> None:
+    """As JSON on a line of its own."""
     print(orjson.dumps(dict(row), default=str, option=orjson.OPT_UTC_Z).decode())
 
 
@@ -174,7 +175,7 @@ def _declared(work: Work, *positional: str, **options: dict[str, Any]) -> Callab
             parser.add_argument(name, choices=list(RANKS) if name == "role" else None)
         for name, option in options.items():
             parser.add_argument(f"--{name}", **option)
-        parser.set_defaults(run=_with_database(work))
+        parser.set_defaults(run=with_database(work))
 
     return declare
 
@@ -182,13 +183,13 @@ def _declared(work: Work, *positional: str, **options: dict[str, Any]) -> Callab
 def _declare_jobs(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="one JSON object a line, newest first")
-    _declared(list_jobs, dead={"action": "store_true"}, count=_COUNT)(listing)
+    _declared(list_jobs, dead={"action": "store_true"}, count=COUNT)(listing)
     retrying = actions.add_parser("retry", help="one again, or all dead ones")
     retrying.add_argument("job_id", nargs="?", type=UUID, metavar="ID")
-    retrying.set_defaults(run=_with_database(retry_jobs))
+    retrying.set_defaults(run=with_database(retry_jobs))
 
 
-_COUNT = {"type": int, "default": 50}
+COUNT: dict[str, Any] = {"type": int, "default": 50}
 
 # By name: what it is for, and what declares its options and sets `run`.
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {
@@ -196,6 +197,6 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {
     "set-role": ("Give a user exactly this role.", _declared(set_role, "user", "role")),
     "set-password": ("Set a user's password; it is read from standard input.", _declared(set_password, "user")),
     "sign-out": ("Sign a user out everywhere.", _declared(sign_out, "user")),
-    "audit": ("What administrators did, newest first.", _declared(list_audit, count=_COUNT)),
+    "audit": ("What administrators did, newest first.", _declared(list_audit, count=COUNT)),
     "jobs": ("Work that is done later, such as mails.", _declare_jobs),
 }

@@ -1,60 +1,141 @@
 """The composition root: the only module that knows all parts, and makes and closes each in order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from types import ModuleType
+from typing import Any
 
 import asyncpg
 from aiohttp import ClientSession, ClientTimeout, web
 
-from actors.runtime import Runtime
-from handlers import account, auth, courses, mail_tokens, progress, sessions, users, videos
+from actors.conversation.answering import Parts
+from actors.conversation.conversations import CHAT_STOP, Conversations
+from actors.conversation.material import CourseMaterial
+from actors.conversation.turns import Turns
+from actors.runtime import Runtime, every
+from handlers import (
+    account,
+    audience,
+    auth,
+    chat,
+    courses,
+    digests,
+    events,
+    files,
+    forums,
+    mail_tokens,
+    ops,
+    payments,
+    progress,
+    refunds,
+    sessions,
+    subscriptions,
+    uploads,
+    users,
+    videos,
+)
 from server import metrics
 from server.clock import Clock
 from server.config import Config
+from server.data.answers import CHAT, Answers
 from server.data.db import DATABASE_AWAY, Database, PostgresAway, queries
 from server.data.hot import HotStreams
 from server.data.jobs import Jobs
 from server.data.limits import Limiter
 from server.data.migrate import migrate
+from server.data.neighbours import Neighbours
+from server.data.sealing import make_ring
 from server.data.streams import Streams
 from server.http import health, mails, openapi, pages
 from server.http.auth import Passwords, Tokens, Versions
+from server.http.charging import Charging
+from server.http.digests import KIND as DIGEST
+from server.http.digests import Digests, ask_for_due
 from server.http.edge import Edge
+from server.http.events import NEWS, Events
+from server.http.hosting import Hosting
 from server.http.keys import (
+    CHARGING,
     CLOCK,
     CONFIG,
     DATABASE,
     DRAINING,
     EDGE,
+    EVENTS,
+    HOSTING,
     HTTP,
     LIMITER,
+    LOAD,
     OBJECTS,
     PASSWORDS,
+    PAYMENT_EVENTS,
+    PICTURES,
     REDIS,
     REVOCATION,
     SOCKETS,
+    SUBSCRIBING,
     TOKENS,
     VERSIONS,
     VIDEO_HOST,
 )
+from server.http.load import Load
 from server.http.middleware import edge_middleware, set_headers
+from server.http.payment_events import PaymentEvents
 from server.http.revocation import REVOKED, Revocation
 from server.http.routing import add_routes
 from server.http.socket import Sockets
+from server.http.subscribing import Subscribing
+from server.http.texts import Texts
 from server.logs import get_logger
+from server.services.documents import Documents
+from server.services.embeddings import Embedder
 from server.services.mail import Mailer, mail_configured, page_address
-from server.services.objects import Objects, ObjectsAway, objects_configured
+from server.services.objects import Objects, objects_configured
+from server.services.outside import ServiceError
+from server.services.payments import Gateway
+from server.services.pictures import Pictures
+from server.services.tutor import Tutor, Usage
 from server.services.video_host import VideoHost
 
 # One module per domain, each with its `routes`.
-HANDLERS: tuple[ModuleType, ...] = (auth, account, mail_tokens, users, courses, progress, videos, sessions)
+HANDLERS: tuple[ModuleType, ...] = (
+    auth,
+    account,
+    mail_tokens,
+    users,
+    courses,
+    progress,
+    videos,
+    sessions,
+    uploads,
+    files,
+    audience,
+    forums,
+    digests,
+    chat,
+    events,
+    payments,
+    refunds,
+    subscriptions,
+    ops,
+)
 
 # How often the loop's lag is looked at.
 LOOP_LOOK_S = 0.25
 
 SWEPT_AT_ONCE = 10_000
+
+# How long work that was cancelled has to let go of what it holds.
+LET_GO_S = 2.0
+
+# Stripe tells an event again for three days, and knows it for thirty.
+KEEP_EVENTS_DAYS = 90
+
+# Connections of `postgres.pool_size` that are kept for the sign of life.
+PULSE_SIZE = 1
 
 log = get_logger()
 
@@ -76,8 +157,8 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     groups = [*(module.routes for module in HANDLERS), openapi.routes, health.routes, pages.routes]
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
-    app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, objects])
-    app.cleanup_ctx.extend([removals, sockets, live_core, revocation, jobs, loop_lag, sweeper])
+    app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, stripe, objects])
+    app.cleanup_ctx.extend([sockets, live_core, revocation, pages_told, entitlements, jobs, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -97,7 +178,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
         for name in await migrate(config.postgres.dsn):
             log.info("migrated", file=name)
         return await Database.open(
-            config.postgres.dsn, pool_size=config.postgres.pool_size, timeout_s=config.postgres.timeout_s
+            config.postgres.dsn, pool_size=config.postgres.pool_size - PULSE_SIZE, timeout_s=config.postgres.timeout_s
         )
 
     app[DATABASE] = await _insist("Postgres", start, config.server.start_timeout_s)
@@ -153,23 +234,32 @@ async def plans(app: web.Application) -> AsyncIterator[None]:
 
 async def redis(app: web.Application) -> AsyncIterator[None]:
     """Redis, and what counts in it. It need not answer at the start: what does not need it works without."""
-    from redis.asyncio import Redis  # noqa: PLC0415
+    from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
 
     settings = app[CONFIG].redis
     # The library's own retries would write an entry twice. Without `protocol` the answers have one documented shape.
     try:
-        client = Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             settings.url,
+            max_connections=settings.pool_size,
+            timeout=settings.timeout_s,
             socket_timeout=settings.timeout_s,
             socket_connect_timeout=settings.timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
     except ValueError as error:
         raise StartError(f"redis.url: {error}") from error
-    app[REDIS] = client
-    app[LIMITER] = Limiter(app[CONFIG].limits, app[CLOCK], client)
+    # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
+    app[REDIS] = client = Redis.from_pool(pool)
+    app[LIMITER] = Limiter(
+        app[CONFIG].limits,
+        app[CLOCK],
+        client,
+        wait_s=app[CONFIG].redis.count_timeout_s,
+        closed_wait_s=app[CONFIG].redis.timeout_s,
+    )
     yield
     await client.aclose()
 
@@ -203,69 +293,124 @@ async def http_client(app: web.Application) -> AsyncIterator[None]:
 async def video_host(app: web.Application) -> AsyncIterator[None]:
     """The video host's client; nothing is asked of it at the start."""
     try:
-        app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK])
+        app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK], app[CONFIG].breaker)
     except ValueError as error:
         raise StartError(f"cloudflare.signing_key_pem: {error}") from error
+    embedder = Embedder(app[HTTP], app[CONFIG].openai, app[CONFIG].breaker)
+    app[HOSTING] = Hosting(app[CONFIG], app[DATABASE], app[VIDEO_HOST], embedder, app[CLOCK])
     yield
 
 
-async def removals(app: web.Application) -> AsyncIterator[None]:
-    """Videos that were deleted here are deleted at their host, for as long as it takes."""
-    db, host, settings = app[DATABASE], app[VIDEO_HOST], app[CONFIG]
-
-    async def remove() -> None:
-        while host.is_configured:
-            try:
-                await videos.remove_at_host(db, host, pause_s=settings.cloudflare.poll_s)
-            except DATABASE_AWAY as error:
-                log.warning("removals_not_read", error=str(error))
-            await asyncio.sleep(settings.jobs.poll_s)
-
-    removing = asyncio.create_task(remove(), name="removals")
+async def stripe(app: web.Application) -> AsyncIterator[None]:
+    """Stripe's client, and what is done with it; nothing is asked of it at the start."""
+    config = app[CONFIG]
+    try:
+        ring = make_ring(config.auth)
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    gateway = Gateway(app[HTTP], config.stripe, app[CLOCK], config.breaker)
+    app[CHARGING] = charging = Charging(
+        config, app[DATABASE], gateway, ring, app[CLOCK], lambda user_id: sessions.announce_access_ended(app, user_id)
+    )
+    app[PAYMENT_EVENTS] = events = PaymentEvents(app[DATABASE], charging)
+    app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging, app[CLOCK])
+    events.kinds |= subscribing.kinds
     yield
-    removing.cancel()
 
 
 async def objects(app: web.Application) -> AsyncIterator[None]:
     """The object store and its bucket. Without it the server runs; what needs it answers 503."""
     settings = app[CONFIG].s3
+    app[PICTURES] = Pictures(app[CONFIG].files)
     if not objects_configured(settings):
         app[OBJECTS] = None
         yield
         return
-    app[OBJECTS] = store = await Objects.open(settings)
+    app[OBJECTS] = store = await Objects.open(settings, app[HTTP], app[CONFIG].breaker)
     try:
         await store.ensure_bucket()
-    except ObjectsAway as error:
+    except ServiceError as error:
         log.warning("bucket_not_made", bucket=settings.bucket, error=str(error))
     yield
     await store.close()
 
 
+@asynccontextmanager
+async def _going_on(name: str, *work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """This work goes on inside. Afterwards it is cancelled and waited for: a job may have a process to put away, and
+    whatever comes after us, Postgres first, is gone soon."""
+    tasks = [asyncio.create_task(each, name=name) for each in work]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=LET_GO_S)
+
+
 async def sockets(app: web.Application) -> AsyncIterator[None]:
     """Every socket of the process, and the ticker that looks after them."""
     app[SOCKETS] = Sockets(app[CONFIG], app[CLOCK])
-    ticker = asyncio.create_task(app[SOCKETS].run(), name="sockets")
-    yield
-    ticker.cancel()
+    app[LOAD] = Load(app[CONFIG].server.full_share, app[CONFIG].server.full_lag_s)
+    async with _going_on("sockets", app[SOCKETS].run()):
+        yield
 
 
 async def live_core(app: web.Application) -> AsyncIterator[None]:
     """The actors. They need Postgres to say that this process lives; Redis may come later."""
     config = app[CONFIG]
+    settings = config.postgres
+    pulse_db = await _insist(
+        "Postgres",
+        lambda: Database.open(settings.dsn, pool_size=PULSE_SIZE, timeout_s=settings.timeout_s),
+        config.server.start_timeout_s,
+    )
     streams = HotStreams(app[REDIS], config.sessions.stream_ttl_s)
     core = Runtime(
         app[DATABASE],
         streams,
         config.sessions,
         app[CLOCK],
+        pulse_db=pulse_db,
+        neighbours=Neighbours(app[REDIS]),
         complete_share=config.progress.complete_share,
     )
-    app[sessions.CORE] = core
-    await core.start()
-    yield
+    app[sessions.CORE], app[sessions.WATCHING] = core, {}
+    core.companions["renewals"] = lambda: every(sessions.RENEWALS_S, lambda: sessions.renew_credentials(app))
+    async with conversations(app, core, streams):
+        await core.start()
+        yield
     await core.stop()
     await streams.close()
+    await pulse_db.close()
+
+
+@asynccontextmanager
+async def conversations(app: web.Application, core: Runtime, streams: Streams) -> AsyncIterator[None]:
+    """Talks with the tutor, under the runtime's eyes. Its model is a service outside, which may be away."""
+    config = app[CONFIG]
+    tutor = Tutor(config.openai, config.breaker, app[CLOCK])
+    most = Usage(config.chat.prompt_tokens, config.openai.answer_tokens)
+    reserve = most.prompt_tokens + most.completion_tokens, tutor.cost_micros(most)
+    alive_s = config.sessions.process_alive_s
+    embedder = Embedder(app[HTTP], config.openai, config.breaker)
+    parts = Parts(
+        Turns(app[DATABASE], config.chat, core.registry.process_id, alive_s, reserve),
+        Answers(app[REDIS], config.chat.stream_ttl_s),
+        tutor,
+        CourseMaterial(app[DATABASE], embedder),
+        config.chat,
+        app[CLOCK],
+    )
+    talks = Conversations(app[DATABASE], parts, streams, config.sessions, core.registry, core.pulse)
+    app[chat.CONVERSATIONS] = talks
+    core.hearers |= {CHAT: talks.heard, CHAT_STOP: talks.heard_stop}
+    core.companions |= {"turns": talks.run_reaper, "talks": lambda: every(config.chat.sweep_s, talks.sweep)}
+    # The SDK takes a second to import: not while a learner waits.
+    connecting = asyncio.create_task(asyncio.to_thread(tutor.connect)) if tutor.is_configured else None
+    yield
+    await talks.stop()
+    if connecting is not None:
+        await connecting
+    await tutor.close()
 
 
 async def revocation(app: web.Application) -> AsyncIterator[None]:
@@ -274,53 +419,106 @@ async def revocation(app: web.Application) -> AsyncIterator[None]:
         app[DATABASE], app[VERSIONS], app[SOCKETS], Streams(app[REDIS]), app[CONFIG].auth.version_cache_s
     )
     app[sessions.CORE].hearers[REVOKED] = revocation.heard
-    looking = asyncio.create_task(revocation.run(), name="revocation")
-    yield
-    looking.cancel()
+    async with _going_on("revocation", revocation.run()):
+        yield
 
 
-async def loop_lag(_app: web.Application) -> AsyncIterator[None]:
-    """How late the loop is: what holds it holds every socket of the process."""
+async def pages_told(app: web.Application) -> AsyncIterator[None]:
+    """Open pages are told what concerns their users elsewhere."""
+    config = app[CONFIG]
+    app[EVENTS] = told = Events(
+        app[DATABASE], Streams(app[REDIS]), config.events, entitled_s=config.sessions.entitled_s
+    )
+    app[sessions.CORE].readers[NEWS] = told.heard
+    app[HOSTING].settled = told.announce_video
+
+    async def part() -> None:
+        await app[DRAINING].wait()
+        told.send_away()
+
+    async with _going_on("events", told.run(), told.look(), part()):
+        yield
+
+
+async def entitlements(app: web.Application) -> AsyncIterator[None]:
+    """Sockets end with their viewers' right to watch, however that ended."""
+    app[sessions.CORE].hearers[sessions.ACCESS_ENDED] = lambda user_id: sessions.hear_access_ended(app, user_id)
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(app[CONFIG].sessions.entitled_s)
+            try:
+                await sessions.end_unentitled(app)
+            except DATABASE_AWAY as error:
+                log.warning("not_asked_who_may_watch", error=str(error))
+
+    async with _going_on("entitlements", run()):
+        yield
+
+
+async def loop_lag(app: web.Application) -> AsyncIterator[None]:
+    """How late the loop is, and how busy: what holds it holds every socket of the process."""
+    load = app[LOAD]
 
     async def watch() -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LOOP_LOOK_S
+            began, used_s = loop.time(), time.thread_time()
             await asyncio.sleep(LOOP_LOOK_S)
-            metrics.LOOP_LAG.observe(max(0.0, loop.time() - due))
+            passed_s = loop.time() - began
+            lag_s = max(0.0, passed_s - LOOP_LOOK_S)
+            metrics.LOOP_LAG.observe(lag_s)
+            load.look(time.thread_time() - used_s, passed_s, lag_s)
 
-    watching = asyncio.create_task(watch(), name="loop_lag")
-    yield
-    watching.cancel()
+    async with _going_on("loop_lag", watch()):
+        yield
 
 
 async def sweeper(app: web.Application) -> AsyncIterator[None]:
-    """Drops idempotency keys that nobody will ask for any more; any process may, and none waits for another."""
+    """Drops idempotency keys that nobody will ask for any more, events that cannot come again, and uploads that nobody
+    completed, and asks for mails that are due; any process may, and none waits for another."""
 
     async def run() -> None:
         while True:
             await asyncio.sleep(app[CONFIG].jobs.reconcile_s)
             try:
                 await queries("idempotency").sweep_keys(app[DATABASE], most=SWEPT_AT_ONCE)
+                await queries("payments").sweep_events(app[DATABASE], keep_days=KEEP_EVENTS_DAYS, most=SWEPT_AT_ONCE)
+                await uploads.sweep(app)
+                if mail_configured(app[CONFIG]):
+                    await ask_for_due(app[DATABASE], app[CONFIG].forums.digest_s)
             except DATABASE_AWAY as error:
                 log.warning("not_swept", error=str(error))
 
-    task = asyncio.create_task(run(), name="sweeper")
-    yield
-    task.cancel()
+    async with _going_on("sweeper", run()):
+        yield
 
 
 async def jobs(app: web.Application) -> AsyncIterator[None]:
-    """What is done after answers went out: mails."""
+    """What is done after answers went out: mails, what the video host and Stripe are told and asked, objects that are
+    deleted."""
     config = app[CONFIG]
     if mail_configured(config) and not config.server.public_url:
         log.warning("links_in_mails_lead_here", address=page_address(config, ""))
-    post = mails.Post(config, app[DATABASE], Mailer(config))
-    doing = asyncio.create_task(Jobs(app[DATABASE], config.jobs, {mails.KIND: post.work}).run(), name="jobs")
-    yield
-    doing.cancel()
+    mailer = Mailer(config)
+    post, digest = mails.Post(config, app[DATABASE], mailer), Digests(config, app[DATABASE], mailer)
+    ours = {uploads.LOOK: uploads.looker(app), uploads.REMOVE: files.remover(app)}
+    embedder = Embedder(app[HTTP], config.openai, config.breaker)
+    texts = Texts(config.files, app[DATABASE], app[OBJECTS], Documents(config.files), embedder)
+    # One round for each service: a video host that hangs keeps no mail waiting.
+    money = app[CHARGING].works | app[PAYMENT_EVENTS].works | app[SUBSCRIBING].works
+    letters = {mails.KIND: post.work, DIGEST: digest.work}
+    kinds = (letters, app[HOSTING].works, money, ours, texts.works)
+    rounds = [Jobs(app[DATABASE], config.jobs, works) for works in kinds]
+    try:
+        await texts.catch_up()
+    except DATABASE_AWAY as error:
+        log.warning("embeddings_not_asked_for", error=str(error))
+    async with _going_on("jobs", *(each.run() for each in rounds)):
+        yield
 
 
 async def drain_core(app: web.Application) -> None:
-    """Before anything is closed: save every session and send its player elsewhere."""
+    """Before anything is closed: save every session, and send its player and whoever talks with the tutor elsewhere."""
+    app[chat.CONVERSATIONS].drain()
     await app[sessions.CORE].drain(app[CONFIG].sessions.drain_close_s * 0.8)

@@ -24,6 +24,7 @@ _PREFIX = "LECTERN_"
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
+Price = Annotated[float, Field(ge=0)]
 
 
 class ConfigError(Exception):
@@ -46,6 +47,8 @@ class Server(Section):
     trusted_proxies: list[IPvAnyNetwork] = []
     metrics_token: str = ""
     max_sockets: Count = 20_000
+    full_share: Annotated[float, Field(gt=0, le=1)] = 0.9
+    full_lag_s: Seconds = 0.5
     backlog: Count = 1024
     body_bytes: Count = 1_048_576
     body_timeout_s: Seconds = 30.0
@@ -66,18 +69,21 @@ class Log(Section):
 
 class Postgres(Section):
     dsn: str = ""
-    pool_size: Annotated[int, Field(ge=1, le=20)] = 20
+    pool_size: Annotated[int, Field(ge=2, le=20)] = 20
     timeout_s: Seconds = 2.5
 
 
 class Redis(Section):
     url: str = ""
+    pool_size: Count = 50
     timeout_s: Seconds = 2.0
+    count_timeout_s: Seconds = 0.5
 
 
 class Auth(Section):
     secret: str = ""
     previous_secrets: list[str] = []
+    data_keys: list[str] = []
     access_ttl_s: Seconds = 900.0
     refresh_ttl_s: Seconds = 2_592_000.0
     refresh_grace_s: Annotated[float, Field(ge=0)] = 10.0
@@ -101,13 +107,19 @@ class Cloudflare(Section):
     customer_domain: str = ""
     playback_ttl_s: Seconds = 3600.0
     upload_ttl_s: Seconds = 3600.0
+    tus_ttl_s: Seconds = 21_000.0
+    form_bytes: Count = 200_000_000
     timeout_s: Seconds = 10.0
     poll_s: Seconds = 5.0
+    generate_captions: str = "en"
+    replaced_ttl_s: Seconds = 86_400.0
 
 
 class Stripe(Section):
     api_base: str = "https://api.stripe.com"
     secret_key: str = ""
+    publishable_key: str = ""
+    script_url: str = "https://js.stripe.com/endive/stripe.js"
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
     timeout_s: Seconds = 10.0
@@ -120,6 +132,29 @@ class S3(Section):
     secret_key: str = ""
     region: str = "us-east-1"
     timeout_s: Seconds = 5.0
+    public_endpoint_url: str = ""
+    cdn_base: str = ""
+
+
+class Files(Section):
+    quota_bytes: Count = 10_737_418_240
+    direct_bytes: Count = 26_214_400
+    largest_bytes: Annotated[int, Field(gt=0, le=5_368_709_120)] = 5_368_709_120
+    receive_timeout_s: Seconds = 300.0
+    upload_ttl_s: Annotated[float, Field(gt=0, le=604_800)] = 86_400.0
+    download_ttl_s: Annotated[float, Field(gt=0, le=604_800)] = 300.0
+    public_max_age_s: Annotated[float, Field(ge=0)] = 86_400.0
+    thumbnail_sizes: Annotated[list[Annotated[int, Field(ge=16, le=2048)]], Field(min_length=1, max_length=5)] = [
+        160,
+        640,
+    ]
+    picture_pixels: Count = 50_000_000
+    picture_memory_bytes: Count = 805_306_368
+    picture_timeout_s: Seconds = 10.0
+    document_pages: Count = 2000
+    document_characters: Count = 3_000_000
+    document_memory_bytes: Count = 536_870_912
+    document_timeout_s: Annotated[float, Field(gt=0, le=120)] = 12.0
 
 
 class OpenAI(Section):
@@ -128,6 +163,27 @@ class OpenAI(Section):
     model: str = "gpt-5-mini"
     embedding_model: str = "text-embedding-3-small"
     timeout_s: Seconds = 60.0
+    first_token_s: Seconds = 15.0
+    gap_s: Seconds = 20.0
+    total_s: Seconds = 120.0
+    answer_tokens: Count = 1000
+    tokens_parameter: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    reasoning_effort: str = ""
+    input_price: Price = 0.25
+    output_price: Price = 2.0
+
+
+class Chat(Section):
+    message_characters: Annotated[int, Field(ge=1, le=8000)] = 4000
+    prompt_tokens: Annotated[int, Field(ge=500)] = 6000
+    history_tokens: Annotated[int, Field(ge=0)] = 1500
+    user_tokens_per_day: Count = 300_000
+    spend_per_day: Annotated[float, Field(ge=0)] = 20.0
+    conversation_idle_s: Seconds = 28_800.0
+    stream_ttl_s: Seconds = 3600.0
+    chunk_ms: Annotated[float, Field(ge=0)] = 30.0
+    sweep_s: Seconds = 1.0
+    finish_s: Annotated[float, Field(ge=0)] = 5.0
 
 
 class Smtp(Section):
@@ -142,9 +198,11 @@ class Smtp(Section):
 
 class Sessions(Section):
     checkpoint_s: Seconds = 1.0
+    figures_s: Annotated[float, Field(ge=0)] = 10.0
     suspend_after_s: Seconds = 60.0
     end_after_s: Seconds = 3600.0
     reaper_s: Seconds = 5.0
+    entitled_s: Seconds = 30.0
     grace_s: Annotated[float, Field(ge=0)] = 30.0
     sweep_s: Seconds = 5.0
     process_alive_s: Seconds = 5.0
@@ -152,10 +210,12 @@ class Sessions(Section):
     slow_reader_s: Seconds = 5.0
     ack_s: Seconds = 5.0
     decision_ttl_ms: Count = 10_000
+    live_interval_s: Seconds = 1.0
     interval_ms: Count = 1000
     max_live_per_user: Count = 3
     live_window_s: Seconds = 60.0
     token_ttl_s: Seconds = 43_200.0
+    learn_networks: bool = True
     unsaved_max: Count = 2000
     unacked_max: Count = 256
     frame_bytes: Count = 16_384
@@ -164,6 +224,16 @@ class Sessions(Section):
     stream_ttl_s: Seconds = 86_400.0
     drain_s: Seconds = 20.0
     drain_close_s: Seconds = 1.5
+
+
+class Events(Section):
+    look_s: Seconds = 2.0
+    moved_s: Seconds = 30.0
+    watched_max: Count = 50
+
+
+class Forums(Section):
+    digest_s: Seconds = 86_400.0
 
 
 class Progress(Section):
@@ -206,6 +276,7 @@ class Payments(Section):
     refund_days: Annotated[int, Field(ge=0)] = 14
     refund_watched_share: Share = 0.3
     past_due_days: Annotated[int, Field(ge=0)] = 7
+    abandoned_s: Seconds = 3600.0
 
 
 class Plan(Section):
@@ -234,9 +305,13 @@ class Config(Section):
     cloudflare: Cloudflare = Cloudflare()
     stripe: Stripe = Stripe()
     s3: S3 = S3()
+    files: Files = Files()
     openai: OpenAI = OpenAI()
+    chat: Chat = Chat()
     smtp: Smtp = Smtp()
     sessions: Sessions = Sessions()
+    events: Events = Events()
+    forums: Forums = Forums()
     progress: Progress = Progress()
     limits: Limits = Limits()
     jobs: Jobs = Jobs()

@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from server.config import Log
+from server.domain.cards import hide_card_numbers
 
 # The id of the request being served; "" outside of one.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -26,14 +27,15 @@ def configure_logs(log: Log) -> None:
     level = _LEVELS[log.level]
     ending: list[Any]
     if log.format == "json":
-        ending = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
+        ending = [structlog.processors.format_exc_info, _hide_cards, structlog.processors.JSONRenderer(_dumps)]
     else:
         ending = [
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(),
                 # The rich one shows local variables: passwords and tokens among them.
                 exception_formatter=structlog.dev.plain_traceback,
-            )
+            ),
+            _hide_cards,
         ]
     structlog.configure(
         processors=[_add_request_id, *_SHARED, *ending],
@@ -58,13 +60,32 @@ def get_logger() -> Any:
 
 def write_access(line: dict[str, Any]) -> None:
     """One line of the access log, past structlog's chain: it is written at every request."""
-    sys.stderr.write(orjson.dumps(line, default=str).decode() + "\n")
+    sys.stderr.write(orjson.dumps(line | {"path": hide_card_numbers(line["path"])}, default=str).decode() + "\n")
 
 
 def _add_request_id(_logger: Any, _method: str, event: Any) -> Any:
     if current := request_id.get():
         event["request_id"] = current
     return event
+
+
+def _hide_cards(_logger: Any, _method: str, event: Any) -> Any:
+    """What looks like a card's number never stands in a log, wherever it came from."""
+    return _hidden(event)
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, str):
+        return hide_card_numbers(value)
+    if isinstance(value, dict):
+        return {_hidden(key): _hidden(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(member) for member in value]
+    if value is None or isinstance(value, bool | float):
+        return value
+    shown = str(value)
+    hidden = hide_card_numbers(shown)
+    return value if hidden == shown else hidden
 
 
 def _dumps(event: Any, **_options: Any) -> str:

@@ -9,6 +9,7 @@
 `page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,30 @@ from tests.support.browser import browser, page
 from tests.support.whole import system
 
 __all__ = ["browser", "page", "system"]
+
+# Whole files go to one worker each; the longest first, or one worker is left alone with them at the end.
+LONGEST = (
+    "journeys/test_first_start",
+    "embedded/test_run",
+    "server/test_api",
+    "web/test_classroom",
+    "demo/test_seed",
+    "loadtests/test_qoe",
+    "journeys/",
+    "chaos/",
+    "embedded/",
+    "loadtests/",
+    "server/test_",
+)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: most tests wait for servers of theirs more than they compute."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if start in item.nodeid), len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
@@ -40,17 +65,25 @@ def migrated_postgres(postgres: Postgres) -> Postgres:
     return postgres
 
 
+@pytest.fixture(scope="session")
+def psql(postgres: Postgres) -> Iterator[services.Psql]:
+    """Makes and drops databases of the session's Postgres."""
+    psql = services.Psql(postgres)
+    yield psql
+    psql.close()
+
+
 @pytest.fixture
-def postgres_dsn(migrated_postgres: Postgres) -> Iterator[str]:
+def postgres_dsn(migrated_postgres: Postgres, psql: services.Psql) -> Iterator[str]:
     """The DSN of a migrated database of this test alone."""
-    with services.fresh_database(migrated_postgres, services.TEMPLATE) as dsn:
+    with services.fresh_database(migrated_postgres, psql, services.TEMPLATE) as dsn:
         yield dsn
 
 
 @pytest.fixture
-def empty_postgres_dsn(postgres: Postgres) -> Iterator[str]:
+def empty_postgres_dsn(postgres: Postgres, psql: services.Psql) -> Iterator[str]:
     """The DSN of a database of this test alone, without tables."""
-    with services.fresh_database(postgres, "template0") as dsn:
+    with services.fresh_database(postgres, psql, "template0") as dsn:
         yield dsn
 
 

@@ -29,6 +29,15 @@ const WORDS = {
   not_configured: "This server sends no mails.",
   username_taken: "That user name is taken. Try another.",
   email_taken: "There is an account with that e-mail address already.",
+  quota_exceeded: "There is no room for this file. Delete some first.",
+  body_too_large: "This file is too large.",
+  unsupported_media_type: "Files of this kind are not taken.",
+  topic_locked: "This question is locked: no more answers.",
+  topic_has_posts: "Others have answered: the question stays.",
+  card_declined: "The card was declined, and nothing was charged. Try another one.",
+  already_subscribed: "You have a subscription already.",
+  already_enrolled: "You have this course already.",
+  purchase_pending: "This purchase is under way. Wait a moment, then look again.",
   not_entitled: "This lecture is for those who take the course.",
   payment_required: "This course has to be bought first.",
   too_many_sessions: "You are watching in several places already.",
@@ -112,6 +121,32 @@ export class Api extends EventTarget {
     await this.refresh();
   }
 
+  /** Whether one gets mails about what is unread in the forums. */
+  async digest() {
+    return (await this.call("GET", "/api/forums/digest")).enabled;
+  }
+
+  setDigest(enabled) {
+    return this.call("PUT", "/api/forums/digest", { enabled });
+  }
+
+  /** @param {string} token  of a mail's link */
+  unsubscribe(token) {
+    return this.#send("POST", `/api/forums/digest/unsubscribe?token=${encodeURIComponent(token)}`);
+  }
+
+  /** All that is kept about one. */
+  exportMe() {
+    return this.call("GET", "/api/auth/me/export");
+  }
+
+  /** The account is erased, and nobody is signed in here any more. */
+  async erase(current_password) {
+    await this.call("DELETE", "/api/auth/me", { current_password });
+    this.#keep(null);
+    this.dispatchEvent(new Event("account"));
+  }
+
   resendVerification() {
     return this.call("POST", "/api/auth/email/verify/resend");
   }
@@ -166,8 +201,91 @@ export class Api extends EventTarget {
     return this.call("POST", "/api/enrollments", { course_id: courseId });
   }
 
+  /** Who takes cards, and how: `{provider, publishable_key, script_url}`. */
+  paymentProvider() {
+    return this.call("GET", "/api/payments/provider");
+  }
+
+  async paymentMethods() {
+    return (await this.call("GET", "/api/payments/methods")).items;
+  }
+
+  addPaymentMethod(token) {
+    return this.call("POST", "/api/payments/methods", { token });
+  }
+
+  deletePaymentMethod(methodId) {
+    return this.call("DELETE", `/api/payments/methods/${methodId}`);
+  }
+
+  /** @param {string} key  the same for the same purchase, however often it is sent */
+  purchase(courseId, payment_method_id, key) {
+    return this.call("POST", `/api/payments/purchase/course/${courseId}`, { payment_method_id }, { "Idempotency-Key": key });
+  }
+
+  async plans() {
+    return (await this.call("GET", "/api/payments/plans?limit=100")).items;
+  }
+
+  async subscriptions() {
+    return (await this.call("GET", "/api/payments/subscriptions")).items;
+  }
+
+  subscribe(wish, key) {
+    return this.call("POST", "/api/payments/subscribe", wish, { "Idempotency-Key": key });
+  }
+
+  subscription(subscriptionId) {
+    return this.call("GET", `/api/payments/subscriptions/${subscriptionId}`);
+  }
+
+  changeSubscription(subscriptionId, wish) {
+    return this.call("PUT", `/api/payments/subscriptions/${subscriptionId}`, wish);
+  }
+
+  endSubscription(subscriptionId) {
+    return this.call("DELETE", `/api/payments/subscriptions/${subscriptionId}`);
+  }
+
+  /** For administrators: events of Stripe that were of no use, the newest. */
+  async deadEvents() {
+    return (await this.call("GET", "/api/ops/events?limit=100")).items;
+  }
+
+  /** For administrators: jobs that were given up, the newest. */
+  async deadJobs() {
+    return (await this.call("GET", "/api/ops/jobs?limit=100")).items;
+  }
+
+  transactions() {
+    return this.call("GET", "/api/payments/transactions");
+  }
+
+  transaction(transactionId) {
+    return this.call("GET", `/api/payments/transactions/${transactionId}`);
+  }
+
+  /** A new video of one's own lecture, and where its bytes go: `{video, upload: {method, url, expires_at}}`. */
+  beginUpload(wish) {
+    return this.call("POST", "/api/videos/upload", wish);
+  }
+
+  deleteVideo(videoId) {
+    return this.call("DELETE", `/api/videos/${videoId}`);
+  }
+
   video(videoId) {
     return this.call("GET", `/api/videos/${videoId}`);
+  }
+
+  /** @param {string} videoId @param {string|null} [first]  the first UTC day; all time without */
+  analytics(videoId, first) {
+    return this.call("GET", `/api/videos/${videoId}/analytics${first ? `?from=${first}` : ""}`);
+  }
+
+  /** Who watches now. */
+  live(videoId) {
+    return this.call("GET", `/api/videos/${videoId}/live`);
   }
 
   createSession(videoId, circumstances) {
@@ -179,18 +297,28 @@ export class Api extends EventTarget {
   }
 
   /**
-   * One call with the account's token, renewed once when the server no longer takes it.
+   * One call with the account's token.
    *
    * @throws {Problem}
    */
-  async call(method, path, body) {
+  call(method, path, body, more) {
+    return this.authorised((token) => this.#send(method, path, { body, token, more }));
+  }
+
+  /**
+   * Asks with the account's token, and once more with a new one when the server no longer takes it.
+   *
+   * @param {(token: string|null) => Promise<any>} ask
+   * @throws {Problem}
+   */
+  async authorised(ask) {
     const token = this.accessToken;
     try {
-      return await this.#send(method, path, { body, token });
+      return await ask(token);
     } catch (error) {
       if (error.status !== 401 || !token) throw error;
       await this.refresh(token);
-      return this.#send(method, path, { body, token: this.accessToken });
+      return ask(this.accessToken);
     }
   }
 
@@ -228,8 +356,8 @@ export class Api extends EventTarget {
     }
   }
 
-  async #send(method, path, { body, token } = {}) {
-    const headers = { Accept: "application/json" };
+  async #send(method, path, { body, token, more } = {}) {
+    const headers = { Accept: "application/json", ...more };
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (token) headers.Authorization = `Bearer ${token}`;
     let response;

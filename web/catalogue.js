@@ -2,6 +2,7 @@
  * The list of courses, and one course with its lectures.
  */
 import { explain } from "./api.js";
+import { checkout } from "./checkout.js";
 import { h, icon, setText } from "./dom.js";
 import { clock, plural, price, span } from "./format.js";
 
@@ -175,15 +176,27 @@ export async function coursePage({ api, courseId, navigate }) {
   const [course, lectures] = await Promise.all([api.course(courseId), api.lectures(courseId)]);
   rememberCourse(lectures, courseId);
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
+  const till = h("div");
+  const buy = async (target) => {
+    try {
+      till.replaceChildren(h("div", { class: "card entry" }, await payForm(api, course, () => navigate(target))));
+      till.querySelector("button[type=submit]").scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      setText(failure, explain(error));
+      failure.hidden = false;
+    }
+  };
   const begin = async (lecture) => {
     failure.hidden = true;
     const target = `#/lectures/${lecture.id}`;
     if (!api.user) return navigate(`#/signin?next=${encodeURIComponent(target)}`);
     try {
       if (course.is_free) await api.enrol(courseId);
+      else if (!lecture.is_preview) await api.lecture(lecture.id);
       return navigate(target);
     } catch (error) {
       if (lecture.is_preview) return navigate(target);
+      if (error.code === "not_entitled") return buy(target);
       setText(failure, explain(error));
       failure.hidden = false;
       return undefined;
@@ -207,9 +220,23 @@ export async function coursePage({ api, courseId, navigate }) {
         startButton(lectures, begin),
       ),
     ),
+    till,
     h("h2", { class: "section" }, "Lectures"),
     lectureList(lectures, { onpick: begin }),
   );
+}
+
+function payForm(api, course, done) {
+  return checkout({
+    api,
+    action: `Buy for ${price(course)}`,
+    what: `course.${course.id}`,
+    currency: course.currency,
+    amount: Number(course.price),
+    pay: (methodId, key) => api.purchase(course.id, methodId, key),
+    settled: async (answer) => (await api.transaction(answer.transaction.id)).status === "succeeded",
+    done,
+  });
 }
 
 function startButton(lectures, begin) {

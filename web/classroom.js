@@ -4,14 +4,21 @@
  * Player and session are two things with two lives: the picture goes on when the session's server is away, and a
  * session can be replaced under a playing picture.
  */
+import { fetchAhead, fetchedSource } from "./ahead.js";
 import { explain } from "./api.js";
 import { courseOf, lectureList, rememberCourse } from "./catalogue.js";
+import { materials } from "./files.js";
 import { h, icon, setText } from "./dom.js";
+import { elsewhereHint } from "./elsewhere.js";
+import { Events } from "./events.js";
 import { clock, rateText, rungName, span } from "./format.js";
+import { ForumPanel } from "./forum.js";
 import { LivePanel } from "./live.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
+import { TutorPanel } from "./tutor-panel.js";
+import { UploadPanel } from "./upload.js";
 
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
 const ENCODING_POLL_MS = 2_500;
@@ -21,6 +28,8 @@ const CREDENTIALS_AGAIN_MS = 60_000;
 const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
 const RATES = [0.75, 1, 1.25, 1.5, 2];
+// So long before its end a lecture that is fetched whole makes room for the next.
+const AHEAD_S = 30;
 const CAPTIONS_KEY = "lectern.captions";
 const PLAY = "M8 5.5v13l10.5-6.5z";
 
@@ -74,8 +83,19 @@ export class Classroom {
   #toolbar = h("div", { class: "toolbar", hidden: true });
   #captions = h("button", { type: "button", class: "toggle", "aria-pressed": "false", hidden: true }, "Captions");
   #quality = h("span", { class: "quality" });
-  #side = h("aside", { class: "side", "aria-label": "Live quality" });
+  #side = h("aside", { class: "side", "aria-label": "Tutor and live quality" });
+  #beside = h("div");
+  #quarters = h("div");
+  #tutor = null;
   #list = h("div");
+  #upload = null;
+  #waiting = null; // who waits for a video that cannot be played yet: one at a time
+  #workshop = h("div");
+  #files = h("div");
+  #marks = h("div");
+  #questions = h("div");
+  #events = null;
+  #forum = null;
 
   /** What end-to-end tests and the curious look at. Times in `at` are ms of `performance.now()`. */
   state() {
@@ -87,6 +107,8 @@ export class Classroom {
       decisions: [...this.#log.decisions],
       acks: [...this.#log.acks],
       frames: [...this.#log.frames],
+      upload: this.#upload?.state ?? null,
+      tutor: this.#tutor?.state ?? null,
     };
   }
 
@@ -99,6 +121,7 @@ export class Classroom {
       return;
     }
     this.#showLecture();
+    this.#callTutor();
     this.#loadCourse();
     await this.#withVideo(this.#lecture.video);
   }
@@ -112,6 +135,10 @@ export class Classroom {
     if (left) this.session?.record(left);
     this.session?.end();
     place.forgetSession(this.lectureId);
+    this.#upload?.close();
+    this.#forum?.close();
+    this.#events?.close();
+    this.#tutor?.close();
     this.#panel?.destroy();
     this.player?.destroy();
   }
@@ -120,6 +147,7 @@ export class Classroom {
 
   #build() {
     this.#stage.append(this.#screen, this.#overlay);
+    this.#side.append(this.#quarters, this.#beside);
     this.#toolbar.append(this.#captions, this.#rateChooser(), this.#quality);
     this.#captions.addEventListener("click", () => this.#toggleCaptions());
     return h(
@@ -129,8 +157,12 @@ export class Classroom {
         "div",
         { class: "main" },
         this.#stage,
+        this.#marks,
         this.#toolbar,
         h("header", { class: "about" }, this.#crumbs, this.#title, this.#description),
+        this.#workshop,
+        this.#files,
+        this.#questions,
         h("section", { class: "outline", "aria-label": "Lectures of this course" }, this.#list),
       ),
       this.#side,
@@ -142,6 +174,38 @@ export class Classroom {
     setText(this.#title, title);
     setText(this.#description, description ?? "");
     document.title = `${title} · Lectern`;
+    const { video } = this.#lecture;
+    // Only an owner is told what the video host calls it.
+    if (video?.cloudflare_uid) this.#title.after(h("p", { class: "meta beside" }, h("a", { href: `#/videos/${video.id}` }, "Audience")));
+  }
+
+  /** For who is signed in: somebody to ask, who knows the second that is being watched. */
+  #callTutor() {
+    if (this.#tutor || !this.#api.user || this.#off.signal.aborted) return;
+    const { course_id: courseId } = this.#lecture;
+    this.#tutor = new TutorPanel({
+      api: this.#api,
+      about: () => {
+        const { session } = this;
+        const watching = session && !["ended", "gone"].includes(session.state.stopped);
+        return watching ? { course_id: courseId, video_session_id: session.sessionId } : { course_id: courseId };
+      },
+      go: (lectureId, seconds) => this.#goTo(lectureId, seconds),
+    });
+    this.#quarters.replaceChildren(this.#tutor.element);
+    this.#tutor.open();
+  }
+
+  /** To a second of this lecture, or of another. */
+  #goTo(lectureId, seconds) {
+    if (lectureId === this.lectureId) {
+      this.#screen.currentTime = seconds;
+      this.player?.play();
+      this.#screen.focus();
+      return;
+    }
+    place.keepPlace(lectureId, { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null });
+    this.#navigate(`#/lectures/${lectureId}`);
   }
 
   async #loadCourse() {
@@ -154,8 +218,51 @@ export class Classroom {
     rememberCourse(this.#lectures, courseId);
     this.#crumbs.replaceChildren(h("a", { href: `#/courses/${courseId}` }, this.#course.title));
     this.#showList();
+    const { user } = this.#api;
+    const owner = user !== null && (user.role === "admin" || user.id === this.#course.creator_id);
+    this.#files.replaceChildren(materials({ api: this.#api, lecture: this.#lecture, owner }));
     if (this.#off.signal.aborted) return;
+    this.#offerUpload();
     this.#clocks.push(setInterval(() => this.#updateProgress(), PROGRESS_MS));
+    await this.#openForum(owner);
+  }
+
+  /** The course's questions, where one may ask them, and what happens elsewhere. */
+  async #openForum(owner) {
+    const { course_id: courseId } = this.#lecture;
+    if (!this.#api.user || this.#events) return;
+    try {
+      await this.#api.call("GET", `/api/forums/courses/${courseId}/topics?limit=1`);
+    } catch {
+      return; // a preview has no forum
+    }
+    if (this.#off.signal.aborted || this.#events) return;
+    const events = (this.#events = new Events(this.#api));
+    const position = () => this.#screen.currentTime;
+    const seek = (seconds) => {
+      this.#screen.currentTime = seconds;
+      this.#stage.scrollIntoView({ block: "nearest" });
+    };
+    const duration = () => this.#video?.duration_seconds ?? this.#lecture.duration ?? 0;
+    this.#forum = new ForumPanel({ api: this.#api, events, lecture: this.#lecture, owner, position, seek, duration });
+    this.#questions.replaceChildren(this.#forum.element);
+    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
+    const hint = elsewhereHint({ events, lectureId: this.lectureId, position, seek, titleOf });
+    this.#marks.replaceChildren(this.#forum.marks, hint);
+    events.playing(this.session?.sessionId ?? null);
+    this.#clocks.push(setInterval(() => events.playing(this.session?.sessionId ?? null), 1_000));
+  }
+
+  /** For who owns the course: another video, which plays when it is ready. */
+  #offerUpload() {
+    const { user } = this.#api;
+    if (this.#upload || !user || (this.#course.creator_id !== user.id && user.role !== "admin")) return;
+    const replaces = this.#lecture.video?.status === "ready";
+    this.#upload = new UploadPanel({ api: this.#api, lectureId: this.lectureId, replaces });
+    // One who watches the old one goes on with it.
+    this.#upload.addEventListener("ready", () => !this.player && this.#again());
+    this.#workshop.replaceChildren(this.#upload.element);
+    this.#upload.open();
   }
 
   #showList() {
@@ -198,6 +305,7 @@ export class Classroom {
   }
 
   #again() {
+    this.#waiting = null;
     this.#notice(null);
     this.open();
   }
@@ -213,14 +321,16 @@ export class Classroom {
       return;
     }
     if (video.status === "error") {
-      this.#notice("This video could not be prepared", "Its author has been told.");
+      this.#notice("This video could not be prepared", video.cloudflare_uid ? video.error : "Its author has been told.");
       return;
     }
     if (video.status !== "ready" || !video.playback) {
-      this.#notice("Almost there", "This lecture is being encoded. It begins here by itself when it is ready.");
+      if (video.status === "pending_upload") this.#notice("No video yet", "It is on its way, and begins here by itself.");
+      else this.#notice("Almost there", "This lecture is being encoded. It begins here by itself when it is ready.");
+      const waiting = (this.#waiting = {});
       await this.#pause(ENCODING_POLL_MS);
-      if (this.#off.signal.aborted) return;
       const newer = await this.#api.video(video.id).catch(() => video);
+      if (this.#off.signal.aborted || this.#waiting !== waiting) return;
       await this.#withVideo(newer);
       return;
     }
@@ -249,7 +359,7 @@ export class Classroom {
     this.#ladder = created.ladder;
     this.#segmentS = created.segment_s;
     this.#watchLecture({
-      source: (created.playback ?? this.#video.playback).hls,
+      source: fetchedSource(this.lectureId) ?? (created.playback ?? this.#video.playback).hls,
       position: this.#resumePosition(created.resume_position),
       decision: created.decision,
     });
@@ -475,7 +585,10 @@ export class Classroom {
     const on = (name, listener) => this.#screen.addEventListener(name, listener, { signal: this.#off.signal });
     on("play", () => this.#playing());
     on("playing", () => !this.session?.state.stopped && this.#notice(null));
-    on("timeupdate", () => this.#keepPlace());
+    on("timeupdate", () => {
+      this.#keepPlace();
+      this.#lookAhead();
+    });
 
     this.#panel?.destroy();
     this.#panel = new LivePanel({
@@ -483,7 +596,7 @@ export class Classroom {
       player: () => this.player?.state ?? null,
       session: () => this.session?.state ?? null,
     });
-    this.#side.replaceChildren(this.#panel.element);
+    this.#beside.replaceChildren(this.#panel.element);
     this.#toolbar.hidden = false;
     const live = this.session?.state.decision ?? decision ?? null;
     if (live) this.#panel.decided({ decision: live, expired: false });
@@ -507,13 +620,25 @@ export class Classroom {
     if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
   }
 
+  get #next() {
+    return this.#lectures[this.#lectures.findIndex(({ id }) => id === this.lectureId) + 1] ?? null;
+  }
+
+  /** Nearly over and all of it here: then the network is free for the beginning of what comes next. */
+  #lookAhead() {
+    const { position, duration, buffer_s: buffer } = this.player?.state ?? {};
+    const left = duration - position;
+    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#next || navigator.connection?.saveData) return;
+    if (this.session?.state.decision?.cmsd?.du) return; // a full link that many share
+    fetchAhead(this.#api, this.#next.id);
+  }
+
   #end() {
     this.#finished = true;
     place.forgetPlace(this.lectureId);
     place.forgetSession(this.lectureId);
     this.session?.end().then(() => this.#updateProgress());
-    const at = this.#lectures.findIndex(({ id }) => id === this.lectureId);
-    const next = this.#lectures[at + 1];
+    const next = this.#next;
     const again = () => {
       this.#notice(null);
       this.#screen.currentTime = 0;
@@ -658,7 +783,7 @@ export class Classroom {
 }
 
 function decisionSummary({ n, epoch, rung, cmsd, reason, ttl_ms }) {
-  return { n, epoch, rung, mb: cmsd?.mb ?? null, etp: cmsd?.etp ?? null, reason, ttl_ms };
+  return { n, epoch, rung, mb: cmsd?.mb ?? null, etp: cmsd?.etp ?? null, du: cmsd?.du ?? false, reason, ttl_ms };
 }
 
 function deviceKind() {

@@ -169,14 +169,15 @@ export class LivePanel {
         buffer: player.buffer_s,
         rung: player.load_rung?.br ?? null,
         cap: session?.decision && player.cap_rung ? player.cap_rung.br : null,
+        reason: session?.decision?.reason ?? null,
         stalled: player.stalled,
       });
-      this.#showFigures(player);
+      this.#showFigures(player, session?.decision?.reason);
     }
     if (session) this.#showSession(session, player);
   }
 
-  #showFigures(player) {
+  #showFigures(player, reason) {
     const throughput = rate(player.throughput_kbps);
     this.#set("throughput", throughput.value, throughput.unit);
     this.#set("buffer", player.buffer_s.toFixed(1), "s");
@@ -187,6 +188,7 @@ export class LivePanel {
     this.#described = performance.now();
     const parts = [`${rateText(player.throughput_kbps)} measured`, `${Math.round(player.buffer_s)} s buffered`];
     if (player.rung) parts.push(`playing ${rungName(player.rung)}`);
+    if (reason) parts.push(reason);
     parts.push(plural(player.stalls, "stall"));
     this.#canvas.setAttribute("aria-label", `The last two minutes; now ${parts.join(", ")}`);
   }

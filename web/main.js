@@ -4,19 +4,26 @@
  *   #/?q=<words>            courses, all or those with these words
  *   #/courses/<id>          one course
  *   #/lectures/<id>         the classroom
+ *   #/videos/<id>           a video's audience, for the course's owner
  *   #/signin?next=<hash>    signing in, then on to `next`
  *   #/account               one's own account
+ *   #/plans                 plans, one's subscription, cards and payments
+ *   #/ops                   what waits for an operator; /ops is the same
  *   #/forgot                a password that was forgotten
- *   #/reset/<token>         and #/verify/<token>: where links in mails lead
+ *   #/reset/<token>         and #/verify/<token>, #/unsubscribe/<token>: where links in mails lead
  */
-import { accountPage, forgotPage, resetPage, verifyPage } from "./account.js";
+import { accountPage, forgotPage, resetPage, unsubscribePage, verifyPage } from "./account.js";
 import { Api, explain } from "./api.js";
+import { audiencePage } from "./audience.js";
 import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
 import { h } from "./dom.js";
+import { opsPage } from "./ops.js";
 import { forgetAll } from "./place.js";
+import { plansPage } from "./plans.js";
 import { signInPage } from "./signin.js";
 
+const HOME = location.pathname === "/ops" ? "/ops" : "/";
 const api = new Api();
 const page = document.getElementById("page");
 const account = document.getElementById("account");
@@ -34,7 +41,7 @@ async function show() {
   const mine = ++visit;
   classroom?.close();
   classroom = null;
-  const [path, query = ""] = (location.hash.slice(1) || "/").split("?");
+  const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
   document.title = "Lectern";
   page.setAttribute("aria-busy", "true");
@@ -62,17 +69,26 @@ async function build(kind, id, query) {
     case "lectures":
       classroom = new Classroom({ api, lectureId: id, navigate });
       return classroom.element;
+    case "videos":
+      return audiencePage({ api, videoId: id });
     case "signin":
       return signInPage({ api, next: query.get("next") ?? "#/", navigate });
     case "account":
       if (!api.user) return signInPage({ api, next: "#/account", navigate });
       return accountPage({ api });
+    case "plans":
+      return plansPage({ api });
+    case "ops":
+      if (!api.user) return signInPage({ api, next: "#/ops", navigate });
+      return opsPage({ api });
     case "forgot":
       return forgotPage({ api });
     case "reset":
       return resetPage({ api, token: id });
     case "verify":
       return verifyPage({ api, token: id });
+    case "unsubscribe":
+      return unsubscribePage({ api, token: id });
     default:
       return failed(null);
   }
@@ -105,14 +121,17 @@ function showAccount() {
     account.replaceChildren(there ? "" : h("a", { class: "plain", href: `#/signin?next=${next}` }, "Sign in"));
     return;
   }
-  const leave = async () => {
+  const leave = () => {
     classroom?.close();
     classroom = null;
     forgetAll();
-    await api.signOut();
+    // Home at once: by the time the server has answered, one may have gone elsewhere.
+    api.signOut();
     navigate("#/");
   };
   account.replaceChildren(
+    h("a", { class: "plain", href: "#/plans" }, "Plans"),
+    ...(user.role === "admin" ? [h("a", { class: "plain", href: "#/ops" }, "Operations")] : []),
     h("a", { class: "who", href: "#/account", title: user.email ?? "" }, user.username),
     h("button", { class: "plain", type: "button", onclick: leave }, "Sign out"),
   );

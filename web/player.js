@@ -43,6 +43,8 @@ export class Player extends EventTarget {
   #off = new AbortController();
   #rungs = []; // of each hls.js level
   #capKbps = null;
+  #waived = false;
+  #duress = false; // a full link that many share: nothing is fetched that can wait
   #source = "";
   #renewed = new Map(); // playback token of an address we were given -> the one that replaces it
 
@@ -53,6 +55,8 @@ export class Player extends EventTarget {
   #moments = []; // when the last extra frames were made
 
   #started = false;
+  #playing = false; // as the learner wants it
+  #restoring = false; // the element begins anew, and is not where it was yet
   #blocked = false;
   #askedAt = 0;
   #startupMs = null;
@@ -62,6 +66,7 @@ export class Player extends EventTarget {
   #stallBegan = false;
   #stallMs = 0;
   #stalls = 0;
+  #abandoned = 0;
   #jumped = false;
   #lastPosition = 0;
   #droppedBefore = 0;
@@ -100,6 +105,7 @@ export class Player extends EventTarget {
       // Three seconds of memory when it gets worse, and not much more when it gets better.
       abrEwmaFastVoD: 2,
       abrEwmaSlowVoD: 6,
+      abrController: obedient(Hls.DefaultConfig.abrController, () => this.#wanted()),
       workerPath: HLS_WORKER,
       xhrSetup: (xhr, url) => {
         const current = this.#currentAddress(url);
@@ -128,7 +134,17 @@ export class Player extends EventTarget {
   /** @param {import("./session.js").Decision|null} decision  null = choose by yourself */
   obey(decision) {
     this.#capKbps = decision?.cmsd?.mb ?? null;
-    if (this.#hls) this.#hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+    this.#duress = decision?.cmsd?.du === true;
+    this.#waived = false;
+    if (!this.#hls) return;
+    this.#hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+    if (decision?.abandon) this.#abandon();
+  }
+
+  /** The level that was decided; -1 = hls.js chooses: nobody decides, or it has just given up a download by itself. */
+  #wanted() {
+    const level = this.#hls?.autoLevelCapping ?? -1;
+    return this.#waived || this.#hls?.levels[level]?.loadError > 0 ? -1 : level;
   }
 
   /** From now on loads go out under these addresses. @param {{hls: string}} playback */
@@ -152,7 +168,7 @@ export class Player extends EventTarget {
 
   /** The telemetry of the time since the last frame, with CMCD's keys and units. @returns {import("./session.js").Frame} */
   frame() {
-    const frame = this.#measure(this.video.currentTime, this.#status());
+    const frame = this.#measure(this.#restoring ? this.#lastPosition : this.video.currentTime, this.#status());
     this.#jumped = false;
     return frame;
   }
@@ -179,6 +195,7 @@ export class Player extends EventTarget {
       cap_kbps: this.#capKbps,
       stalled: this.#stallSince !== null,
       stalls: this.#stalls,
+      abandoned: this.#abandoned,
       startup_ms: this.#startupMs,
       dropped_frames: video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0,
     };
@@ -216,9 +233,13 @@ export class Player extends EventTarget {
     hls.on(Events.FRAG_LOADED, (_, { frag }) => {
       if (isVideoSegment(frag)) this.#fetched(frag);
     });
+    hls.on(Events.FRAG_BUFFERED, (_, { frag }) => {
+      if (isVideoSegment(frag)) this.#replace();
+    });
     hls.on(Events.FRAG_LOAD_EMERGENCY_ABORTED, (_, { frag, stats }) => {
       // What was given up is the best evidence there is of a collapse.
       if (!isVideoSegment(frag)) return;
+      this.#waived = true;
       this.#throughput.add({ bytes: stats.loaded, ms: performance.now() - stats.loading.start });
       this.#inFlight = null;
     });
@@ -232,6 +253,7 @@ export class Player extends EventTarget {
 
   #fetched(frag) {
     this.#inFlight = null;
+    this.#waived = false;
     this.#retries = 0;
     this.#fatal = false;
     this.#segmentS = frag.duration || this.#segmentS;
@@ -246,20 +268,39 @@ export class Player extends EventTarget {
     };
     this.#throughput.add({ bytes, ms: loading.end - loading.start });
     this.#segments.push(download);
-    this.#climb();
+    // Follows a network that has become much better sooner than hls.js, whose average weighs seconds, not segments.
+    const kbps = this.#throughput.estimate();
+    if (kbps * 1_000 > this.#hls.bandwidthEstimate * 1.5) this.#hls.bandwidthEstimate = kbps * 1_000;
+    // Told at once: the next segment is asked for in a moment, and should be of a rung that knows of this one.
+    if (this.#started && this.#moments.length < MOMENTS_PER_S - 1) this.#moment(this.video.currentTime, this.#status());
   }
 
-  /** Follows a network that has become much better sooner than hls.js, whose average weighs seconds, not segments. */
-  #climb() {
+  /**
+   * Fetches anew, at a much better rung, what is buffered ahead. Only between two segments: one that hls.js drops after
+   * it was fetched and before it was appended takes the new rung's initialisation with it, and what is appended after
+   * it cannot be decoded.
+   */
+  #replace() {
     const hls = this.#hls;
     const kbps = this.#throughput.estimate();
-    if (kbps * 1_000 > hls.bandwidthEstimate * 1.5) hls.bandwidthEstimate = kbps * 1_000;
     const [shown, fetched] = [this.#rungs[hls.currentLevel], this.#rungs[hls.loadLevel]];
     if (!shown || !fetched || fetched.br < shown.br * 1.5 || kbps < fetched.br * SPARE) return;
     const recently = performance.now() - this.#replacedAt < REPLACE_EVERY_MS;
-    if (recently || this.#bufferMs() < REPLACE_BUFFER_MS || navigator.connection?.saveData) return;
+    if (recently || this.#duress || this.#bufferMs() < REPLACE_BUFFER_MS || navigator.connection?.saveData) return;
     this.#replacedAt = performance.now();
     hls.nextLevel = -1; // stays automatic, and begins at the next switching point
+  }
+
+  /** Gives up the segment on its way where it is of a rung above the cap, as hls.js does by itself, and begins anew. */
+  #abandon() {
+    const [frag, hls] = [this.#inFlight, this.#hls];
+    const level = levelUnder(this.#rungs, this.#capKbps);
+    if (!this.#progress() || level < 0 || !(this.#rungs[frag.level]?.br > this.#rungs[level]?.br)) return;
+    hls.nextLoadLevel = hls.nextAutoLevel = level;
+    frag.abortRequests();
+    this.#abandoned += 1;
+    hls.trigger("hlsFragLoadEmergencyAborted", { frag, part: null, stats: frag.stats });
+    this.#waived = false;
   }
 
   #refused() {
@@ -269,20 +310,35 @@ export class Player extends EventTarget {
   }
 
   #recover(error, ErrorTypes) {
+    if (error.type === ErrorTypes.MEDIA_ERROR) return this.#recoverMedia();
     this.#fatal = true;
-    if (error.type === ErrorTypes.MEDIA_ERROR && performance.now() - this.#recoveredAt > 5_000) {
-      this.#recoveredAt = performance.now();
-      this.#fatal = false;
-      this.#hls.recoverMediaError();
-    } else if (error.type === ErrorTypes.NETWORK_ERROR) {
+    if (error.type === ErrorTypes.NETWORK_ERROR) {
       this.#retries += 1;
       const delay = Math.min(500 * 2 ** this.#retries, 10_000);
       const timer = setTimeout(() => this.#fatal && this.#reload(), delay);
       this.#off.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
       if (this.#retries >= 3) this.#tell("fatal", { message: "The video cannot be reached. Trying again…" });
-    } else {
-      this.#tell("fatal", { message: "This video cannot be played here." });
-    }
+    } else this.#unplayable();
+    return undefined;
+  }
+
+  /** Gives the element to hls.js anew, at the same place, and lets it play if it did. Once: what fails again is bad. */
+  #recoverMedia() {
+    const sinceMs = performance.now() - this.#recoveredAt;
+    if (sinceMs < 1_000) return undefined; // the element and hls.js both tell of one fault
+    if (sinceMs < 5_000) return this.#unplayable();
+    this.#recoveredAt = performance.now();
+    const playing = this.#playing;
+    this.#lastPosition = this.video.currentTime;
+    this.#restoring = true;
+    this.#hls.once("hlsMediaAttached", () => playing && this.play());
+    this.#hls.recoverMediaError();
+    return undefined;
+  }
+
+  #unplayable() {
+    this.#fatal = true;
+    this.#tell("fatal", { message: "This video cannot be played here." });
   }
 
   #reload() {
@@ -313,29 +369,38 @@ export class Player extends EventTarget {
   #listen() {
     const { video } = this;
     const on = (name, listener) => video.addEventListener(name, listener, { signal: this.#off.signal });
+    on("error", () => {
+      if (this.#hls && video.error?.code === MediaError.MEDIA_ERR_DECODE) this.#recoverMedia();
+    });
     on("timeupdate", () => {
-      if (!video.seeking) this.#lastPosition = video.currentTime;
+      if (!video.seeking && !this.#restoring) this.#lastPosition = video.currentTime;
     });
     on("play", () => {
+      this.#playing = true;
       // A person's time to press play is no startup delay.
       if (!this.#started && this.#blocked) this.#askedAt = performance.now();
     });
     on("playing", () => {
+      this.#restoring = false;
       if (!this.#started) this.#begun();
       this.#endStall();
     });
     on("waiting", () => this.#beginStall());
     on("pause", () => {
+      if (video.error || this.#restoring) return;
+      this.#playing = false;
       this.#endStall();
       if (!video.ended) this.#moment(video.currentTime, "p");
     });
     on("seeking", () => {
+      if (this.#restoring) return;
       this.#endStall();
       // What was watched up to the jump counts; what was jumped over does not.
       if (!this.#jumped && this.#started) this.#moment(this.#lastPosition, video.paused ? "a" : "p");
       this.#jumped = true;
     });
     on("seeked", () => {
+      this.#restoring = false;
       this.#lastPosition = video.currentTime;
       if (this.#moment(video.currentTime, "k")) this.#jumped = false;
     });
@@ -459,6 +524,20 @@ export class Player extends EventTarget {
   #tell(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
+}
+
+/** hls.js' own rule, but for what was decided: its guard against downloads that crawl stays. */
+function obedient(Rule, wanted) {
+  return class extends Rule {
+    get nextAutoLevel() {
+      const level = wanted();
+      return level >= 0 ? level : super.nextAutoLevel;
+    }
+
+    set nextAutoLevel(level) {
+      super.nextAutoLevel = level;
+    }
+  };
 }
 
 /** The picture's size in device pixels. @param {HTMLVideoElement} video @returns {[number, number]} */

@@ -3,14 +3,14 @@
 from typing import Any
 from uuid import UUID
 
-from server.data.db import Connection, queries
+from server.data.db import Connection, Database, queries
 from server.logs import request_id
 
 _audit = queries("audit")
 
 
 async def audit(
-    tx: Connection, actor_id: UUID | None, action: str, subject: str, subject_id: UUID, **details: Any
+    tx: "Connection | Database", actor_id: UUID | None, action: str, subject: str, subject_id: UUID, **details: Any
 ) -> None:
     """Note it in the transaction of what was done, so that neither is there without the other.
 
@@ -30,3 +30,17 @@ async def audit(
         details=details,
         request_id=request_id.get() or None,
     )
+
+
+async def audit_foreign(
+    tx: "Connection | Database",
+    actor_id: UUID,
+    owner_id: UUID,
+    action: str,
+    subject: str,
+    subject_id: UUID,
+    **details: Any,
+) -> None:
+    """Note what was done to a row of `owner_id`, unless one did it to what is one's own: an administrator's doing."""
+    if actor_id != owner_id:
+        await audit(tx, actor_id, action, subject, subject_id, **details)

@@ -1,10 +1,15 @@
 """Postgres: one bounded pool per process, named queries, and failures that come in time.
 
 A connection that was abandoned in mid-query (time-out, cancellation) is thrown away, not returned: waiting for a paused
-server to confirm a cancellation or a rollback takes longer than a client is willing to wait.
+server to confirm a cancellation or a rollback takes longer than a client is willing to wait. After a time-out all the
+others give way to new ones before they are used again: what silenced one may have silenced all of them.
 """
 
+from __future__ import annotations
+
 import asyncio
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
@@ -16,17 +21,18 @@ import asyncpg
 import orjson
 from aiosql.types import SQLOperationType
 
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
 QUERIES_DIR = Path(__file__).resolve().parents[2] / "sql" / "queries"
 
 Record = asyncpg.Record
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
 class PostgresAway(Exception):
     """Postgres did not answer within `postgres.timeout_s`, or not at all."""
+
+
+class NoAnswer(PostgresAway):
+    """A statement was not answered in time; whether it was carried out is unknown."""
 
 
 class ConnectionLost(PostgresAway):
@@ -53,77 +59,116 @@ DATABASE_AWAY = (
 )
 
 
-class _PooledConnection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
-    """No reset statement on release: no session state is ever set through the pool, so it would only cost a round trip.
-    asyncpg still rolls back a transaction that was left open."""
+# A connection that was idle for so long may have been forgotten on the way.
+STALE_S = 300.0
+# Statements that each connection keeps prepared, the longest unused going first: all that there are.
+PREPARED = 1000
 
-    def get_reset_query(self) -> str:
-        return ""
+
+class _Connection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
+    """With what a Database remembers of it: its generation, and when it was used last (`time.monotonic`)."""
+
+    __slots__ = ("generation", "used_at")
+
+    generation: int
+    used_at: float
 
 
 class Database:
     """The pool. Times are seconds; everything here raises one of DATABASE_AWAY when Postgres does not answer in time.
 
+    A connection that was used is handed to who waits longest, or kept at hand for who comes next.
+
     A Database can also be given to a named query in place of a connection: the statement then runs on a connection of
     its own, and a plain SELECT is asked again once if that connection turns out to be stale.
     """
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout_s: float) -> None:
-        self.pool = pool
+    def __init__(self, dsn: str, *, pool_size: int, timeout_s: float, application_name: str = "lectern") -> None:
+        self.dsn = dsn
+        self.pool_size = pool_size
         self.timeout_s = timeout_s
+        self._application_name = application_name
+        # Kept, for to ask for it is a system call in Python 3.11.
+        self._loop = asyncio.get_running_loop()
+        # The one used last at the end.
+        self._at_hand: list[_Connection] = []
+        self._in_use: set[_Connection] = set()
+        self._connecting = 0
+        # Those of older generations are not used again.
+        self._generation = 0
+        # Who waits and until when, for a connection or (None) for room to open another. All wait equally long, so the
+        # first gives up first, and one timer is enough.
+        self._waiters: deque[tuple[asyncio.Future[_Connection | None], float]] = deque()
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    @property
+    def idle(self) -> int:
+        """Connections that nobody uses just now."""
+        return len(self._at_hand)
+
+    @property
+    def used(self) -> int:
+        """Connections that somebody uses just now, and those that are being opened."""
+        return len(self._in_use) + self._connecting
 
     @classmethod
     async def open(cls, dsn: str, *, pool_size: int, timeout_s: float, application_name: str = "lectern") -> Self:
-        """Connect. The pool never holds more than `pool_size` connections; jsonb columns are Python values."""
-        pool = asyncpg.create_pool(
-            dsn,
-            min_size=1,
-            max_size=pool_size,
-            timeout=timeout_s,
-            command_timeout=timeout_s,
-            connection_class=_PooledConnection,
-            init=_prepare_connection,
-            server_settings={"application_name": application_name, "timezone": "UTC"},
-        )
-        async with _away(), asyncio.timeout(timeout_s):
-            await pool
-        return cls(pool, timeout_s)
+        """Connect. There are never more than `pool_size` connections; jsonb and json columns are Python values."""
+        database = cls(dsn, pool_size=pool_size, timeout_s=timeout_s, application_name=application_name)
+        async with database.connection():
+            return database
 
     async def close(self) -> None:
         """Give connections in use a moment to finish, then cut them."""
+        self._closing = True
+        until = time.monotonic() + self.timeout_s
+        at_hand, self._at_hand = self._at_hand, []
         try:
             async with asyncio.timeout(self.timeout_s):
-                await self.pool.close()
-        except TimeoutError:
-            self.pool.terminate()
+                for connection in at_hand:
+                    await connection.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            for connection in at_hand:
+                connection.terminate()
+        while self.used and time.monotonic() < until:  # noqa: ASYNC110 - once, at the end
+            await asyncio.sleep(0.01)
+        self.terminate()
+
+    def terminate(self) -> None:
+        """Cut all connections."""
+        self._closing = True
+        for connection in (*self._at_hand, *self._in_use):
+            connection.terminate()
+        self._at_hand.clear()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection outside any transaction: every statement stands for itself."""
         connection = await self._acquire()
         try:
-            with _watched(connection):
+            with self._watched(connection):
                 yield connection
         finally:
-            await self.pool.release(connection)
+            self._release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection in a transaction: committed at the end of the block, rolled back when it raises."""
         connection, transaction = await self._begin()
         try:
-            with _watched(connection):
+            with self._watched(connection):
                 try:
                     yield connection
                 except (TimeoutError, asyncio.CancelledError):
                     raise
                 except BaseException:
-                    if not _is_gone(connection):
+                    if not connection.is_closed():
                         await transaction.rollback()
                     raise
                 await transaction.commit()
         finally:
-            await self.pool.release(connection)
+            self._release(connection)
 
     async def fetch(self, sql: str, *args: Any) -> list[Record]:
         """All rows of one statement on a connection of its own."""
@@ -148,29 +193,166 @@ class Database:
 
     async def _once(self, method: str, sql: str, args: Sequence[Any]) -> Any:
         try:
-            async with self.connection() as connection:
-                return await getattr(connection, method)(sql, *args)
+            return await self._ask(method, sql, args)
         except ConnectionLost:
             if not sql.lstrip().upper().startswith("SELECT"):
                 raise
-        async with self.connection() as connection:
+        return await self._ask(method, sql, args)
+
+    async def _ask(self, method: str, sql: str, args: Sequence[Any]) -> Any:
+        """As on `connection()`, without the cost of two context managers."""
+        connection = await self._acquire()
+        try:
             return await getattr(connection, method)(sql, *args)
+        except BaseException as error:
+            told = self._judge(connection, error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            self._release(connection)
 
-    async def _acquire(self) -> Connection:
-        async with _away():
-            return await self.pool.acquire(timeout=self.timeout_s)
+    async def _acquire(self) -> _Connection:
+        while True:
+            while self._at_hand:
+                connection = self._at_hand.pop()
+                fresh = time.monotonic() - connection.used_at < STALE_S
+                if fresh and not connection.is_closed():
+                    self._in_use.add(connection)
+                    return connection
+                connection.terminate()
+            if self.used < self.pool_size:
+                return await self._connect()
+            handed = await self._wait()
+            if handed is not None:
+                return handed
 
-    async def _begin(self) -> tuple[Connection, Any]:
+    async def _connect(self) -> _Connection:
+        if self._closing:
+            raise PostgresAway("the pool is closed")
+        generation = self._generation
+        self._connecting += 1
+        try:
+            async with _away(), asyncio.timeout(self.timeout_s):
+                connection = await asyncpg.connect(
+                    self.dsn,
+                    command_timeout=self.timeout_s,
+                    statement_cache_size=PREPARED,
+                    max_cached_statement_lifetime=0,
+                    connection_class=_Connection,
+                    server_settings={"application_name": self._application_name, "timezone": "UTC"},
+                )
+                try:
+                    await _prepare_connection(connection)
+                except BaseException:
+                    connection.terminate()
+                    raise
+        except BaseException:
+            self._wake(None)
+            raise
+        finally:
+            self._connecting -= 1
+        connection.generation = generation
+        self._in_use.add(connection)
+        return connection
+
+    async def _wait(self) -> _Connection | None:
+        """For a connection that somebody else has used; None when there may be room for another."""
+        waiter: asyncio.Future[_Connection | None] = self._loop.create_future()
+        self._waiters.append((waiter, time.monotonic() + self.timeout_s))
+        if self._giving_up is None:
+            self._giving_up = self._loop.call_later(self.timeout_s, self._give_up)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            # It may have come at the very moment when we were cancelled.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                if (connection := waiter.result()) is None:
+                    self._wake(None)
+                else:
+                    self._release(connection)
+            raise
+
+    def _give_up(self) -> None:
+        """Tell those who have waited long enough."""
+        now = time.monotonic()
+        while self._waiters and (self._waiters[0][0].done() or self._waiters[0][1] <= now):
+            waiter, _ = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(PostgresAway("all connections are in use"))
+        left_s = self._waiters[0][1] - now if self._waiters else None
+        self._giving_up = None if left_s is None else self._loop.call_later(left_s, self._give_up)
+
+    def _wake(self, connection: _Connection | None) -> bool:
+        """Hand this to who waits longest; whether somebody waits."""
+        while self._waiters:
+            waiter, _ = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+    def _release(self, connection: _Connection) -> None:
+        if (
+            connection.is_closed()
+            or connection.is_in_transaction()  # left open: Postgres undoes it
+            or connection.generation != self._generation
+            or self._closing
+        ):
+            self._in_use.discard(connection)
+            connection.terminate()
+            self._wake(None)
+        elif not self._wake(connection):
+            self._in_use.discard(connection)
+            connection.used_at = time.monotonic()
+            self._at_hand.append(connection)
+
+    @contextmanager
+    def _watched(self, connection: _Connection) -> Iterator[None]:
+        """Throw the connection away when it is abandoned in mid-query, and tell of its loss in one way."""
+        try:
+            yield
+        except BaseException as error:
+            told = self._judge(connection, error)
+            if told is error:
+                raise
+            raise told from error
+
+    def _judge(self, connection: _Connection, error: BaseException) -> BaseException:
+        """What to raise for an error on a connection, thrown away when it is abandoned in mid-query or lost."""
+        if isinstance(error, asyncio.CancelledError):
+            connection.terminate()
+        elif isinstance(error, TimeoutError):
+            connection.terminate()
+            self._renew()
+            return NoAnswer("no answer in time")
+        elif isinstance(error, (*_LOST, asyncpg.InternalClientError)):
+            # The last is what asyncpg says of a connection whose server took leave and whose end has not come yet: its
+            # state machine takes nothing any more, so nothing was sent.
+            connection.terminate()
+            return ConnectionLost(str(error))
+        elif isinstance(error, OSError | asyncpg.InterfaceError) and connection.is_closed():
+            return ConnectionLost(str(error))
+        return error
+
+    def _renew(self) -> None:
+        """Have all connections that there are replaced before they are used again."""
+        self._generation += 1
+        for connection in self._at_hand:
+            connection.terminate()
+        self._at_hand.clear()
+
+    async def _begin(self) -> tuple[_Connection, Any]:
         """BEGIN, and once more on another connection if the first was stale: nothing has been executed yet."""
         for attempt in (1, 2):
             connection = await self._acquire()
             transaction = connection.transaction()
             try:
-                with _watched(connection):
+                with self._watched(connection):
                     await transaction.start()
             except BaseException as error:
-                _drop(connection)
-                await self.pool.release(connection)
+                connection.terminate()
+                self._release(connection)
                 if attempt == 1 and isinstance(error, ConnectionLost):
                     continue
                 raise
@@ -182,7 +364,7 @@ class Within(Database):
     """A transaction under way, given to who expects a Database: what it calls a transaction is a savepoint here."""
 
     def __init__(self, connection: Connection, database: Database) -> None:
-        super().__init__(database.pool, database.timeout_s)
+        super().__init__(database.dsn, pool_size=0, timeout_s=database.timeout_s)
         self._connection = connection
 
     @asynccontextmanager
@@ -201,10 +383,14 @@ class Within(Database):
         except (TimeoutError, asyncio.CancelledError):
             raise
         except BaseException:
-            if not _is_gone(self._connection):
+            if not self._connection.is_closed():
                 await savepoint.rollback()
             raise
         await savepoint.commit()
+
+    async def _ask(self, method: str, sql: str, args: Sequence[Any]) -> Any:
+        async with self.connection() as connection:
+            return await getattr(connection, method)(sql, *args)
 
 
 @asynccontextmanager
@@ -216,49 +402,14 @@ async def _away() -> AsyncIterator[None]:
         raise PostgresAway(str(error) or type(error).__name__) from error
 
 
-@contextmanager
-def _watched(connection: Connection) -> Iterator[None]:
-    """Throw the connection away when it is abandoned in mid-query, and tell of its loss in one way."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        _drop(connection)
-        raise
-    except TimeoutError as error:
-        _drop(connection)
-        raise PostgresAway("no answer in time") from error
-    except (*_LOST, asyncpg.InternalClientError) as error:
-        # The last is what asyncpg says of a connection whose server took leave and whose end has not come yet: its
-        # state machine takes nothing any more, so nothing was sent.
-        _drop(connection)
-        raise ConnectionLost(str(error)) from error
-    except (OSError, asyncpg.InterfaceError) as error:
-        if not _is_gone(connection):
-            raise
-        raise ConnectionLost(str(error)) from error
+async def _prepare_connection(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    for name in ("jsonb", "json"):
+        await connection.set_type_codec(
+            name, encoder=_encode_json, decoder=orjson.loads, schema="pg_catalog", format="text"
+        )
 
 
-def _drop(connection: Connection) -> None:
-    """Close it at once, without a word to the server."""
-    if not _is_gone(connection):
-        connection.terminate()
-
-
-def _is_gone(connection: Connection) -> bool:
-    """Whether it is closed. The pool takes one that broke out of our hands: asking it then is an InterfaceError."""
-    try:
-        return connection.is_closed()
-    except asyncpg.InterfaceError:
-        return True
-
-
-async def _prepare_connection(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.set_type_codec(
-        "jsonb", encoder=_encode_jsonb, decoder=orjson.loads, schema="pg_catalog", format="text"
-    )
-
-
-def _encode_jsonb(value: Any) -> str:
+def _encode_json(value: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 

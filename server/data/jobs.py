@@ -46,6 +46,14 @@ class Hopeless(Exception):
     """Trying this job again makes no sense; it is dead at once."""
 
 
+class Again(Exception):
+    """Not done, and not failed either: come back in `in_s`. Such an attempt does not count, however often."""
+
+    def __init__(self, in_s: float, why: str = "") -> None:
+        super().__init__(why or "not done yet")
+        self.in_s = in_s
+
+
 Work = Callable[[Job], Awaitable[None]]
 
 
@@ -91,6 +99,11 @@ class Jobs:
                 raise Hopeless("every attempt took its process down")
             async with asyncio.timeout(self._settings.lease_s * WORKING_SHARE):
                 await self._works[job.kind](job)
+        except Again as error:
+            metrics.JOBS.labels(job.kind, "again").inc()
+            await _jobs.repeat_job(
+                self._database, job_id=job.id, attempts=job.attempts, in_s=error.in_s, error=str(error)[:500]
+            )
         except Hopeless as error:
             await self._postpone(job, error, is_dead=True)
         except Exception as error:

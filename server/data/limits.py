@@ -8,7 +8,7 @@ are counted here too, so that a limit is then one per process.
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import structlog
@@ -20,10 +20,11 @@ from server.config import Limit, Limits
 from server.data.streams import REDIS_AWAY
 
 LOCAL = frozenset({"read"})
-# How long an answer of Redis may take, and how long it is not asked again after it had none.
-REDIS_WAIT_S = 0.5
+# How long Redis is not asked again after it had no answer.
 REDIS_PAUSE_S = 1.0
 MOST_COUNTED = 100_000
+# Tries that are counted in one round trip.
+MOST_AT_ONCE = 500
 
 log = structlog.get_logger()
 
@@ -64,9 +65,9 @@ class LocalCounts:
     """The buckets of this process, by whose they are."""
 
     def __init__(self) -> None:
-        self._full_at: dict[str, float] = {}
+        self._full_at: dict[Hashable, float] = {}
 
-    def take(self, key: str, bucket: Bucket, now: float, tries: int = 1) -> Verdict:
+    def take(self, key: Hashable, bucket: Bucket, now: float, tries: int = 1) -> Verdict:
         """Take `tries` out of a bucket, or put some back (-1). `now` in seconds of a monotonic clock."""
         ahead_s = max(0.0, self._full_at.get(key, 0.0) - now)
         wanted_s = max(0.0, ahead_s + tries * bucket.interval_s)
@@ -102,18 +103,41 @@ return {1, wanted}
 """
 
 
-class Limiter:
-    """Counts by class (the tables of `limits`) and by whom; without `redis` everything is counted in this process."""
+class _Try(NamedTuple):
+    """What Redis is to count, and where its answer goes."""
 
-    def __init__(self, limits: Limits, clock: Clock, redis: Redis | None = None) -> None:
+    key: str
+    arguments: tuple[int, int, int]
+    answer: asyncio.Future[Any]
+
+
+class Limiter:
+    """Counts by class (the tables of `limits`) and by whom; without `redis` everything is counted in this process.
+
+    An answer of Redis may take `wait_s`, or `closed_wait_s` where nothing is allowed without one.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Clock,
+        redis: Redis | None = None,
+        *,
+        wait_s: float = 0.5,
+        closed_wait_s: float = 2.0,
+    ) -> None:
         self._limits: Mapping[str, Limit] = dict(limits)
         self._clock = clock
         self._local = LocalCounts()
         self._buckets: dict[tuple[str, float], Bucket | None] = {}
-        self._script: Any = redis.register_script(_TAKE) if redis is not None else None
+        self._redis = redis
+        self._wait_s = wait_s
+        self._closed_wait_s = max(wait_s, closed_wait_s)
         self._ask_again_at = 0.0
+        self._waiting: list[_Try] = []
+        self._asking: asyncio.Task[None] | None = None
 
-    async def take(self, name: str, who: str, *, times: float = 1.0, closed: bool = False) -> Verdict | None:
+    async def take(self, name: str, who: Hashable, *, times: float = 1.0, closed: bool = False) -> Verdict | None:
         """Count one try of `who` against the class `name`; None when it has no limit.
 
         A refused try is not counted. `times` makes the limit so much larger. `closed`: while Redis is away nothing is
@@ -124,7 +148,7 @@ class Limiter:
             return None
         return await self._count(name, who, bucket, 1, closed)
 
-    async def give_back(self, name: str, who: str, *, times: float = 1.0) -> None:
+    async def give_back(self, name: str, who: Hashable, *, times: float = 1.0) -> None:
         """Undo a `take` that shall not count after all, such as a sign-in that succeeded."""
         bucket = self._bucket(name, times)
         if bucket is not None:
@@ -138,13 +162,14 @@ class Limiter:
             self._buckets[name, times] = bucket = Bucket(limit, times) if limit.rate else None
             return bucket
 
-    async def _count(self, name: str, who: str, bucket: Bucket, tries: int, closed: bool) -> Verdict:
+    async def _count(self, name: str, who: Hashable, bucket: Bucket, tries: int, closed: bool) -> Verdict:
         now = self._clock.monotonic()
-        key = f"{name}:{who}"
-        if name in LOCAL or self._script is None or (now < self._ask_again_at and not closed):
+        key = (name, who)
+        if name in LOCAL or self._redis is None or (now < self._ask_again_at and not closed):
             return self._local.take(key, bucket, now, tries)
         try:
-            return await self._count_in_redis(key, bucket, tries)
+            wait_s = self._closed_wait_s if closed else self._wait_s
+            return await self._count_in_redis(f"{name}:{who}", bucket, tries, wait_s)
         except REDIS_AWAY as error:
             log.warning("limits_counted_here", error=f"{type(error).__name__}: {error}")
             self._ask_again_at = self._clock.monotonic() + REDIS_PAUSE_S
@@ -152,8 +177,35 @@ class Limiter:
                 raise RedisConnectionError("Redis does not count") from error
             return self._local.take(key, bucket, now, tries)
 
-    async def _count_in_redis(self, key: str, bucket: Bucket, tries: int) -> Verdict:
-        arguments = [round(bucket.interval_s * 1e6), round(bucket.span_s * 1e6), tries]
-        async with asyncio.timeout(REDIS_WAIT_S):
-            allowed, ahead_us = await self._script(keys=[f"limit:{key}"], args=arguments)
+    async def _count_in_redis(self, key: str, bucket: Bucket, tries: int, wait_s: float) -> Verdict:
+        loop = asyncio.get_running_loop()
+        arguments = (round(bucket.interval_s * 1e6), round(bucket.span_s * 1e6), tries)
+        waiting = _Try(f"limit:{key}", arguments, loop.create_future())
+        self._waiting.append(waiting)
+        if self._asking is None or self._asking.done():
+            self._asking = loop.create_task(self._ask(self._redis))
+        async with asyncio.timeout(wait_s):
+            allowed, ahead_us = await waiting.answer
         return bucket.judge(bool(allowed), ahead_us / 1e6)
+
+    async def _ask(self, redis: Any) -> None:
+        """Count all that wait, and those that come meanwhile in the next round trip: a call of its own for each would
+        open a connection for each, and a flood, which is what limits are for, would have no more of them."""
+        while self._waiting:
+            waiting = [one for one in self._waiting if not one.answer.done()]
+            batch, self._waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
+            pipeline = redis.pipeline(transaction=False)
+            for one in batch:
+                pipeline.eval(_TAKE, 1, one.key, *one.arguments)
+            try:
+                async with asyncio.timeout(self._closed_wait_s):
+                    answers = await pipeline.execute(raise_on_error=False)
+            except REDIS_AWAY as error:
+                answers = [error] * len(batch)
+            for one, answer in zip(batch, answers, strict=True):
+                if one.answer.done():  # nobody waits any more
+                    continue
+                if isinstance(answer, Exception):
+                    one.answer.set_exception(answer)
+                else:
+                    one.answer.set_result(answer)

@@ -7,8 +7,13 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from server.config import Config
+from server.services.objects import objects_configured
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+# By any of these a request was passed on, whoever says in it from where.
+_PASSED_ON = ("Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via")
 
 
 class Edge:
@@ -50,10 +55,16 @@ class Edge:
         return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
 
     def is_local(self, request: web.Request) -> bool:
-        """Whether the request was made on this host, and not through a proxy that runs on it."""
+        """Whether the request was made on this host, and not through a proxy that runs on it.
+
+        One that was passed on is only where `X-Forwarded-For` says so, by a proxy whose word counts.
+        """
         address = _parse_address(self.client_address(request))
-        forwarded = "X-Forwarded-For" in request.headers or "Forwarded" in request.headers
-        return address is not None and address.is_loopback and (not forwarded or bool(self._trusted))
+        if address is None or not address.is_loopback:
+            return False
+        if "X-Forwarded-For" in request.headers:
+            return bool(self._trusted)
+        return not any(name in request.headers for name in _PASSED_ON)
 
     def is_listed(self, origin: str) -> bool:
         """Whether `server.allowed_origins` names this origin."""
@@ -92,7 +103,7 @@ def _origin_of(url: str) -> str:
 
 
 def _page_policy(config: Config) -> str:
-    """The Content-Security-Policy of our pages: ourselves, and the video host for media and direct uploads.
+    """The Content-Security-Policy of our pages: ourselves, the video host and the store for media and direct uploads.
 
     `blob:` is what Media Source Extensions and hls.js's worker are made of, `data:` its empty caption tracks.
     """
@@ -101,12 +112,23 @@ def _page_policy(config: Config) -> str:
     if upload == "https://api.cloudflare.com":
         upload = "https://upload.cloudflarestream.com https://upload.videodelivery.net"
     public = _origin_of(config.server.public_url)
+    store = _origin_of(config.s3.public_endpoint_url or config.s3.endpoint_url) if objects_configured(config.s3) else ""
+    if objects_configured(config.s3) and not store:
+        store = f"https://s3.{config.s3.region}.amazonaws.com https://s3.amazonaws.com"
+    cdn = _origin_of(config.s3.cdn_base)
     sockets = "ws" + public.removeprefix("http") if public else ""
+    pay = _origin_of(config.stripe.script_url) if config.stripe.publishable_key else ""
+    # Stripe's script takes cards in frames of its own, and asks its own address.
+    is_stripes = pay == "https://js.stripe.com"
+    frames = f"{pay} https://*.js.stripe.com https://hooks.stripe.com" if is_stripes else pay
+    asked = "https://api.stripe.com" if is_stripes else pay
     rules = {
         "default-src": "'self'",
+        "script-src": f"'self' {pay}",
+        "frame-src": frames or "'none'",
         "media-src": f"'self' blob: data: {video}",
-        "connect-src": f"'self' blob: {sockets} {video} {upload}",
-        "img-src": f"'self' data: blob: {video}",
+        "connect-src": f"'self' blob: {sockets} {video} {upload} {store} {asked}",
+        "img-src": f"'self' data: blob: {video} {store} {cdn}",
         "worker-src": "'self' blob:",
         "style-src": "'self' 'unsafe-inline'",
         "object-src": "'none'",

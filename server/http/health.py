@@ -66,10 +66,8 @@ async def get_metrics(call: Call[None]) -> web.Response:
     """Prometheus text, for this host and for who has `server.metrics_token`."""
     if not (call.app[EDGE].is_local(call.request) or _has_metrics_token(call)):
         raise Forbidden("Metrics are for this host and for who has the token.")
-    pool = call.db.pool
-    idle = pool.get_idle_size()
-    metrics.POSTGRES_CONNECTIONS.labels("idle").set(idle)
-    metrics.POSTGRES_CONNECTIONS.labels("used").set(pool.get_size() - idle)
+    metrics.POSTGRES_CONNECTIONS.labels("idle").set(call.db.idle)
+    metrics.POSTGRES_CONNECTIONS.labels("used").set(call.db.used)
     return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

@@ -20,13 +20,13 @@ import orjson
 from aiohttp import hdrs, web
 
 from server.data.db import DATABASE_AWAY, Connection, Database, Within, queries
+from server.http.errors import problem_of
 from server.http.problems import (
     IdempotencyKeyInUse,
     IdempotencyKeyRequired,
     IdempotencyKeyReused,
     MalformedRequest,
     Problem,
-    problem_of,
     problem_response,
 )
 from server.logs import get_logger, request_id

@@ -5,12 +5,13 @@ costs more than all the rest. Here a text is first offered to whoever the socket
 the queue; what that one does not take goes into the queue as ever. Pings, closes, errors, backpressure and the parsing
 itself stay aiohttp's.
 
-This needs three names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
+This needs five names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
 goes through the queue.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,11 @@ _TEXT = WSMsgType.TEXT
 class Inbox(WebSocketDataQueue):
     """aiohttp's queue, which offers texts first."""
 
-    offer: Offer | None = None
+    __slots__ = ("offer",)
+
+    def __init__(self, protocol: Any, limit: int, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(protocol, limit, loop=loop)
+        self.offer: Offer | None = None
 
     def feed_data(self, data: Any, size: int) -> None:
         """Called by the reader for every message. It must not raise: the compiled reader would swallow it."""
@@ -61,6 +66,9 @@ class DirectResponse(web.WebSocketResponse):
         self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
         request.protocol.set_parser(self._parser)
         request.protocol.keep_alive(False)
+        # No other request follows: what this one was read with, and from, would take kilobytes while the socket lives.
+        request.protocol._parser = None
+        request._message = request._message._replace(raw_headers=())
 
 
 def make_response(**options: Any) -> web.WebSocketResponse:

@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from server.data.db import Database
     from server.data.limits import Limiter
     from server.http.auth import Passwords, Tokens, Versions
+    from server.http.charging import Charging
     from server.http.edge import Edge
+    from server.http.events import Events
+    from server.http.hosting import Hosting
+    from server.http.load import Load
+    from server.http.payment_events import PaymentEvents
     from server.http.revocation import Revocation
     from server.http.socket import Sockets
+    from server.http.subscribing import Subscribing
     from server.services.objects import Objects
+    from server.services.pictures import Pictures
     from server.services.video_host import VideoHost
 
 CONFIG: "web.AppKey[Config]" = web.AppKey("config")
@@ -30,12 +37,21 @@ VERSIONS: "web.AppKey[Versions]" = web.AppKey("versions")
 # For calls to outside services.
 HTTP: "web.AppKey[ClientSession]" = web.AppKey("http")
 VIDEO_HOST: "web.AppKey[VideoHost]" = web.AppKey("video_host")
+HOSTING: "web.AppKey[Hosting]" = web.AppKey("hosting")
 # None when no object store is configured.
 OBJECTS: "web.AppKey[Objects | None]" = web.AppKey("objects")
+PICTURES: "web.AppKey[Pictures]" = web.AppKey("pictures")
+CHARGING: "web.AppKey[Charging]" = web.AppKey("charging")
+PAYMENT_EVENTS: "web.AppKey[PaymentEvents]" = web.AppKey("payment_events")
+SUBSCRIBING: "web.AppKey[Subscribing]" = web.AppKey("subscribing")
 # Set from the first moment of a shutdown: not ready any more.
 DRAINING: "web.AppKey[asyncio.Event]" = web.AppKey("draining")
 # Settings of the HTTP edge, parsed once: trusted proxies, allowed origins, the page's security policy.
 EDGE: "web.AppKey[Edge]" = web.AppKey("edge")
+# What the loop did lately: whether new sockets are taken.
+LOAD: "web.AppKey[Load]" = web.AppKey("load")
 SOCKETS: "web.AppKey[Sockets]" = web.AppKey("sockets")
+# The pages that are told what happens elsewhere.
+EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 # To tell that a user's tokens are no longer good.
 REVOCATION: "web.AppKey[Revocation]" = web.AppKey("revocation")

@@ -128,7 +128,9 @@ class Post:
     async def _send_with_token(self, job: Job, user: Any, purpose: Purpose, mail: tuple[str, str]) -> None:
         token = urlsafe_b64encode(hmac.digest(self._key, job.id.bytes, "sha256")).decode().rstrip("=")
         async with self._database.transaction() as tx:
-            await _mails.lock_recipient(tx, user_id=user["id"])  # so that many at once are counted one by one
+            user = await _mails.lock_recipient(tx, user_id=user["id"])  # so that many at once are counted one by one
+            if user is None:
+                return
             kept = await _mails.insert_token(
                 tx,
                 user_id=user["id"],

@@ -1,16 +1,22 @@
 """Members of bodies and answers that more than one part of the API takes and gives."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
 from server.domain.accounts import check_email, check_password, check_username
+from server.domain.files import FileStatus, Purpose, Visibility
 from server.domain.videos import Status
 
+TransactionStatus = Literal[
+    "pending", "requires_action", "succeeded", "failed", "canceled", "partially_refunded", "refunded", "disputed"
+]
 
-def _not_blank(text: str) -> str:
+
+def not_blank(text: str) -> str:
+    """The text. Raises ValueError where there is nothing to see."""
     if not text.strip():
         raise ValueError("must not be blank")
     return text
@@ -20,7 +26,7 @@ Username = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(che
 EmailAddress = Annotated[str, Field(min_length=3, max_length=254), AfterValidator(check_email)]
 # A new one; any text, of which every character counts.
 Password = Annotated[str, Field(min_length=8, max_length=256), AfterValidator(check_password)]
-Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_not_blank)]
+Title = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(not_blank)]
 Description = Annotated[str, Field(max_length=20_000)]
 
 
@@ -64,6 +70,34 @@ class Video(BaseModel):
     playback: Playback | None = None
 
 
+class Thumbnail(BaseModel):
+    """A small picture, as WebP. Those of files that are not public are asked for with a token."""
+
+    width: int
+    height: int
+    url: str
+
+
+class File(BaseModel):
+    """A file; `width`, `height` and `thumbnails` (smallest first) of pictures."""
+
+    id: UUID
+    owner_id: UUID
+    course_id: UUID | None
+    lecture_id: UUID | None
+    filename: str
+    size_bytes: int
+    content_type: str
+    purpose: Purpose
+    visibility: Visibility
+    status: FileStatus
+    width: int | None
+    height: int | None
+    thumbnails: list[Thumbnail]
+    created_at: datetime
+    updated_at: datetime
+
+
 class Progress(BaseModel):
     """What a learner has watched of a lecture: seconds, ranges to the millisecond, `watched_duration` floored."""
 
@@ -75,5 +109,51 @@ class Progress(BaseModel):
     completed: bool
     completed_at: datetime | None
     last_watched_at: datetime
+    created_at: datetime
+    updated_at: datetime
+
+
+class Enrollment(BaseModel):
+    """An enrolment; `progress` is how far its learner is, in percent of the course's lectures."""
+
+    user_id: UUID
+    course_id: UUID
+    transaction_id: UUID | None
+    source: str
+    enrolled_at: datetime
+    expires_at: datetime | None
+    is_active: bool
+    progress: float
+    created_at: datetime
+    updated_at: datetime
+
+
+class PaymentMethod(BaseModel):
+    """A card by which its user pays; its token never leaves."""
+
+    id: UUID
+    provider: str
+    brand: str
+    card_last_four: str
+    card_expiry: str = Field(description="`MM/YYYY`")
+    is_default: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class Transaction(BaseModel):
+    """A payment; of a course, or of a subscription's period. `transaction_reference` is Stripe's payment intent."""
+
+    id: UUID
+    user_id: UUID
+    course_id: UUID | None
+    subscription_id: UUID | None
+    payment_method_id: UUID | None
+    amount: str
+    currency: str
+    status: TransactionStatus
+    refunded_amount: str
+    transaction_reference: str | None
+    failure_code: str | None
     created_at: datetime
     updated_at: datetime

@@ -8,6 +8,7 @@ import secrets
 import time
 from functools import cache
 from http import HTTPStatus
+from random import getrandbits
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -15,13 +16,14 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
 from server import metrics
+from server.http.errors import problem_of
 from server.http.keys import CONFIG, DRAINING, EDGE
 from server.http.problems import (
     DatabaseUnavailable,
+    MalformedRequest,
     OriginRefused,
     Problem,
     RedisUnavailable,
-    problem_of,
     problem_response,
 )
 from server.http.routing import VERDICT, Route, route_of
@@ -72,8 +74,11 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
     headers.popall(hdrs.SERVER, None)  # whose version is nobody's business
     headers["X-Request-Id"] = request.get(REQUEST_ID) or secrets.token_hex(16)
     headers["X-Content-Type-Options"] = "nosniff"
-    if request.app[DRAINING].is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS:
-        response.force_close()  # the next request belongs to another process
+    # The next request belongs to another process; or nobody can tell where it begins, for this body cannot be read.
+    app = request.app
+    leaving = app[DRAINING].is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS
+    if leaving or request.content.exception() is not None:
+        response.force_close()
         headers[hdrs.CONNECTION] = "close"
     if hdrs.CACHE_CONTROL not in headers:
         headers[hdrs.CACHE_CONTROL] = "no-store"
@@ -82,10 +87,10 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
         headers["RateLimit-Limit"] = str(verdict.limit)
         headers["RateLimit-Remaining"] = str(verdict.remaining)
         headers["RateLimit-Reset"] = str(verdict.reset_s)
-    edge = request.app[EDGE]
+    edge = app[EDGE]
     if edge.secure:
         headers["Strict-Transport-Security"] = "max-age=31536000"
-    if response.content_type == "text/html":
+    if headers.get(hdrs.CONTENT_TYPE, "").startswith("text/html"):
         headers.setdefault("Content-Security-Policy", edge.page_policy)
         headers["Referrer-Policy"] = "same-origin"
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
@@ -105,12 +110,17 @@ async def _answer(request: web.Request, handler: Handler, route: Route | None, i
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
-        problem = problem_of(error)
+        problem = MalformedRequest("The body was cut off.") if _hung_up(request, error) else problem_of(error)
         if problem is not error:
             _log_cause(request, route, problem, error)
         if request.get(STARTED):
             raise  # half an answer is out: aiohttp closes the connection
         return problem_response(problem, request.path, identifier)
+
+
+def _hung_up(request: web.Request, error: Exception) -> bool:
+    """Whether the client left in the middle of what it was sending, which is no failure of ours."""
+    return isinstance(error, ConnectionError) and isinstance(request.content.exception(), ConnectionError)
 
 
 def _log_cause(request: web.Request, route: Route | None, problem: Problem, error: Exception) -> None:
@@ -140,7 +150,9 @@ def _preflight(request: web.Request) -> web.Response:
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-Id")
-    return given if given is not None and _SANE_ID(given) else secrets.token_hex(16)
+    if given is not None and _SANE_ID(given):
+        return given
+    return f"{getrandbits(128):032x}"  # no secret, and a system call for it would be one for every request
 
 
 @cache  # looking a metric's child up by its labels costs more than counting

@@ -132,7 +132,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
         **_header("string", "The request's id: the client's, if sane, else one of ours."),
         "required": True,
     },
-    "Location": _header("string", "Where the new row is."),
+    "Location": _header("string", "Where the new row is, or what was asked for."),
     "ETag": _header("string", "Names this answer; sent back as `If-None-Match` it spares the same answer."),
     "Cache-Control": _header("string", "Who may keep the answer, and for how long."),
     "Idempotency-Replayed": _header("string", "`true` on the answer of the first time."),
@@ -177,7 +177,7 @@ def _operation(route: Route, name: str, names: Mapping[Route, str], schemas: _Sc
         operation["x-rate-class"] = route.rate
     if route.socket:
         operation["x-websocket"] = True
-    if route.body is not None or route.content:
+    if route.body is not None or route.form is not None or route.content:
         operation["requestBody"] = _request_body(route, schemas)
     return operation
 
@@ -244,12 +244,23 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+_FILE = {"type": "string", "format": "binary", "description": "The content; its type is told by its bytes."}
+
+
 def _request_body(route: Route, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in route.content}
     required = False
     if route.body is not None:
         content["application/json"] = {"schema": schemas.of(route.body)}
         required = any(info.is_required() for info in route.body.model_fields.values())
+    if route.form is not None:
+        required = True
+        # One object: of two that are to hold at once, each would forbid the other's members.
+        schema = TypeAdapter(route.form).json_schema(ref_template=REF)
+        schemas.definitions.update(schema.pop("$defs", {}))
+        schema["properties"] = {**schema["properties"], "file": _FILE}
+        schema["required"] = [*schema.get("required", []), "file"]
+        content["multipart/form-data"] = {"schema": schema}
     return {"required": required, "content": content}
 
 
@@ -281,14 +292,16 @@ def says_nothing(route: Route) -> bool:
 
 def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
     response: dict[str, Any] = {"description": "Done."}
-    if route.answer is not None and status != 204:
+    if status in (302, 304):
+        response["description"] = "It is elsewhere." if status == 302 else "What you have is still good."
+    elif route.answer is not None and status != 204:
         response["content"] = {route.produces: {"schema": schemas.of(route.answer, "serialization")}}
     elif route.method == "GET":
         response["content"] = {route.produces: {}}
     names = ["X-Request-Id", *_counted(route)]
-    if route.location and status == 201:
+    if (route.location and status == 201) or status == 302:
         names.append("Location")
-    if route.has_etag:
+    if route.has_etag and status != 302:
         names += ["ETag", "Cache-Control"]
     if route.takes_key:
         names.append("Idempotency-Replayed")
@@ -370,7 +383,7 @@ def _of_input(route: Route) -> Iterable[type[Problem]]:
         yield NotFound
     if route.body is not None:
         yield from (MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
-    if route.content:
+    if route.form or route.content:
         yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
     if "application/json" in route.content:
         yield MalformedJson

@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WEB_DIR = ROOT / "web"
 VENDOR_DIR = ROOT / "node_modules"
 # Of what npm lays down there only these packages are for our pages, and of them only this folder.
-VENDORED = {"hls.js": "dist", "swagger-ui-dist": "."}
+VENDORED = {
+    "dompurify": "dist",
+    "hls.js": "dist",
+    "marked": "lib",
+    "swagger-ui-dist": ".",
+    "tus-js-client": "dist",
+}
 
 routes = Routes("pages")
 
@@ -24,6 +30,12 @@ _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".vtt": "text/vtt
 @routes.get("/", role=ANONYMOUS, rate=None, produces="text/html")
 async def get_classroom(_call: Call[None]) -> web.StreamResponse:
     """The reference classroom page."""
+    return _file(WEB_DIR, "index.html")
+
+
+@routes.get("/ops", role=ANONYMOUS, rate=None, produces="text/html")
+async def get_ops(_call: Call[None]) -> web.StreamResponse:
+    """The same page, opened at what waits for an operator; an administrator signs in there."""
     return _file(WEB_DIR, "index.html")
 
 

@@ -12,11 +12,11 @@ import binascii
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from server.http.problems import BadCursor
 from server.http.routing import Call, Query
@@ -29,10 +29,17 @@ _REAL_LIMIT = 1e37
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
+def _digits(value: Any) -> Any:
+    """pydantic's own reading takes "1_0", "+5" and " 5.0 " for numbers."""
+    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
+        raise ValueError("must be a whole number")
+    return value
+
+
 class PageQuery(Query):
     """What every list takes."""
 
-    limit: int = Field(20, ge=1, le=100, description="How many items at most.")
+    limit: Annotated[int, BeforeValidator(_digits)] = Field(20, ge=1, le=100, description="How many items at most.")
     cursor: str | None = Field(None, description="`next_cursor` of the page before.")
 
 

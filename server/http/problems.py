@@ -1,4 +1,4 @@
-"""Every error a client can be told, in one table (RFC 9457), and what other parts' exceptions mean in it.
+"""Every error a client can be told, in one table (RFC 9457). What other parts' exceptions mean in it, `errors` says.
 
 A problem is an exception: `raise CourseNotFound`, or with more to say `raise ValidationFailed(errors=[...])`.
 Members of the answer: type, title, status, detail, instance, code, request_id, for some retryable and errors, and
@@ -8,14 +8,10 @@ whatever a raiser adds by keyword (`TooManySessions(sessions=[...])`).
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import asyncpg
 import orjson
-import redis.exceptions
 from aiohttp import web
 
-from server.data.db import DATABASE_AWAY
 from server.http.documents import html_page, to_html
-from server.services.outside import ServiceError, ServiceNotConfigured, ServiceSlow
 
 REGISTRY: dict[str, type["Problem"]] = {}
 CONTENT_TYPE = "application/problem+json"
@@ -113,6 +109,12 @@ class IdempotencyKeyRequired(Problem):
     code, status, title = "idempotency_key_required", 400, "Idempotency key required"
 
 
+class EventInvalid(Problem):
+    """The event's signature is missing, wrong, stale or from the future, or the body is no event."""
+
+    code, status, title = "bad_event", 400, "Bad event"
+
+
 class SubprotocolRequired(Problem):
     """The socket speaks `lectern.v1`, which the opening request did not offer."""
 
@@ -158,6 +160,12 @@ class PaymentRequired(Problem):
     code, status, title = "payment_required", 402, "Payment required"
 
 
+class CardDeclined(Problem):
+    """The card was declined, and nothing was charged: `failure_code` says why. Try another one under a new key."""
+
+    code, status, title = "card_declined", 402, "Card declined"
+
+
 class Forbidden(Problem):
     """This may be seen by you, but not done by you."""
 
@@ -174,6 +182,12 @@ class NotEntitled(Problem):
     """The course is there, but you are not enrolled in it."""
 
     code, status, title = "not_entitled", 403, "Not entitled"
+
+
+class RefundNotAllowed(Problem):
+    """This is too long ago, or too much of the course was watched, to take the money back; an administrator may."""
+
+    code, status, title = "refund_not_allowed", 403, "Refund not allowed"
 
 
 class WrongPassword(Problem):
@@ -227,6 +241,18 @@ class VideoNotFound(Problem):
     code, status, title = "video_not_found", 404, "Video not found"
 
 
+class FileNotFound(Problem):
+    """There is no such file, or none that you may know of."""
+
+    code, status, title = "file_not_found", 404, "File not found"
+
+
+class UploadNotFound(Problem):
+    """There is no such upload of yours, or it was given up."""
+
+    code, status, title = "upload_not_found", 404, "Upload not found"
+
+
 class EnrollmentNotFound(Problem):
     """There is no such enrolment."""
 
@@ -237,6 +263,36 @@ class SessionNotFound(Problem):
     """There is no such video session, or none that you may know of."""
 
     code, status, title = "session_not_found", 404, "Video session not found"
+
+
+class TopicNotFound(Problem):
+    """There is no such topic, or none that you may know of."""
+
+    code, status, title = "topic_not_found", 404, "Topic not found"
+
+
+class PostNotFound(Problem):
+    """There is no such post, none that you may know of, or it was deleted."""
+
+    code, status, title = "post_not_found", 404, "Post not found"
+
+
+class PaymentMethodNotFound(Problem):
+    """There is no such payment method of yours."""
+
+    code, status, title = "payment_method_not_found", 404, "Payment method not found"
+
+
+class SubscriptionNotFound(Problem):
+    """There is no such subscription of yours."""
+
+    code, status, title = "subscription_not_found", 404, "Subscription not found"
+
+
+class TransactionNotFound(Problem):
+    """There is no such transaction, or none that you may know of."""
+
+    code, status, title = "transaction_not_found", 404, "Transaction not found"
 
 
 class ProblemNotFound(Problem):
@@ -290,6 +346,84 @@ class VideoNotReady(Problem):
     code, status, title, retryable = "video_not_ready", 409, "Video not ready", True
 
 
+class FileNotReady(Problem):
+    """The file's upload has not been completed."""
+
+    code, status, title, retryable = "file_not_ready", 409, "File not ready", True
+
+
+class UploadCompleted(Problem):
+    """The upload was completed: delete the file instead."""
+
+    code, status, title = "upload_completed", 409, "Upload completed"
+
+
+class QuotaExceeded(Problem):
+    """Your files would take more room than you have; delete some first."""
+
+    code, status, title = "quota_exceeded", 409, "Quota exceeded"
+
+
+class AlreadyEnrolled(Problem):
+    """You are enrolled in this course, or have bought it: enrol again without paying."""
+
+    code, status, title = "already_enrolled", 409, "Already enrolled"
+
+
+class AlreadyEntitled(Problem):
+    """This course is open to you without paying."""
+
+    code, status, title = "already_entitled", 409, "Already entitled"
+
+
+class AlreadySubscribed(Problem):
+    """You have a subscription, or one that waits for you to act (`subscription_id`): change it, or end it first."""
+
+    code, status, title = "already_subscribed", 409, "Already subscribed"
+
+
+class SubscriptionEnded(Problem):
+    """This subscription has ended, or has not begun; take out another one under a new key."""
+
+    code, status, title = "subscription_ended", 409, "Subscription ended"
+
+
+class CourseIsFree(Problem):
+    """The course costs nothing: enrol."""
+
+    code, status, title = "course_is_free", 409, "Course is free"
+
+
+class PurchasePending(Problem):
+    """A purchase of this course is under way (`transaction_id`): go on with it, or give it up first."""
+
+    code, status, title, retryable = "purchase_pending", 409, "Purchase pending", True
+
+
+class PurchaseCanceled(Problem):
+    """The purchase of this key was given up, and nothing was charged: begin another under a new key."""
+
+    code, status, title = "purchase_canceled", 409, "Purchase canceled"
+
+
+class PurchaseDisputed(Problem):
+    """You dispute a payment for this course: it cannot be bought again before that is decided."""
+
+    code, status, title = "purchase_disputed", 409, "Purchase disputed"
+
+
+class NotCancelable(Problem):
+    """The payment is decided and cannot be given up any more."""
+
+    code, status, title = "not_cancelable", 409, "Not cancelable"
+
+
+class NotRefundable(Problem):
+    """There is nothing here that could be given back now: not charged, given back already, or disputed."""
+
+    code, status, title = "not_refundable", 409, "Not refundable"
+
+
 class TooManySessions(Problem):
     """The user watches in as many places as allowed; `takeover` ends the others."""
 
@@ -302,6 +436,24 @@ class SessionEnded(Problem):
     code, status, title = "session_ended", 409, "Video session ended"
 
 
+class TopicLocked(Problem):
+    """The topic is locked: only the course's owner posts in it."""
+
+    code, status, title = "topic_locked", 409, "Topic locked"
+
+
+class TopicHasPosts(Problem):
+    """Others have posted in the topic: its author can no longer delete it."""
+
+    code, status, title = "topic_has_posts", 409, "Topic has posts"
+
+
+class TutorBusy(Problem):
+    """The tutor is still answering you: stop that answer, or wait for its end."""
+
+    code, status, title, retryable, retry_after_s = "busy", 409, "One question at a time", True, 2
+
+
 class IdempotencyKeyInUse(Problem):
     """The first request with this `Idempotency-Key` is still running."""
 
@@ -312,6 +464,12 @@ class BodyTooLarge(Problem):
     """The body is larger than this route takes."""
 
     code, status, title = "body_too_large", 413, "Body too large"
+
+
+class RangeNotSatisfiable(Problem):
+    """The file has no such range of bytes."""
+
+    code, status, title = "range_not_satisfiable", 416, "Range not satisfiable"
 
 
 class UnsupportedMediaType(Problem):
@@ -336,6 +494,13 @@ class RateLimited(Problem):
     """Too much of this in a short time; `Retry-After` says when there is room again."""
 
     code, status, title, retryable, retry_after_s = "rate_limited", 429, "Too many requests", True, 1
+
+
+class ChatBudgetSpent(Problem):
+    """You have used up what the tutor may answer you today; it goes on after midnight (UTC)."""
+
+    code, status, title, retryable = "budget_spent", 429, "Today's questions are used up", True
+    retry_after_s = 3600
 
 
 class BadToken(Problem):
@@ -363,6 +528,12 @@ class UpstreamFailed(Problem):
     """A service behind us answered with an error."""
 
     code, status, title, retryable, retry_after_s = "upstream_failed", 502, "A service behind us failed", True, 5
+
+
+class TurnFailed(Problem):
+    """The tutor's answer broke off: `reason` says why, `text` is what was said of it."""
+
+    code, status, title, retryable, retry_after_s = "turn_failed", 502, "The answer broke off", True, 5
 
 
 class DatabaseUnavailable(Problem):
@@ -407,74 +578,19 @@ class UpstreamTimedOut(Problem):
     code, status, title, retryable, retry_after_s = "upstream_timed_out", 504, "A service behind us is slow", True, 5
 
 
-# -- what other parts' exceptions mean ---------------------------------------------------------------------------------
+class UpstreamUnavailable(Problem):
+    """A service behind us is away, and is left alone for a while when it has been away for long."""
 
-# Constraints, indexes and rules of triggers, by name. A unique one that is missing here is a plain `conflict`.
-CONSTRAINTS: dict[str, type[Problem]] = {
-    "users_username_key": UsernameTaken,
-    "users_email_key": EmailTaken,
-    "users_last_admin": LastAdmin,
-}
-
-_REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
-# In order: the first that fits counts.
-_FOREIGN: tuple[tuple[tuple[type[Exception], ...], type[Problem]], ...] = (
-    (DATABASE_AWAY, DatabaseUnavailable),
-    (_REDIS_AWAY, RedisUnavailable),
-    ((web.RequestPayloadError,), MalformedRequest),
-    ((ServiceNotConfigured,), NotConfigured),
-    ((ServiceSlow,), UpstreamTimedOut),
-    ((ServiceError,), UpstreamFailed),
-    ((TimeoutError,), TimedOut),
-)
-_BY_STATUS: dict[int, type[Problem]] = {
-    404: NotFound,
-    405: MethodNotAllowed,
-    413: BodyTooLarge,
-    415: UnsupportedMediaType,
-    426: UpgradeRequired,
-}
+    code, status, title, retryable, retry_after_s = "upstream_unavailable", 503, "A service behind us is away", True, 5
 
 
-def problem_of(error: BaseException) -> Problem:
-    """What the client is told of an exception; InternalError for one that nobody foresaw."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, web.HTTPException):
-        return _of_http(error)
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
-        return _of_constraint(error)
-    # What asyncpg refuses before sending it (integer out of range, lone surrogate) is an InterfaceError and ValueError.
-    refused = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
-    if refused or isinstance(error, asyncpg.DataError):
-        return ValidationFailed("A value is out of the range that can be stored.")
-    return next((problem() for kinds, problem in _FOREIGN if isinstance(error, kinds)), InternalError())
-
-
-def _of_http(error: web.HTTPException) -> Problem:
-    """aiohttp's own refusals."""
-    kind = _BY_STATUS.get(error.status, MalformedRequest if error.status < 500 else InternalError)
-    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-    return kind(headers=headers)
-
-
-def _of_constraint(error: asyncpg.IntegrityConstraintViolationError) -> Problem:
-    """Postgres refused a row. Constraints are named `<table>_<column>[_kind]`, which gives the pointer."""
-    name = error.constraint_name or ""
-    if name in CONSTRAINTS:
-        return CONSTRAINTS[name]()
-    column = name.removeprefix(f"{error.table_name}_").removesuffix("_fkey").removesuffix("_length")
-    if isinstance(error, asyncpg.ForeignKeyViolationError) and "is still referenced" not in (error.detail or ""):
-        return ValidationFailed(errors=[{"pointer": f"/{column}", "detail": "There is no such row."}])
-    if isinstance(error, asyncpg.CheckViolationError):
-        return ValidationFailed(errors=[{"pointer": f"/{column}", "detail": "The value is out of its range."}])
-    return Conflict()
+# -- as answers and pages ----------------------------------------------------------------------------------------------
 
 
 def problem_response(problem: Problem, instance: str, request_id: str) -> web.Response:
     """The answer for a problem."""
     return web.Response(
-        body=orjson.dumps(problem.body(instance, request_id), default=str),
+        body=orjson.dumps(problem.body(instance, request_id), default=str, option=orjson.OPT_UTC_Z),
         status=problem.status,
         content_type=CONTENT_TYPE,
         headers=problem.headers,

@@ -9,10 +9,18 @@ from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
+from server.http.errors import problem_of
 from server.http.middleware import REQUEST_ID
-from server.http.problems import InternalError, MalformedRequest, Problem, problem_of, problem_response
+from server.http.problems import (
+    InternalError,
+    MalformedRequest,
+    Problem,
+    UnsupportedMediaType,
+    problem_response,
+)
+from server.http.routing import READABLE
 from server.logs import get_logger
 
 log = get_logger()
@@ -75,6 +83,8 @@ def _problem_of(status: int, error: BaseException | None) -> Problem:
         return InternalError()
     if isinstance(error, LineTooLong):
         return MalformedRequest("A line of the request's head is too long.")
+    if isinstance(error, ContentEncodingError):  # one that aiohttp knows and cannot do, such as zstd
+        return UnsupportedMediaType("The body is encoded as we cannot read it.", headers=READABLE)
     return MalformedRequest("This is not HTTP as RFC 9112 has it.")
 
 

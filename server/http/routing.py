@@ -16,11 +16,12 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from tempfile import TemporaryFile
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
@@ -34,9 +35,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from server.config import Config, Limits
 from server.data.db import Database
 from server.data.limits import Verdict
+from server.domain.cards import hide_card_numbers
 from server.http.auth import RANKS, Principal, authenticate
+from server.http.deadlines import Deadline, Deadlines
+from server.http.forms import ReceivedFile, receive_form
 from server.http.idempotency import answer_once, claim, read_key
-from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER
+from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER, OBJECTS
 from server.http.problems import (
     BodyTooLarge,
     MalformedJson,
@@ -50,6 +54,8 @@ from server.http.problems import (
     ValidationFailed,
 )
 from server.http.shapes import Shape, dump_json, shape_of
+from server.services.objects import Objects
+from server.services.outside import ServiceNotConfigured
 
 # What the limit of the route's class had to say, for the headers of the answer.
 VERDICT = web.RequestKey("verdict", Verdict)
@@ -69,7 +75,7 @@ ROLES = frozenset({*RANKS, PUBLIC, ANONYMOUS, SELF_SERVED})
 UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 
 # The time that a request's handler has.
-_LIMIT = web.RequestKey("limit", asyncio.Timeout)
+_LIMIT = web.RequestKey("limit", Deadline)
 
 B = TypeVar("B")
 Handler = Callable[["Call[Any]"], Awaitable[Any]]
@@ -114,7 +120,7 @@ class Reply:
 class Call(Generic[B]):
     """One request, parsed and authorised."""
 
-    __slots__ = ("_database", "app", "body", "path", "query", "request", "viewer")
+    __slots__ = ("_database", "afterwards", "app", "body", "file", "path", "query", "request", "viewer")
 
     def __init__(self, request: web.Request) -> None:
         self.request = request
@@ -126,6 +132,10 @@ class Call(Generic[B]):
         # The validated `query` model of the route, None when it declares none.
         self.query: Any = None
         self.body: B = cast(B, None)
+        # What came in the member `file` of a form; open until the handler is done.
+        self.file: ReceivedFile = cast(ReceivedFile, None)
+        # What is done when the answer is made and committed, before it goes out; it must not raise.
+        self.afterwards: list[Callable[[], Awaitable[None]]] = []
         self._database: Database | None = None
 
     @property
@@ -151,6 +161,14 @@ class Call(Generic[B]):
         return self.app[CONFIG]
 
     @property
+    def objects(self) -> Objects:
+        """The object store. Raises ServiceNotConfigured."""
+        store = self.app[OBJECTS]
+        if store is None:
+            raise ServiceNotConfigured("s3.access_key or s3.secret_key is empty")
+        return store
+
+    @property
     def db(self) -> Database:
         """Postgres; for a request with an idempotency key a transaction of it, so ask one thing at a time."""
         return self._database or self.app[DATABASE]
@@ -169,6 +187,8 @@ class Route:
     # Other statuses of success, with the same answer: 200 for a row that was there already.
     also: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
+    # The body is `multipart/form-data`: these members, and a `file`.
+    form: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     answer: Any = None
     location: str | None = None
@@ -179,7 +199,8 @@ class Route:
     content: tuple[str, ...] = ()
     # What a finished response of the handler's own making contains.
     produces: str = "application/json"
-    timeout_s: float | None = None
+    # How long the handler may take, or what says it by the settings; None: `server.handler_timeout_s`.
+    timeout_s: float | Callable[[Config], float] | None = None
     # It asks a service outside, as do those with a time-out of their own: no transaction is held meanwhile.
     asks_outside: bool = False
     # Whether `Idempotency-Key` is "honoured", "required" or "ignored"; None: honoured by a POST that creates (201).
@@ -198,7 +219,7 @@ class Route:
         """Whether `Idempotency-Key` is honoured. A key is its user's, and a body that we do not read has no hash."""
         if self.idempotency is None:
             creates = self.method == "POST" and self.status == 201
-            return creates and self.role in RANKS and (self.body is not None or not self.content)
+            return creates and self.role in RANKS and (bool(self.body or self.form) or not self.content)
         return self.idempotency != "ignored"
 
     @cached_property
@@ -262,8 +283,9 @@ class Routes:
 def add_routes(app: web.Application, groups: Sequence[Routes]) -> list[Route]:
     """Put the routes on the application and give them back in order."""
     declared = [route for group in groups for route in group.routes]
+    deadlines = Deadlines()
     for route in declared:
-        endpoint = Endpoint(route, app[CONFIG])
+        endpoint = Endpoint(route, app[CONFIG], deadlines)
         app.router.add_route(route.method, route.pattern, endpoint.handle)
         if route.method == "GET" and not route.socket:
             app.router.add_route("HEAD", route.pattern, endpoint.handle)
@@ -276,15 +298,18 @@ def route_of(request: web.Request) -> Route | None:
     return endpoint.route if isinstance(endpoint, Endpoint) else None
 
 
-async def throttle(request: web.Request, who: str) -> None:
+async def throttle(request: web.Request, who: Hashable) -> None:
     """Count the request against the class of its route. A self-served route calls this when it knows who asks.
 
     Raises RateLimited.
     """
     route = route_of(request)
-    if route is None or route.rate is None:
-        return
-    verdict = await request.app[LIMITER].take(route.rate, who)
+    if route is not None and route.rate is not None:
+        await _throttle(request, route.rate, who)
+
+
+async def _throttle(request: web.Request, rate: str, who: Hashable) -> None:
+    verdict = await request.app[LIMITER].take(rate, who)
     if verdict is not None:
         request[VERDICT] = verdict
         if not verdict.allowed:
@@ -298,23 +323,26 @@ _LEASE_SLACK_S = 2.0
 class Endpoint:
     """A route made ready to be called: everything that can be worked out beforehand is."""
 
-    def __init__(self, route: Route, config: Config) -> None:
+    def __init__(self, route: Route, config: Config, deadlines: Deadlines) -> None:
         self.route = route
+        self._deadlines = deadlines
         self._id_names = tuple(name for name in re.findall(r"\{(\w+)[:}]", route.path) if name.endswith("_id"))
         self._has_path = "{" in route.path
         self._shape: Shape = shape_of(route.answer)
         self._rank = RANKS.get(route.role, 0)
         self._reads_token = route.role not in (ANONYMOUS, SELF_SERVED)
         # Who calls a self-served route is not known before its handler has found out.
-        self._counts = route.rate is not None and route.role != SELF_SERVED
+        self._rate = route.rate if route.role != SELF_SERVED else None
         self._empty_body = b"{}" if route.body and not _required(route.body) else None
-        self._timeout_s = route.timeout_s or config.server.handler_timeout_s
+        own_s = route.timeout_s(config) if callable(route.timeout_s) else route.timeout_s
+        self._timeout_s = own_s or config.server.handler_timeout_s
         self._public_cache = f"public, max-age={config.server.public_max_age_s:.0f}"
         self._ttl_s = config.server.idempotency_ttl_s
         asks_outside = route.asks_outside or route.timeout_s is not None
         self._lease_s = self._timeout_s + _LEASE_SLACK_S if asks_outside else None
         self._body_bytes = config.server.body_bytes
         self._body_timeout_s = config.server.body_timeout_s
+        self._file_bytes = config.files.direct_bytes
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """aiohttp's handler: authorise, parse, call, answer. Raises problems and whatever the handler raises.
@@ -325,17 +353,33 @@ class Endpoint:
         if self.route.socket:
             await self._prepare(call, request)
             return self._answer(call, await self.route.handler(call))
-        async with asyncio.timeout(self._timeout_s) as limit:
+        with self._deadlines.within(self._timeout_s, request.task) as limit:
             request[_LIMIT] = limit
             await self._prepare(call, request)
             if self.route.body is not None:
-                now = asyncio.get_running_loop().time
-                limit.reschedule(None)
+                limit.pause()
                 call.body = await self._parse_body(self.route.body, request)
-                limit.reschedule(now() + self._timeout_s)
-            if self.route.takes_key:
-                return await self._answer_once(call)
-            return self._answer(call, await self.route.handler(call))
+                limit.go_on(self._timeout_s)
+            if self.route.form is not None:
+                return await self._handle_form(call, self.route.form)
+            return await self._finish(call)
+
+    async def _handle_form(self, call: Call[Any], form: type[BaseModel]) -> web.StreamResponse:
+        """The rest of `handle` for a form with a file, which is kept on disk meanwhile."""
+        with TemporaryFile() as content:
+            async with arriving(call.request, call.config.files.receive_timeout_s):
+                fields, call.file = await receive_form(call.request, form.model_fields, content, self._file_bytes)
+            call.body = parse_fields(form, fields)
+            return await self._finish(call)
+
+    async def _finish(self, call: Call[Any]) -> web.StreamResponse:
+        if self.route.takes_key:
+            response = await self._answer_once(call)
+        else:
+            response = self._answer(call, await self.route.handler(call))
+        for work in call.afterwards:
+            await work()
+        return response
 
     async def _answer_once(self, call: Call[Any]) -> web.StreamResponse:
         """The answer, or that of the first time when an idempotency key says that this is not it."""
@@ -347,7 +391,9 @@ class Endpoint:
             call._database = database
             return self._answer(call, await self.route.handler(call))
 
-        body = call.body.model_dump(mode="json", exclude_unset=True) if self.route.body else None
+        body = call.body.model_dump(mode="json", exclude_unset=True) if self.route.body or self.route.form else None
+        if body is not None and self.route.form:
+            body |= {"file": call.file.sha256, "filename": call.file.filename}
         claimed = claim(call.request, call.user.id, key, body)
         return await answer_once(call.request, call.db, claimed, run, ttl_s=self._ttl_s, lease_s=self._lease_s)
 
@@ -355,8 +401,9 @@ class Endpoint:
         """Everything of a call but its body."""
         if self._reads_token:
             call.viewer = await authenticate(request)
-        if self._counts:
-            await throttle(request, str(call.viewer.id) if call.viewer else request.app[EDGE].client_network(request))
+        if self._rate is not None:
+            who = call.viewer.id if call.viewer else request.app[EDGE].client_network(request)
+            await _throttle(request, self._rate, who)
         if self._rank:
             self._authorise(call.viewer)
         if self._has_path:
@@ -384,7 +431,7 @@ class Endpoint:
         if kind is not None and kind.partition(";")[0].strip().lower() != "application/json" and request.body_exists:
             raise UnsupportedMediaType("The body must be application/json.", headers={"Accept": "application/json"})
         if request.headers.get("Content-Encoding", "identity").lower() not in _CONTENT_ENCODINGS:
-            raise UnsupportedMediaType("The body is encoded as we cannot read it.", headers=_READABLE)
+            raise UnsupportedMediaType("The body is encoded as we cannot read it.", headers=READABLE)
         if (request.content_length or 0) > self._body_bytes:
             raise BodyTooLarge
         try:
@@ -428,26 +475,30 @@ def _required(model: type[BaseModel]) -> bool:
 
 
 @asynccontextmanager
-async def arriving(request: web.Request) -> AsyncIterator[None]:
-    """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`), not the
-    handler's. Raises RequestTimedOut."""
-    limit, loop = request[_LIMIT], asyncio.get_running_loop()
-    left_s = (limit.when() or 0.0) - loop.time()
-    limit.reschedule(None)
+async def arriving(request: web.Request, within_s: float | None = None) -> AsyncIterator[None]:
+    """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`, or
+    `within_s`), not the handler's. Raises RequestTimedOut."""
+    limit = request[_LIMIT]
+    left_s = limit.pause()
     try:
-        async with asyncio.timeout(request.app[CONFIG].server.body_timeout_s):
+        async with asyncio.timeout(within_s or request.app[CONFIG].server.body_timeout_s):
             yield
     except TimeoutError:
         raise RequestTimedOut from None
     finally:
-        limit.reschedule(loop.time() + left_s)
+        limit.go_on(left_s)
+
+
+def untimed(request: web.Request) -> None:
+    """For a handler that sends a long answer: from here on no time runs but the one it sets itself."""
+    request[_LIMIT].pause()
 
 
 # -- bodies and queries ------------------------------------------------------------------------------------------------
 
 # What aiohttp decodes; anything else it hands on as it came.
 _CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
-_READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
+READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
 # Only a body in which one of these can be is walked for what Postgres cannot hold.
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _INT_LIMIT = 1 << 63
@@ -560,6 +611,14 @@ def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
         raise ValidationFailed(errors=faults_of(error)) from None
 
 
+def parse_fields(model: type[BaseModel], fields: Mapping[str, str]) -> BaseModel:
+    """The validated members of a form; those that are empty count as absent. Raises ValidationFailed."""
+    try:
+        return model.model_validate_strings({name: value for name, value in fields.items() if value != ""})
+    except ValidationError as error:
+        raise ValidationFailed(errors=faults_of(error)) from None
+
+
 def faults_of(error: ValidationError) -> list[dict[str, str]]:
     """pydantic's errors as JSON pointers with a sentence each."""
     return [
@@ -574,4 +633,5 @@ def pointer_of(location: Sequence[str | int]) -> str:
 
 
 def _escape(part: str) -> str:
-    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in part.replace("~", "~0").replace("/", "~1"))
+    part = hide_card_numbers(part).replace("~", "~0").replace("/", "~1")
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in part)

@@ -25,7 +25,7 @@ from server.config import Config, Limit
 from server.domain.closes import CLOSES
 from server.http.auth import Principal, bearer_token
 from server.http.inbox import make_response, offer_texts
-from server.http.keys import CONFIG, DRAINING, EDGE, SOCKETS
+from server.http.keys import CONFIG, DRAINING, EDGE, LOAD, SOCKETS
 from server.http.problems import (
     MalformedRequest,
     NotReady,
@@ -49,6 +49,7 @@ CLOSE_S = 1.0
 HALF_OPEN = 1.7
 # Codes that are not announced by a `bye`: what went wrong is the transport itself.
 UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
+CREDENTIALS_OVER = 4401
 # Only what is in the table of close codes may be sent.
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
@@ -92,7 +93,8 @@ def check_opening(request: web.Request) -> Opening:
         raise OriginRefused
     if request.app[DRAINING].is_set():
         raise NotReady
-    if len(request.app[SOCKETS]) >= request.app[CONFIG].server.max_sockets:
+    if len(request.app[SOCKETS]) >= request.app[CONFIG].server.max_sockets or request.app[LOAD].full:
+        metrics.SOCKETS_REFUSED.inc()
         raise Overloaded
     token = bearer_token(request) or next((p.removeprefix(BEARER) for p in offered if p.startswith(BEARER)), None)
     if not token:
@@ -174,7 +176,7 @@ class Socket:
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
         "_heard_at", "_kind", "_left", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport",
-        "_waiting", "paused", "principal", "response",
+        "_waiting", "parting", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
@@ -190,6 +192,8 @@ class Socket:
         self.principal = principal
         # True while what was received is not read on: then a silent peer is no sign of a lost one.
         self.paused = False
+        # Said before a `bye` for credentials.
+        self.parting: bytes | None = None
         self._transport = transport
         self._sockets = sockets
         self._kind = kind
@@ -238,7 +242,7 @@ class Socket:
                 elif message.type is WSMsgType.PING:
                     if not self._within_rate():
                         return
-                    self._write(0x8A, message.data)
+                    self._pong(message.data)
                 elif message.type is WSMsgType.BINARY:
                     self.end(1003, "not_text")
                 elif message.type is not WSMsgType.PONG:
@@ -254,14 +258,15 @@ class Socket:
 
     def _offer(self, text: str) -> bool:
         """A text has arrived: whether it is dealt with. If not, `texts` finds it in the queue."""
-        if not self._waiting or self._ending is not None or self._take is None:
+        take = self._take
+        if not self._waiting or self._ending is not None or take is None:
             return False
         self._heard_at = self._clock.monotonic()
         if not self._allow():
             self._allowance += 1  # `texts` finds the same, and ends the socket
             return False
         try:
-            taken = self._take(text)
+            taken = take(text)
         except Exception:  # it would be lost inside of aiohttp; as a declined one it comes up in `texts`
             log.exception("offer_failed")
             taken = False
@@ -285,6 +290,13 @@ class Socket:
         if not self.ending:
             self._write(0x81, payload)
 
+    def offer(self, payload: bytes) -> bool:
+        """Send one text frame, unless too much waits for a peer that does not read; whether it was sent."""
+        if self.ending or self._transport.get_write_buffer_size() > OUTBOX:
+            return False
+        self._write(0x81, payload)
+        return True
+
     def send_ack(self, payload: bytes) -> None:
         """Send, or replace an acknowledgement that still waits."""
         self._ack = payload
@@ -299,11 +311,18 @@ class Socket:
             self._to_flush = True
             self._sockets.flush_soon(self)
 
+    def _pong(self, payload: bytes) -> None:
+        """Answer a ping, unless its sender does not read: pongs, too, must not pile up."""
+        if self._transport.get_write_buffer_size() <= OUTBOX:
+            self._write(0x8A, payload)
+
     def end(self, code: int, reason: str, retry_ms: int | None = None) -> None:
         """Say `bye` where the code is announced, close with it, and cut the connection when the peer does not answer
         the close. The first call counts."""
         if self._ending is None and not self.response.closed:
             self.flush()
+            if code == CREDENTIALS_OVER and self.parting is not None:
+                self._write(0x81, self.parting)
             _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
 
@@ -384,10 +403,12 @@ class Socket:
         self._check_reader(now)
         if self.paused:
             return
-        heartbeat_s = self._config.heartbeat_s
-        if now - self._heard_at > HALF_OPEN * heartbeat_s:
+        heartbeat_s, silent_s = self._config.heartbeat_s, now - self._heard_at
+        if silent_s < heartbeat_s:
+            return
+        if silent_s > HALF_OPEN * heartbeat_s:
             self._transport.abort()
-        elif now - max(self._heard_at, self._pinged_at) >= heartbeat_s:
+        elif now - self._pinged_at >= heartbeat_s:
             self._pinged_at = now
             if not self.ending:
                 self._transport.write(_PING)
@@ -395,7 +416,8 @@ class Socket:
     def _check_reader(self, now: float) -> None:
         if self._transport.get_write_buffer_size() == 0:
             self._blocked_at = None
-            self.flush()
+            if self._ack is not None or self._decision is not None:
+                self.flush()
         elif self._blocked_at is None:
             self._blocked_at = now
         elif now - self._blocked_at > self._config.slow_reader_s:

@@ -1,6 +1,6 @@
 """Mails, by SMTP. Sending may take seconds and fail: it is done in jobs, never while somebody waits for an answer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import make_msgid
@@ -10,9 +10,18 @@ import aiosmtplib
 
 from server.config import Config
 from server.domain.accounts import check_email
-from server.services.outside import ServiceAway, ServiceNotConfigured, ServiceRefused, ServiceSlow
+from server.services.outside import (
+    Service,
+    ServiceAway,
+    ServiceNotConfigured,
+    ServicePutsOff,
+    ServiceRefused,
+    ServiceSlow,
+)
 
 SUBMISSION_TLS_PORT = 465
+# `smtp.timeout_s` is for every answer of the server; a mail takes several.
+_WHOLE_MAIL = 3
 
 
 def mail_configured(config: Config) -> bool:
@@ -25,6 +34,11 @@ def page_address(config: Config, fragment: str) -> str:
 
     Only from the configuration: the `Host` of a request is whatever a stranger says, and would send them the token.
     """
+    return f"{site_address(config)}/#{fragment}"
+
+
+def site_address(config: Config) -> str:
+    """Where the server is for those who read its mails, without a slash at the end."""
     public = config.server.public_url.rstrip("/")
     if public and "://" not in public:
         public = f"https://{public}"
@@ -32,7 +46,7 @@ def page_address(config: Config, fragment: str) -> str:
         host = config.server.host
         host = "localhost" if host in ("", "0.0.0.0", "::", "127.0.0.1", "::1") else host
         public = f"http://{host}:{config.server.port}"
-    return f"{public}/#{fragment}"
+    return public
 
 
 class Mailer:
@@ -40,17 +54,25 @@ class Mailer:
 
     def __init__(self, config: Config) -> None:
         self._settings = config.smtp
+        self._service = Service("mail", config.breaker)
         self._host = urlsplit(page_address(config, "")).hostname or "localhost"
 
-    async def send(self, to: str, subject: str, text: str) -> None:
-        """Hand one mail to the server. Raises ServiceNotConfigured, ServiceAway, ServiceSlow, ServiceRefused.
+    async def send(self, to: str, subject: str, text: str, headers: Mapping[str, str] | None = None) -> None:
+        """Hand one mail to the server, with further headers.
 
-        After ServiceAway or ServiceSlow it may have been sent or not; ServiceRefused is for good.
+        Raises ServiceNotConfigured, ServiceAway, ServiceSlow, ServiceRefused. After ServiceAway it may have been sent
+        or not; ServiceRefused is for good.
         """
         settings = self._settings
         if not settings.host:
             raise ServiceNotConfigured("smtp.host is empty")
         message = self._message(to, subject, text)
+        for name, value in (headers or {}).items():
+            message[name] = value
+        await self._service.call("send", lambda: self._deliver(to, message), timeout_s=_WHOLE_MAIL * settings.timeout_s)
+
+    async def _deliver(self, to: str, message: EmailMessage) -> None:
+        settings = self._settings
         implicit_tls = settings.tls == "tls" or (settings.tls == "auto" and settings.port == SUBMISSION_TLS_PORT)
         try:
             await aiosmtplib.send(
@@ -103,6 +125,6 @@ class Mailer:
         return message
 
 
-def _judged(codes: Iterable[int]) -> type[ServiceAway] | type[ServiceRefused]:
-    """5xx is for good, 4xx for now (RFC 5321, 4.2.1)."""
-    return ServiceRefused if all(code >= 500 for code in codes) else ServiceAway
+def _judged(codes: Iterable[int]) -> type[ServicePutsOff] | type[ServiceRefused]:
+    """5xx is for good, 4xx for now (RFC 5321, 4.2.1); the server works in either case."""
+    return ServiceRefused if all(code >= 500 for code in codes) else ServicePutsOff

@@ -11,13 +11,17 @@ FROM users AS u WHERE u.id = :user_id AND u.erased_at IS NULL;
 -- name: lock_account(user_id)^
 SELECT * FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;
 
--- name: change_account(user_id, username, email, clear_avatar)^
+-- name: set_avatar(user_id, file_id)!
+-- None when there is no such picture of the user's; `avatar_url` follows.
+UPDATE users SET avatar_file_id = :file_id
+WHERE id = :user_id AND (:file_id::uuid IS NULL OR may_show_picture(:user_id, :file_id));
+
+-- name: change_account(user_id, username, email)^
 -- What is NULL stays. Another address has to be verified anew.
 UPDATE users SET
     username = coalesce(:username, username),
     email = coalesce(:email, email),
-    email_verified = email_verified AND (:email::text IS NULL OR name_key(:email) = name_key(email)),
-    avatar_url = CASE WHEN :clear_avatar THEN NULL ELSE avatar_url END
+    email_verified = email_verified AND (:email::text IS NULL OR name_key(:email) = name_key(email))
 WHERE id = :user_id RETURNING *;
 
 -- name: change_password(user_id, before, password_hash)^
@@ -38,5 +42,5 @@ DELETE FROM mail_tokens WHERE user_id = :user_id AND purpose = 'reset';
 -- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash.
 UPDATE users SET
     username = 'erased ' || id, email = id || '@erased', password_hash = '', role = 'student', ver = ver + 1,
-    email_verified = false, avatar_url = NULL, erased_at = now()
+    email_verified = false, avatar_url = NULL, avatar_file_id = NULL, erased_at = now()
 WHERE id = :user_id;

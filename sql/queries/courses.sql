@@ -78,11 +78,12 @@ ORDER BY found.sort_key DESC, found.id DESC;
 
 -- name: get_course(course_id, viewer_id, viewer_role)^
 -- Published courses are everybody's to see; others those who own them or are enrolled.
-SELECT
-    c.*,
-    coalesce(:viewer_role = 'admin' OR c.creator_id = :viewer_id, false) AS viewer_owns,
-    coalesce(entitled(:viewer_id, :viewer_role, c.id), false) AS viewer_entitled
-FROM shown_courses AS c
+SELECT c.* FROM shown_courses AS c
+WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
+
+-- name: get_right(course_id, viewer_id, viewer_role)$
+-- Whether the viewer may take part; nothing for who may not even see it.
+SELECT coalesce(entitled(:viewer_id, :viewer_role, c.id), false) FROM courses AS c
 WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_course(course_id, viewer_id, viewer_role)^
@@ -97,6 +98,11 @@ UPDATE courses
 SET title = :title, description = :description, thumbnail_url = :thumbnail_url, price = :price, currency = :currency,
     status = :status
 WHERE id = :course_id;
+
+-- name: set_picture(course_id, file_id, viewer_id)!
+-- None when there is no such picture of the viewer's; `thumbnail_url` follows.
+UPDATE courses SET thumbnail_file_id = :file_id
+WHERE id = :course_id AND (:file_id::uuid IS NULL OR may_show_picture(:viewer_id, :file_id));
 
 -- name: lock_course_wholly(course_id, viewer_id, viewer_role)^
 -- As lock_course; nobody enrols or buys either, so that what is looked at next stays so.
@@ -172,7 +178,7 @@ WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: lock_lecture(lecture_id, viewer_id, viewer_role)^
 -- The course's row first, as for every change of its order; the lecture's too, so that it is read as it is then.
-SELECT l.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
+SELECT l.*, c.creator_id, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c JOIN lectures AS l ON l.course_id = c.id
 WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
 FOR NO KEY UPDATE OF c, l;
@@ -183,5 +189,13 @@ SET title = :title, description = :description, video_url = :video_url, duration
     sequence_order = :sequence_order, is_preview = :is_preview
 WHERE id = :lecture_id;
 
--- name: get_lecture_video(lecture_id)^
-SELECT * FROM videos WHERE id = lecture_video_id(:lecture_id);
+-- name: get_lecture_video(lecture_id, viewer_id, viewer_role)^
+SELECT v.*, watch_ends_at(:viewer_id, :viewer_role, v.id) AS viewer_ends_at
+FROM videos AS v WHERE v.id = lecture_video_id(:lecture_id);
+
+-- name: list_lecture_files(lecture_id, course_id, viewer_id, viewer_role)
+-- The materials of the lecture, then those for the whole course, as far as the viewer may read them.
+SELECT f.* FROM files AS f
+WHERE f.course_id = :course_id AND (f.lecture_id = :lecture_id OR f.lecture_id IS NULL)
+  AND f.purpose = 'material' AND f.status = 'ready' AND may_read_file(:viewer_id, :viewer_role, f)
+ORDER BY f.lecture_id IS NULL, f.id LIMIT 200;

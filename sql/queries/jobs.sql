@@ -20,9 +20,21 @@ UPDATE jobs SET
     dead_at = CASE WHEN :is_dead THEN clock_timestamp() END
 WHERE id = :job_id AND attempts = :attempts;
 
+-- name: repeat_job(job_id, attempts, in_s, error)!
+-- As if it had not been tried.
+UPDATE jobs SET attempts = attempts - 1, run_at = clock_timestamp() + make_interval(secs => :in_s), error = :error
+WHERE id = :job_id AND attempts = :attempts;
+
+-- name: hurry_job(job_id)!
+UPDATE jobs SET run_at = clock_timestamp() WHERE id = :job_id AND attempts = 0;
+
 -- name: list_jobs(only_dead, count)
 SELECT id, kind, payload, attempts, run_at, error, dead_at, created_at FROM jobs
 WHERE dead_at IS NOT NULL OR NOT :only_dead ORDER BY id DESC LIMIT :count;
+
+-- name: list_dead_jobs(before, count)
+SELECT id, kind, payload, attempts, error, dead_at, created_at, updated_at FROM jobs
+WHERE dead_at IS NOT NULL AND (:before::uuid IS NULL OR id < :before) ORDER BY id DESC LIMIT :count;
 
 -- name: retry_jobs(job_id)!
 -- One, or all that are dead: at once, with all their attempts before them.

@@ -4,8 +4,9 @@ SELECT id, username, email, email_verified FROM users WHERE id = :user_id AND er
 -- name: find_recipient(email)^
 SELECT id, username, email, email_verified FROM users WHERE name_key(email) = name_key(:email) AND erased_at IS NULL;
 
--- name: lock_recipient(user_id)$
-SELECT id FROM users WHERE id = :user_id FOR NO KEY UPDATE;
+-- name: lock_recipient(user_id)^
+-- None for who left meanwhile, of whom nothing is kept any more.
+SELECT id, username, email FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;
 
 -- name: insert_token(user_id, purpose, email, token_hash, ttl_s, most)<!
 -- None when the user has `most` of this purpose already. The same one again stays as it is. What is out of date goes.

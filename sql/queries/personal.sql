@@ -39,7 +39,7 @@ FROM videos WHERE upload_user_id = :user_id ORDER BY id;
 
 -- name: export_enrollments(user_id)
 SELECT course_id, source, enrolled_at, expires_at, is_active, created_at, updated_at
-FROM enrollments WHERE user_id = :user_id ORDER BY enrolled_at;
+FROM shown_enrollments WHERE user_id = :user_id ORDER BY enrolled_at;
 
 -- name: erase_enrollments(user_id)!
 -- The row stays for what was paid; nobody is enrolled by it any more.
@@ -51,8 +51,25 @@ SELECT s.id, p.plan_name, s.status, s.billing_period, s.price, s.currency, s.cur
 FROM subscriptions AS s JOIN plans AS p ON p.id = s.plan_id WHERE s.user_id = :user_id ORDER BY s.id;
 
 -- name: export_transactions(user_id)
-SELECT id, course_id, subscription_id, amount, currency, status, refunded_amount, created_at, updated_at
+SELECT id, course_id, subscription_id, payment_method_id, amount, currency, status, refunded_amount,
+    transaction_reference, failure_code, created_at, updated_at
 FROM transactions WHERE user_id = :user_id ORDER BY id;
+
+-- name: export_refunds(user_id)
+-- Of one's payments; those that one asked for as an administrator say no more than `audit_log`.
+SELECT r.id, r.transaction_id, r.amount, r.status, r.reason, r.requested_by = :user_id AS by_me, r.created_at, r.updated_at
+FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE t.user_id = :user_id ORDER BY r.id;
+
+-- name: export_customers(user_id)
+SELECT stripe_id, created_at FROM customers WHERE user_id = :user_id;
+
+-- name: export_payment_methods(user_id)
+SELECT id, provider, brand, card_last_four, card_expiry, is_default, created_at, updated_at
+FROM payment_methods WHERE user_id = :user_id AND removed_at IS NULL ORDER BY id;
+
+-- name: erase_payment_methods(user_id)!
+-- Stripe is told by a job, then the rows go too.
+UPDATE payment_methods SET removed_at = now(), is_default = false WHERE user_id = :user_id AND removed_at IS NULL;
 
 -- name: export_progress(user_id)
 SELECT lecture_id, position_ms, completed, completed_at, last_watched_at, created_at, updated_at,
@@ -75,9 +92,73 @@ UPDATE video_sessions SET
     device = NULL, player = NULL, connection = NULL, viewport = NULL
 WHERE user_id = :user_id;
 
+-- name: export_video_viewers(user_id)
+SELECT video_id, day FROM video_viewers WHERE user_id = :user_id AND isfinite(day) ORDER BY day, video_id;
+
 -- name: export_idempotency_keys(user_id)
 SELECT key, status, convert_from(body, 'UTF8') AS answer, created_at, expires_at
 FROM idempotency_keys WHERE user_id = :user_id ORDER BY created_at;
 
 -- name: erase_idempotency_keys(user_id)!
 DELETE FROM idempotency_keys WHERE user_id = :user_id;
+
+-- name: export_files(user_id)
+SELECT id, course_id, lecture_id, filename, size_bytes, content_type, purpose, visibility, status, created_at, updated_at
+FROM files WHERE owner_id = :user_id ORDER BY id;
+
+-- name: erase_files(user_id)!
+-- What is part of a course stays with it.
+DELETE FROM files WHERE owner_id = :user_id AND (course_id IS NULL OR status = 'pending');
+
+-- name: export_forum_topics(user_id)
+SELECT id, course_id, title, lecture_id, position_ms, is_pinned, is_locked, created_at, updated_at
+FROM forum_topics WHERE creator_id = :user_id ORDER BY id;
+
+-- name: export_forum_posts(user_id)
+SELECT id, topic_id, content, is_solution, edited_at, deleted_at, created_at, updated_at
+FROM forum_posts WHERE user_id = :user_id ORDER BY id;
+
+-- name: export_forum_reads(user_id)
+SELECT topic_id, last_read_id, read_at FROM forum_reads WHERE user_id = :user_id ORDER BY read_at;
+
+-- name: export_forum_digests(user_id)
+SELECT told_until, created_at FROM forum_digests WHERE user_id = :user_id;
+
+-- name: erase_forum_digests(user_id)!
+DELETE FROM forum_digests WHERE user_id = :user_id;
+
+-- name: erase_forum_reads(user_id)!
+DELETE FROM forum_reads WHERE user_id = :user_id;
+
+-- name: export_conversations(user_id)
+SELECT id, created_at, updated_at FROM conversations WHERE user_id = :user_id ORDER BY id;
+
+-- name: erase_conversations(user_id)!
+-- With their turns and messages.
+DELETE FROM conversations WHERE user_id = :user_id;
+
+-- name: export_chat_turns(user_id)
+SELECT number, conversation_id, client_msg_id, status, code, source, prompt_tokens, completion_tokens, created_at
+FROM chat_turns WHERE user_id = :user_id ORDER BY number;
+
+-- name: erase_chat_turns(user_id)!
+DELETE FROM chat_turns WHERE user_id = :user_id;
+
+-- name: export_chat_messages(user_id)
+SELECT id, conversation_id, is_user, message, course_id, lecture_id, position_ms, citations, recommendations, created_at
+FROM chat_messages WHERE user_id = :user_id ORDER BY id;
+
+-- name: erase_chat_messages(user_id)!
+DELETE FROM chat_messages WHERE user_id = :user_id;
+
+-- name: export_chat_usage(user_id)
+SELECT day, tokens FROM chat_usage WHERE user_id = :user_id ORDER BY day;
+
+-- name: erase_chat_usage(user_id)!
+DELETE FROM chat_usage WHERE user_id = :user_id;
+
+-- name: export_chat_accounts(user_id)
+SELECT last_turn FROM chat_accounts WHERE user_id = :user_id;
+
+-- name: erase_chat_accounts(user_id)!
+DELETE FROM chat_accounts WHERE user_id = :user_id;

@@ -36,6 +36,7 @@ UNSTAMPED = """
 # Not rows that anybody is shown, or that ever change.
 BOOKKEEPING = [
     "schema_migrations", "processes", "course_counts", "plan_courses", "audit_log", "sign_in_addresses",
+    "session_figures", "video_figures", "video_viewers", "forum_reads",
 ]  # fmt: skip
 
 
@@ -78,3 +79,28 @@ async def test_no_time_is_without_its_zone(connection: "asyncpg.Connection[async
         " WHERE table_schema = 'public' AND data_type IN ('timestamp without time zone', 'time without time zone')"
     )
     assert rows == []
+
+
+# What changes with every checkpoint of a session that plays.
+RESTLESS = {
+    "video_sessions": ["state", "last_seq", "last_sub", "duplicates", "decision", "seen_at", "updated_at"],
+    "progress": ["watched_ranges", "position_ms", "last_watched_at", "updated_at"],
+}
+
+
+@pytest.mark.parametrize("table", RESTLESS)
+async def test_no_index_holds_what_every_checkpoint_changes(
+    connection: "asyncpg.Connection[asyncpg.Record]", table: str
+) -> None:
+    """Else every one of them writes into every index of the table (no HOT update), which costs more than the row."""
+    indexed = await connection.fetch(
+        """
+        SELECT DISTINCT a.attname FROM pg_depend AS d
+        JOIN pg_index AS i ON i.indexrelid = d.objid AND d.classid = 'pg_class'::regclass
+        JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE i.indrelid = $1::regclass AND d.refobjid = i.indrelid
+        """,
+        table,
+    )
+    assert indexed
+    assert not {row["attname"] for row in indexed} & set(RESTLESS[table])

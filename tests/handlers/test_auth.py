@@ -195,6 +195,19 @@ async def test_a_token_that_is_not_valid_is_told_so_alone(
     assert (await ada.get("/api/auth/me")).status == 401
 
 
+async def test_a_flood_of_sign_ins_is_told_to_come_back_and_counts_for_nothing(
+    client: AppClient, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await people.join("ada")
+    with monkeypatch.context() as patch:
+        patch.setattr("server.http.auth._LONGEST_WAIT_S", -1.0)
+        for login, password in (("ada", PASSWORD), ("ada", "wrong password"), ("nobody", PASSWORD)):
+            refused = await people.stranger.post("/api/auth/login", {"login": login, "password": password})
+            assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "overloaded", "2")
+        assert (await ada.get("/api/auth/me")).status == 200
+    assert (await people.stranger.post("/api/auth/login", {"login": "ada", "password": PASSWORD})).status == 200
+
+
 async def test_who_is_not_signed_in_has_no_account_to_see(client: AppClient, people: People) -> None:
     answer = await people.stranger.get("/api/auth/me")
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")

@@ -82,6 +82,7 @@ async def test_a_price_is_kept_to_the_cent(teacher: Person, price: str, currency
         ({"price": "12.50", "currency": "jpy"}, "/price"),
         ({"currency": "xxx"}, "/currency"),
         ({"currency": "USD"}, "/currency"),
+        ({"currency": ""}, "/currency"),
         ({"price": "10.00", "is_free": True}, "/is_free"),
         ({"is_free": False}, "/is_free"),
         ({"title": ""}, "/title"),
@@ -89,6 +90,7 @@ async def test_a_price_is_kept_to_the_cent(teacher: Person, price: str, currency
         ({"title": "t" * 201}, "/title"),
         ({"status": "deleted"}, "/status"),
         ({"thumbnail_url": "javascript:alert(1)"}, "/thumbnail_url"),
+        ({"thumbnail_url": "https://x.io:99999/"}, "/thumbnail_url"),
         ({"creator_id": str(uuid4())}, "/creator_id"),
     ],
 )
@@ -309,7 +311,7 @@ async def test_a_course_that_somebody_paid_for_is_archived(
 ) -> None:
     course = await teacher.make("/api/courses", COURSE | {"price": "5.00"})
     await sql.execute(
-        "INSERT INTO transactions (user_id, course_id, amount, currency, status) VALUES ($1, $2, 5, 'usd', 'failed')",
+        "INSERT INTO transactions (user_id, course_id, amount, currency, failed_at) VALUES ($1, $2, 5, 'usd', now())",
         student.id,
         course["id"],
     )

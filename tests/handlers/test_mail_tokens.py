@@ -191,9 +191,24 @@ async def test_who_left_gets_no_mails_and_leaves_none_behind(ada: Person, box: M
     assert await sql.fetchval("SELECT count(*) FROM mail_tokens") == 0
 
 
+async def test_who_leaves_while_a_mail_is_written_leaves_none_behind(ada: Person, box: MailBox, sql: Sql) -> None:
+    await box.get(VERIFY, "ada@example.com")
+    await settled(sql)
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", ada.id)
+        await forget(ada)
+        async with asyncio.timeout(20):
+            while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await sql.execute("UPDATE users SET erased_at = now() WHERE id = $1", ada.id)
+    await settled(sql)
+    assert await sql.fetchval("SELECT count(*) FROM mail_tokens WHERE purpose = 'reset'") == 0
+    assert [mail.subject for mail in box.mails] == []
+
+
 async def settled(sql: Sql) -> None:
     """Until every job is done."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await sql.fetchval("SELECT count(*) FROM jobs WHERE dead_at IS NULL"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 

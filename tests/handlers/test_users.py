@@ -139,3 +139,24 @@ async def test_what_admins_do_to_roles_is_noted_with_who_and_in_which_request(
     ]
     assert rows[0]["request_id"] == "r-1"
     assert json.loads(rows[0]["details"]) == {"before": "student", "after": "instructor"}
+
+
+async def test_what_admins_do_to_what_is_anothers_is_noted_and_to_their_own_is_not(
+    people: People, admin: Person, sql: Sql
+) -> None:
+    teacher = await people.join("grace", "instructor")
+    for owner in (teacher, admin):
+        course = await owner.make("/api/courses", {"title": "Stacks", "status": "published", "price": "5.00"})
+        path = f"/api/courses/{course['id']}"
+        lecture = await admin.make(f"{path}/lectures", {"title": "Push"})
+        await admin.put(f"{path}/lectures/order", {"lecture_ids": [lecture["id"]]})
+        await admin.put(f"/api/lectures/{lecture['id']}", {"title": "Pop"})
+        await admin.put(path, {"title": "Queues"})
+        await admin.make("/api/enrollments", {"course_id": course["id"], "user_id": owner.id})
+        await admin.delete(f"/api/lectures/{lecture['id']}")
+        await admin.delete(path)
+    noted = await sql.fetch("SELECT action FROM audit_log WHERE actor_id = $1 ORDER BY id", admin.id)
+    assert [row["action"] for row in noted] == [
+        "lecture_created", "lectures_ordered", "lecture_changed", "course_changed", "user_enrolled", "lecture_deleted",
+        "course_deleted",
+    ]  # fmt: skip

@@ -15,17 +15,20 @@ from tests.support.courses import minute_of_fold
 from tests.support.whole import seed
 
 COURSE = minute_of_fold("A first look")
-NARROW_KBPS = 900
+# Enough for the lowest rung and not for the next one.
+NARROW_KBPS = 700
 
 
 class Wire:
-    """The frames of a page's sockets, in the order in which they passed."""
+    """The frames of the sockets of a page's video sessions, in the order in which they passed."""
 
     def __init__(self, page: Page) -> None:
         self.frames: list[tuple[str, dict[str, Any]]] = []
         page.on("websocket", self._listen)
 
     def _listen(self, socket: WebSocket) -> None:
+        if "/api/videos/ws/" not in socket.url:
+            return
         socket.on("framesent", lambda payload: self.frames.append(("sent", json.loads(payload))))
         socket.on("framereceived", lambda payload: self.frames.append(("received", json.loads(payload))))
 
@@ -93,27 +96,27 @@ async def test_a_demo_lecture_plays_follows_the_network_down_and_up_and_resumes(
     await network.send("Network.enable")
 
     await sign_in_and_open(page, system.address)
-    await until(lambda: settled(page, wire), "it plays at the rung that it deserves", 20)
+    await until(lambda: settled(page, wire), "it plays at the rung that it deserves", 90)
     high = wire.rung
     assert high >= 2
 
     await narrow(network, NARROW_KBPS)
     narrowed = len(wire.frames)
-    await until(lambda: lowered(wire, narrowed, high), "a lower rung is decided", 15)
+    await until(lambda: lowered(wire, narrowed, high), "a lower rung is decided", 60)
     first_report = next(place for place, frame in wire.reports(narrowed) if frame["cmcd"]["mtp"] < 1500)
     decided = next(place for place, decision in wire.decisions(narrowed) if decision["rung"] < high)
     assert len(wire.reports(first_report, decided)) <= 2
-    await until(lambda: shows(page, lambda rung: rung < high), "the picture follows", 40)
+    await until(lambda: shows(page, lambda rung: rung < high), "the picture follows", 60)
     assert (await state(page))["stalls"] == 0
 
     await narrow(network, None)
-    await until(lambda: shows(page, lambda rung: rung >= high), "the picture comes back up", 40)
+    await until(lambda: shows(page, lambda rung: rung >= high), "the picture comes back up", 60)
     assert wire.rung >= high
 
     watched = (await state(page))["position"]
     reloaded = len(wire.frames)
     await page.reload()
-    await until(lambda: moves(page), "it plays on", 20)
+    await until(lambda: moves(page), "it plays on", 40)
     assert wire.decisions(reloaded), "the session was opened again"
     resumed = wire.reports(reloaded)[0][1]["position"] if wire.reports(reloaded) else (await state(page))["position"]
     assert resumed == pytest.approx(watched, abs=1.0)

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from actors.video_session.messages import encode_frame
-from tests.actors.conftest import Place, core, place
+from tests.actors.conftest import Place, core, place, still_core
 from tests.support.core import Core, eventually, report, running, state_of
 
-__all__ = ["core", "place"]
+__all__ = ["core", "place", "still_core"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,6 +100,28 @@ async def test_a_letter_of_a_session_that_has_ended_is_kept(core: Core, place: P
     done = admin(place, "dead-letters", "replay", letter)
     assert (done.returncode, "has ended" in done.stdout) == (1, True)
     assert [found["letter"] for found in letters(place)] == [letter]
+
+
+async def test_a_state_that_postgres_refused_is_listed_and_given_to_it_once_more(
+    still_core: Core, place: Place
+) -> None:
+    session, _ = await still_core.open(await place.new_session(still_core))
+    await still_core.feed(session, 3)
+    session.state.position_ms = 2**40  # no column takes it
+    session.version += 1
+    await still_core.runtime.checkpoints.save_changed()
+    (letter,) = letters(place)
+    assert (letter["session"], letter["entry"]) == (str(session.id), "3-0")
+    again = admin(place, "dead-letters", "replay", letter["letter"])
+    assert (again.returncode, "refuses it; the letter is kept" in again.stdout) == (1, True)
+
+    mended = orjson.dumps(orjson.loads(letter["state"]) | {"position_ms": 3000})
+    ((_, fields),) = await still_core.redis.xrange("dead:telemetry")
+    await still_core.redis.xtrim("dead:telemetry", maxlen=0, approximate=False)
+    await still_core.redis.xadd("dead:telemetry", fields | {b"state": mended})
+    assert admin(place, "dead-letters", "replay", "--all").returncode == 0
+    assert (await still_core.row(session.id))["last_seq"] == 3
+    assert letters(place) == []
 
 
 @pytest.mark.parametrize("arguments", [(), ("dead-letters",), ("dead-letters", "replay"), ("no-such-command",)])

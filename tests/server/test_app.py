@@ -14,7 +14,8 @@ from yarl import URL
 from embedded.s3 import ObjectStore
 from server.app import StartError, create_app
 from server.config import Config
-from server.http.keys import DATABASE, OBJECTS
+from server.data.jobs import Jobs
+from server.http.keys import DATABASE, OBJECTS, REDIS
 from tests.support.app import AppClient, bearer, serving, settings
 
 ADMIN = {"first_admin_email": "Boss@example.org", "first_admin_password": "a long first password"}
@@ -98,6 +99,25 @@ async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str,
         ("some", "5.00", False, 3, True, []),
     ]
     await sql.close()
+
+
+async def test_what_goes_on_in_the_background_has_let_go_of_what_it_held_when_the_application_is_gone(
+    postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, let_go = [], []
+
+    async def hold(jobs: Jobs) -> None:
+        begun.append(jobs)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)  # as a process that is waited for
+            let_go.append(jobs)
+
+    monkeypatch.setattr(Jobs, "run", hold)
+    async with serving(settings(postgres_dsn, redis_url)):
+        assert begun
+    assert set(let_go) == set(begun)
 
 
 async def test_an_empty_database_is_migrated_by_the_start(empty_postgres_dsn: str, redis_url: str) -> None:
@@ -215,3 +235,9 @@ async def test_what_is_not_there_is_a_404_problem_by_any_method(client: AppClien
         assert (response.status, response.content_type) == (404, "application/problem+json")
         if method != "HEAD":
             assert (await response.json(content_type=None))["code"] == "not_found"
+
+
+async def test_whoever_finds_all_connections_to_redis_busy_waits_for_one(postgres_dsn: str, redis_url: str) -> None:
+    async with serving(settings(postgres_dsn, redis_url, redis={"pool_size": 2})) as client:
+        answers = await asyncio.gather(*(client.app[REDIS].echo(str(n)) for n in range(50)))
+        assert answers == [b"%d" % n for n in range(50)]

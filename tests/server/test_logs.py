@@ -59,3 +59,22 @@ def test_an_exception_is_logged_without_the_values_of_variables(form: Any, capsy
 def test_the_access_log_writes_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     write_access({"event": "request", "path": 'a"\n'})
     assert lines(capsys) == [{"event": "request", "path": 'a"\n'}]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_no_log_holds_a_card_number(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log(format=form))
+    number, grouped = "4242424242424242", "4242 4242 4242 4242"
+    nested = {"a": [number], number: 1}
+    get_logger().info(f"paid by {number}", card=grouped, nested=nested, whole=int(number), none=None)
+    get_logger().warning("odd", error=ValueError(number))
+    logging.getLogger("a.library").warning("sent %s", grouped)
+    try:
+        raise RuntimeError(number)
+    except RuntimeError:
+        get_logger().exception("broken")
+    write_access({"event": "request", "path": f"/api/{number}", "status": 404})
+    text = capsys.readouterr().err
+    assert number not in text
+    assert grouped not in text
+    assert text.count("[card number]") >= 8

@@ -164,6 +164,39 @@ async def test_who_is_entitled_is_what_the_plain_rule_says_in_every_combination(
     assert hidden == [case for case in CASES if case.course_status != "published" and not is_entitled(case)]
 
 
+def ends_in_days(case: Case) -> int | None:
+    """When the right of one who is entitled ends, as things stand; None: not by itself."""
+    ends: list[int | None] = []
+    if case.role == "admin" or case.owns:
+        return None
+    if case.enrolment and case.enrolment.is_active:
+        ends.append(case.enrolment.ends_days)
+    s = case.subscription
+    if s and s.days is not None and case.course_status == "published" and s.covers != "other" and gives_access(s):
+        ends.append(s.days + (0 if s.status == "active" and s.cancels else GRACE_DAYS))
+    return None if None in ends else max(day for day in ends if day is not None)
+
+
+async def test_when_a_right_to_watch_ends_is_what_the_plain_rule_says_in_every_combination(sql: Sql) -> None:
+    cases = [case for case in CASES if is_entitled(case)]
+    ids = await store(sql, cases)
+    await sql.execute("INSERT INTO lectures (course_id, title, sequence_order) SELECT id, 'L', 1 FROM courses")
+    await sql.execute(
+        "INSERT INTO videos (lecture_id, upload_user_id, title)"
+        " SELECT l.id, c.creator_id, 'V' FROM lectures AS l JOIN courses AS c ON c.id = l.course_id"
+    )
+    rows = await sql.fetch(
+        "SELECT round(extract(epoch FROM watch_ends_at(viewer, role, v.id) - now()) / 86400)::integer AS days"
+        " FROM unnest($1::uuid[], $2::text[], $3::uuid[]) WITH ORDINALITY AS given (viewer, role, course, place)"
+        " JOIN lectures AS l ON l.course_id = course JOIN videos AS v ON v.lecture_id = l.id ORDER BY place",
+        [user for user, _ in ids],
+        [case.role for case in cases],
+        [course for _, course in ids],
+    )
+    wrong = [(c, r["days"]) for c, r in zip(cases, rows, strict=True) if r["days"] != ends_in_days(c)]
+    assert wrong == []
+
+
 async def test_a_stranger_is_entitled_to_nothing(sql: Sql) -> None:
     (ids,) = await store(sql, [Case("student", False, "published", None, Subscription("active", 1, False, "all"))])
     assert await sql.fetchval("SELECT entitled(NULL, NULL, $1)", ids[1]) is False
@@ -203,20 +236,29 @@ async def test_an_enrolment_by_subscription_is_renewed_and_ends_with_it(sql: Sql
 
 
 @pytest.mark.parametrize(
-    ("status", "is_bought"),
+    ("facts", "status", "is_bought"),
     [
-        ("pending", False), ("requires_action", False), ("succeeded", True), ("failed", False), ("canceled", False),
-        ("partially_refunded", True), ("refunded", False), ("disputed", True),
+        ({}, "pending", False),
+        ({"needs_action": True}, "requires_action", False),
+        ({"succeeded_at": datetime.now(UTC)}, "succeeded", True),
+        ({"failed_at": datetime.now(UTC)}, "failed", False),
+        ({"canceled_at": datetime.now(UTC)}, "canceled", False),
+        ({"succeeded_at": datetime.now(UTC), "refunded_amount": 1}, "partially_refunded", True),
+        ({"succeeded_at": datetime.now(UTC), "refunded_amount": 5}, "refunded", False),
+        ({"succeeded_at": datetime.now(UTC), "is_disputed": True}, "disputed", False),
     ],
-)  # fmt: skip
-async def test_what_was_paid_and_not_given_back_is_bought(sql: Sql, status: str, is_bought: bool) -> None:
+)
+async def test_what_was_paid_and_neither_given_back_nor_disputed_is_bought(
+    sql: Sql, facts: dict[str, Any], status: str, is_bought: bool
+) -> None:
     ((user, course),) = await store(sql, [Case("student", False, "published", None, None)])
     transaction = await sql.fetchval(
-        "INSERT INTO transactions (user_id, course_id, amount, currency, status) VALUES ($1, $2, 5, 'usd', $3)"
-        " RETURNING id",
+        "INSERT INTO transactions (user_id, course_id, amount, currency) VALUES ($1, $2, 5, 'usd') RETURNING id",
         user,
         course,
-        status,
     )
+    for name, value in facts.items():
+        await sql.execute(f"UPDATE transactions SET {name} = $1", value)  # noqa: S608
+    assert await sql.fetchval("SELECT status FROM transactions") == status
     assert await sql.fetchval("SELECT purchase_of($1, $2)", user, course) == (transaction if is_bought else None)
     assert await sql.fetchval("SELECT purchase_of($1, $2)", uuid4(), course) is None

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,9 @@ def fetch_chromium() -> None:
     (UNPACKED / "complete").touch()
 
 
-@pytest_asyncio.fixture
-async def browser() -> "AsyncIterator[Browser]":
-    """A Chromium of this test alone (0.5 s); the test is skipped where none can be had."""
+@asynccontextmanager
+async def chromium() -> "AsyncIterator[Browser]":
+    """A running Chromium; the test is skipped where none can be had."""
     found = find_chromium()
     if found is None:
         pytest.skip("no Chromium: install one (Debian: chromium) or let bin/test fetch npm's")
@@ -92,11 +93,18 @@ async def browser() -> "AsyncIterator[Browser]":
 
     program, environment = found
     async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
+        running = await playwright.chromium.launch(
             executable_path=program, args=ARGUMENTS, env={**os.environ, **environment}
         )
-        yield chromium
-        await chromium.close()
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture
+async def browser() -> "AsyncIterator[Browser]":
+    """A Chromium of this test alone (0.5 s)."""
+    async with chromium() as browser:
+        yield browser
 
 
 @pytest_asyncio.fixture

@@ -11,9 +11,10 @@ from typing import Any
 
 import jwt
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.support.local_server import LocalServer
 
 ACCOUNT, TOKEN, WEBHOOK_SECRET, KEY_ID = "account", "api-token", "webhook-secret", "key-1"
 
@@ -61,6 +62,8 @@ class StreamHost:
     def __init__(self) -> None:
         self.videos: dict[str, dict[str, Any]] = {}
         self.captions: dict[tuple[str, str], bytes] = {}
+        # Languages of captions that it writes itself, and their status.
+        self.generated: dict[tuple[str, str], str] = {}
         self.asked: list[str] = []
         self.uploads: list[dict[str, Any]] = []
         self.failing: int | None = None
@@ -86,7 +89,9 @@ class StreamHost:
 
     def set_state(self, uid: str, state: str, **members: Any) -> dict[str, Any]:
         """Change a video; what a webhook says of it."""
-        status = {"state": state, "errorReasonText": members.pop("reason", "")}
+        status = {
+            "state": state, "errorReasonCode": members.pop("code", ""), "errorReasonText": members.pop("reason", ""),
+        }  # fmt: skip
         self.videos[uid] |= {"status": status, "readyToStream": state == "ready"} | members
         return self.videos[uid]
 
@@ -103,6 +108,9 @@ class StreamHost:
             web.post(f"{stream}/direct_upload", self._upload),
             web.get(f"{stream}/{{uid}}", self._get),
             web.delete(f"{stream}/{{uid}}", self._delete),
+            web.post(stream, self._upload_by_tus),
+            web.get(f"{stream}/{{uid}}/captions", self._list_captions),
+            web.post(f"{stream}/{{uid}}/captions/{{lang}}/generate", self._generate_captions),
             web.put(f"{stream}/{{uid}}/captions/{{lang}}", self._put_captions),
             web.get(f"{stream}/{{uid}}/captions/{{lang}}/vtt", self._get_captions),
             web.delete(f"{stream}/{{uid}}/captions/{{lang}}", self._delete_captions),
@@ -128,6 +136,14 @@ class StreamHost:
         self.set_state(uid, "pendingupload")
         return _success({"uid": uid, "uploadURL": f"{self.origin}/upload/{uid}"})
 
+    async def _upload_by_tus(self, request: web.Request) -> web.Response:
+        assert request.query["direct_user"] == "true"
+        self.uploads.append(dict(request.headers))
+        uid = f"{len(self.uploads):032x}"
+        self.videos[uid] = {"uid": uid, "creator": request.headers["Upload-Creator"], "duration": -1}
+        self.set_state(uid, "pendingupload")
+        return web.Response(status=201, headers={"Location": f"{self.origin}/tus/{uid}", "stream-media-id": uid})
+
     async def _get(self, request: web.Request) -> web.Response:
         video = self.videos.get(request.match_info["uid"])
         return _success(video) if video else _missing()
@@ -136,6 +152,21 @@ class StreamHost:
         if self.videos.pop(request.match_info["uid"], None) is None:
             return _missing()
         return web.Response()
+
+    async def _list_captions(self, request: web.Request) -> web.Response:
+        uid = request.match_info["uid"]
+        if uid not in self.videos:
+            return _missing()
+        languages = {lang for of, lang in [*self.captions, *self.generated] if of == uid}
+        return _success([
+            {"language": lang, "generated": (uid, lang) in self.generated,
+             "status": self.generated.get((uid, lang), "ready")}
+            for lang in sorted(languages)
+        ])  # fmt: skip
+
+    async def _generate_captions(self, request: web.Request) -> web.Response:
+        self.generated[request.match_info["uid"], request.match_info["lang"]] = "inprogress"
+        return _success({"language": request.match_info["lang"], "generated": True, "status": "inprogress"})
 
     async def _put_captions(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -181,7 +212,7 @@ def webhook_body(video: dict[str, Any]) -> bytes:
 async def hosting() -> AsyncIterator[StreamHost]:
     """A running host."""
     host = StreamHost()
-    async with TestServer(host.app()) as server:
+    async with LocalServer(host.app()) as server:
         host.origin = str(server.make_url("")).rstrip("/")
         yield host
         host.answering.set()

@@ -19,4 +19,4 @@ def short_course(title: str, lectures: int = 2) -> Course:
 
 def minute_of_fold(title: str) -> Course:
     """The first demo lecture without its last scenes: a little over a minute."""
-    return Course(title, "For tests.", (replace(FOLD, scenes=FOLD.scenes[:4]),))
+    return Course(title, "For tests.", (replace(FOLD, scenes=FOLD.scenes[:3]),))

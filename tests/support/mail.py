@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp.test_utils import TestServer
-
 from standins.mail_catcher.app import BOX, SMTP_PORT, Mail, create_app
+from tests.support.local_server import LocalServer
 
 LINK = re.compile(r"https?://\S+")
 
@@ -16,7 +15,7 @@ LINK = re.compile(r"https?://\S+")
 class MailBox:
     """What was sent."""
 
-    def __init__(self, server: TestServer) -> None:
+    def __init__(self, server: LocalServer) -> None:
         self.url = str(server.make_url(""))
         self._app = server.app
         self.port = self._app[SMTP_PORT]
@@ -45,7 +44,7 @@ class MailBox:
 @asynccontextmanager
 async def catching() -> AsyncIterator[MailBox]:
     """A mail catcher that runs."""
-    async with TestServer(create_app("127.0.0.1", 0)) as server:
+    async with LocalServer(create_app("127.0.0.1", 0)) as server:
         yield MailBox(server)
 
 

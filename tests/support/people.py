@@ -74,11 +74,12 @@ class Person:
 
 
 class People:
-    """Makes users of an application."""
+    """Makes users of an application; their names end on `mark`."""
 
-    def __init__(self, client: TestClient[Any, Any], sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, client: TestClient[Any, Any], sql: "asyncpg.Connection[asyncpg.Record]", mark: str = "") -> None:
         self._client = client
         self._sql = sql
+        self._mark = mark
 
     @property
     def stranger(self) -> Person:
@@ -87,6 +88,7 @@ class People:
 
     async def join(self, name: str, role: str = "student") -> Person:
         """A new user of this role, signed in with it."""
+        name += self._mark
         credentials = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
         row = await self.stranger.make("/api/auth/register", credentials)
         user_id = row["user"]["id"]

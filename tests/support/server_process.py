@@ -28,6 +28,9 @@ DEFAULTS = {
     "LECTERN_AUTH__SECRET": SECRET,
     "LECTERN_AUTH__BCRYPT_COST": "4",
     "LECTERN_LOG__LEVEL": "warning",
+    # Whoever runs many tests has no core for each server.
+    "LECTERN_SERVER__FULL_SHARE": "1",
+    "LECTERN_SERVER__FULL_LAG_S": "60",
     **{f"LECTERN_LIMITS__{name}__RATE": "0" for name in ("AUTH", "READ", "WRITE", "TELEMETRY", "LOGIN_ADDRESS")},
 }
 

@@ -1,10 +1,13 @@
-"""Waiting for what another process does."""
+"""Waiting for what another process does, or Postgres."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
+import asyncpg
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 5) -> bool:
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
     """Whether `condition` comes to hold within `timeout_s`; looked at every 10 ms. For tests without a loop."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -12,3 +15,13 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 5) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+async def blocked(sql: "asyncpg.Connection[asyncpg.Record]", timeout_s: float = 30) -> None:
+    """Until somebody waits for a lock in this database. Raises TimeoutError."""
+    async with asyncio.timeout(timeout_s):
+        while not await sql.fetchval(  # noqa: ASYNC110  # nothing tells us
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        ):
+            await asyncio.sleep(0.01)

@@ -33,6 +33,8 @@ def whole_system(data: Path) -> Iterator[System]:
         try:
             system.start_stores()
             system.start_video_host()
+            system.start_model()
+            system.start_payments()
             for server in system.start_servers((ADMIN.email, ADMIN.password)):
                 server.await_ready(START_TIMEOUT_S)
             host = system.parts[VIDEO_HOST]

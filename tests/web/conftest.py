@@ -4,7 +4,6 @@ One Chromium serves all tests of this folder, each in a context of its own, so t
 (`pytest.mark.asyncio(loop_scope="session")`).
 """
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from tests.support.browser import ARGUMENTS, find_chromium
+from tests.support.browser import chromium
 from tests.web.stage import ROOT, Stage, encode_ladder
 
 if TYPE_CHECKING:
@@ -22,18 +21,8 @@ if TYPE_CHECKING:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> "AsyncIterator[Browser]":
     """The Chromium of all tests here; they are skipped where none can be had."""
-    found = find_chromium()
-    if found is None:
-        pytest.skip("no Chromium: install one (Debian: chromium) or let bin/test fetch npm's")
-    from playwright.async_api import async_playwright  # noqa: PLC0415  0.3 s that other tests need not pay
-
-    program, environment = found
-    async with async_playwright() as playwright:
-        chromium = await playwright.chromium.launch(
-            executable_path=program, args=ARGUMENTS, env={**os.environ, **environment}
-        )
-        yield chromium
-        await chromium.close()
+    async with chromium() as browser:
+        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="session")

@@ -12,12 +12,14 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from mimetypes import guess_type
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imageio_ffmpeg
 from aiohttp import WSMsgType, web
-from aiohttp.test_utils import TestServer
+
+from tests.support.local_server import LocalServer
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -128,6 +130,7 @@ class Stage:
         self.acknowledges = True
         self.saves = True
         self.refuses: int | None = None  # a status instead of an upgrade
+        self.role = "student"
         self.too_many = False
         self.resume_position = 0.0
         self.segment_delay_s = 0.0
@@ -136,12 +139,15 @@ class Stage:
         self.sought: list[str] = []  # what was looked for among the courses
         self.has_more = False
         self.continuations: list[Message] = []
+        self.waiting: dict[str, list[Message]] = {"events": [], "jobs": []}  # for an operator
+        self.owns = False  # whether who asks is the course's owner
+        self.days: list[str] = []  # from which days analytics were asked for
         self.lecture_seen: str | None = None  # when the lecture was last watched, as the server has it
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
         """Serve on a free port; yields the origin."""
-        server = TestServer(self._app(), shutdown_timeout=0.1)
+        server = LocalServer(self._app(), shutdown_timeout=0.1)
         await server.start_server()
         try:
             yield str(server.make_url("")).rstrip("/")
@@ -166,10 +172,10 @@ class Stage:
         """Anything, to the newest session's newest socket."""
         await self.held.sockets[-1].send_str(json.dumps(message))
 
-    async def decide(self, cap: int, reason: str) -> None:
+    async def decide(self, cap: int, reason: str, **more: Any) -> None:
         """Push another cap (kbit/s)."""
         self.cap, self.reason = cap, reason
-        await self.send({"type": "decision", **self._decision(self.held)})
+        await self.send({"type": "decision", **self._decision(self.held), **more})
 
     async def close(self, code: int, retry_ms: int | None = None) -> None:
         """Say why, and close the newest session's newest socket."""
@@ -187,6 +193,8 @@ class Stage:
         app.add_routes(
             [
                 web.get("/", self._page),
+                web.get("/ops", self._page),
+                web.get("/api/ops/{what}", self._waiting),
                 web.get("/bare", self._bare),
                 web.static("/web", ROOT / "web"),
                 web.static("/vendor/hls.js", ROOT / "node_modules" / "hls.js" / "dist"),
@@ -205,6 +213,9 @@ class Stage:
                 web.get("/api/videos/sessions/{session_id}", self._get_session),
                 web.post("/api/videos/sessions/{session_id}/network", self._beacon),
                 web.get("/api/videos/ws/{session_id}", self._socket),
+                web.get("/api/videos/{video_id}/analytics", self._analytics),
+                web.get("/api/videos/{video_id}/live/ws", self._live),
+                web.get("/api/chat/history/{user_id}", self._said),
                 web.get("/media/{token}/manifest/{path:.+}", self._media),
             ]
         )
@@ -212,17 +223,29 @@ class Stage:
 
     # The page and its media
 
+    async def _waiting(self, request: web.Request) -> web.Response:
+        rows = self.waiting[request.match_info["what"]] if self._signed_in(request) else []
+        return web.json_response({"items": rows, "next_cursor": None, "next": None})
+
     async def _page(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(ROOT / "web" / "index.html")
 
     async def _bare(self, _: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><title>bare</title>", content_type="text/html")
 
+    async def _said(self, _: web.Request) -> web.Response:
+        return web.json_response({"items": [], "next_cursor": None, "next": None})
+
     async def _media(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["token"] != self.playback_tokens[-1]:
             raise web.HTTPForbidden
         assert self.clip is not None
-        return web.FileResponse(self.clip / request.match_info["path"], headers={"Cache-Control": "no-store"})
+        # Not as a FileResponse: a page that is closed while one is being opened leaves the file to the collector.
+        return web.Response(
+            body=(self.clip / request.match_info["path"]).read_bytes(),
+            content_type=guess_type(request.match_info["path"])[0] or "application/octet-stream",
+            headers={"Cache-Control": "no-store"},
+        )
 
     def playback(self) -> Message:
         """Addresses with the newest playback token."""
@@ -234,7 +257,7 @@ class Stage:
     def _pair(self, status: int = 200) -> web.Response:
         self.lives += 1
         self.valid_token = f"access-{self.lives}"
-        user = {"id": str(uuid.UUID(int=9)), "username": "ada", "email": "ada@example.org", "role": "student"}
+        user = {"id": str(uuid.UUID(int=9)), "username": "ada", "email": "ada@example.org", "role": self.role}
         tokens = {"access_token": self.valid_token, "refresh_token": f"refresh-{self.lives}", "token_type": "Bearer"}
         return web.json_response({"user": user, **tokens, "expires_in": 900}, status=status)
 
@@ -264,6 +287,31 @@ class Stage:
 
     def _signed_in(self, request: web.Request) -> bool:
         return request.headers.get("Authorization") == f"Bearer {self.valid_token}"
+
+    # The audience
+
+    async def _analytics(self, request: web.Request) -> web.Response:
+        self.days.append(request.query.get("from", ""))
+        views = 12 if self.days[-1] else 1234
+        return web.json_response(
+            {
+                "views": views, "unique_viewers": 900, "watch_time": 36_000, "completion": 0.5, "exits_before_start": 7,
+                "rewinds": 3, "startup_ms": {"p50": 310.4, "p95": 900.0}, "rebuffer_ratio": 0.0123, "switches": 5,
+                "mean_bitrate_kbps": 1500, "retention": [1 - n / 200 for n in range(100)],
+                "time_per_rung": [{**rung, "seconds": 10 * n} for n, rung in enumerate(LADDER)],
+                "decisions_by_reason": {"the network carries this rung": 4},
+            }
+        )  # fmt: skip
+
+    async def _live(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("lectern.v1",))
+        await socket.prepare(request)
+        viewer = {"username": "ben", "position": 83, "sta": "r", "bitrate_kbps": 800, "buffer": 2.5, "stalls": 1}
+        message = {"type": "live", "watching": 2, "playing": 1, "stalled": 1, "viewers": [viewer]}
+        await socket.send_json(message)
+        async for _ in socket:
+            pass
+        return socket
 
     # Courses
 
@@ -299,6 +347,8 @@ class Stage:
     def _video_row(self) -> Message:
         row: Message = {"id": VIDEO, "lecture_id": FIRST, "title": "Clip", "status": self.video_status}
         row["duration_seconds"] = float(CLIP_S)
+        if self.owns:
+            row["cloudflare_uid"] = "uid"
         return {**row, "playback": self.playback()} if self.video_status == "ready" else row
 
     async def _courses(self, request: web.Request) -> web.Response:

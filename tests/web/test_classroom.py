@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, until
 
@@ -109,6 +110,27 @@ async def test_the_player_obeys_a_lower_cap_and_climbs_when_it_is_lifted(
     await until(page, "lectern.state().load_rung.br === 2548")
 
 
+async def test_the_plot_itself_says_why(stage: Stage, page: Page, enter: Enter) -> None:
+    await page.add_init_script("""
+        window.drawn = new Set();
+        const pen = CanvasRenderingContext2D.prototype, { fillText } = pen;
+        pen.fillText = function (text, ...at) { window.drawn.add(text); return fillText.call(this, text, ...at); };
+    """)
+    await enter()
+    await until(page, PLAYING)
+    width = await page.evaluate("document.querySelector('.plot canvas').clientWidth")
+    await page.hover(".plot canvas", position={"x": width - 2, "y": 60})
+    await until(page, "document.querySelector('.readout').textContent.endsWith('the network carries this rung')")
+    assert await page.evaluate("drawn.has('the network carries this rung')")
+    await stage.decide(500, "the network has just slowed down")
+    await until(page, "drawn.has('the network has just slowed down')")
+    shared = "many share this network, and each gets an even part"
+    await stage.decide(948, shared, cmsd={"mb": 948, "du": True})
+    await until(page, "lectern.state().cap === 1 && lectern.state().decision.cmsd.du")
+    await until(page, f"document.querySelector('.readout').textContent.endsWith('{shared}')")
+    assert "any share this network, and each gets an even part." in str(await page.text_content(".live .verdict"))
+
+
 async def test_without_word_from_the_server_the_player_judges_for_itself(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
@@ -136,6 +158,20 @@ async def test_a_collapse_of_the_network_is_reported_before_the_slow_segment_is_
     await until(page, f"lectern.state().acked >= {low['seq']}")
     reported = next(frame for frame in stage.held.frames if frame["seq"] == low["seq"])
     assert reported["segments"] == []
+
+
+async def test_the_player_gives_up_a_download_that_the_server_calls_hopeless(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().load_rung.br === 2548")
+    cdp = await page.context.new_cdp_session(page)
+    await cdp.send("Network.enable")
+    slow = {"offline": False, "latency": 40, "downloadThroughput": 100_000 / 8, "uploadThroughput": 300_000 / 8}
+    await cdp.send("Network.emulateNetworkConditions", slow)
+    await until(page, "lectern.state().frames.at(-1).mtp < 600 && lectern.state().load_rung.br === 2548")
+    await stage.decide(500, "the network has just slowed down", abandon=True)
+    await until(page, "lectern.state().abandoned === 1 && lectern.state().load_rung.br === 448")
 
 
 async def test_a_reload_goes_on_within_a_second_in_the_same_session(stage: Stage, page: Page, enter: Enter) -> None:
@@ -237,6 +273,24 @@ async def test_the_end_of_the_video_ends_the_session_and_playing_again_begins_an
     assert len(stage.created) == 2
 
 
+async def test_the_next_lecture_begins_with_what_was_fetched_while_this_one_ended(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/manifest/" in request.url else None)
+    await enter()
+    await until(page, PLAYING)
+    before = len(asked)
+    await page.evaluate("document.querySelector('video').currentTime = 40")
+    await page.wait_for_selector("text=Up next", timeout=20_000)
+    ahead = [url.partition("/manifest/")[2] for url in asked[before:]]
+    assert {"video.m3u8", "240p/init.mp4", "240p/segment_0000.m4s", "audio/segment_0000.m4s"} <= set(ahead)
+    assert ahead.count("video.m3u8") == 1
+    await page.click("text=Go on")
+    await until(page, f"{PLAYING} && lectern.state().position < 10", within_s=20)
+    assert len(stage.created) == 2
+
+
 async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, f"{PLAYING} && lectern.state().acked > 3")
@@ -278,6 +332,27 @@ async def test_a_hitch_is_no_stall_and_a_stall_is_told(stage: Stage, page: Page,
     told = [frame["cmcd"] for frame in stage.held.frames if "bs" in frame["cmcd"]]
     assert len(told) == 1
     assert sum(frame["cmcd"].get("bsd", 0) for frame in stage.held.frames) >= 100
+
+
+async def test_what_cannot_be_decoded_is_fetched_anew_and_plays_on(stage: Stage, page: Page, enter: Enter) -> None:
+    spoilt: list[str] = []
+
+    async def spoil(route: Route) -> None:
+        spoilt.append(route.request.url)
+        await route.continue_(url=spoilt[0].replace("720p", "240p") if len(spoilt) == 1 else route.request.url)
+
+    await page.route("**/720p/segment_0002.m4s*", spoil)
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().position > 1")
+    await page.evaluate("document.querySelector('video').addEventListener('error', () => window.failed = true)")
+    await until(page, "window.failed")
+    await until(page, "lectern.state().position > 5 && !lectern.state().paused", 20)
+    acked = (await state(page))["acked"]
+    await until(page, f"lectern.state().acked > {acked + 1}")
+    positions = [frame["position"] for frame in stage.held.frames]
+    # Until it fails the element guesses its position by the clock, and a busy machine's decoder is behind that.
+    assert all(after > before - 1.5 for before, after in pairwise(positions))
+    assert await page.is_hidden(".overlay")
 
 
 async def test_refused_credentials_are_renewed_once_and_then_one_signs_in_again(

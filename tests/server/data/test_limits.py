@@ -28,6 +28,10 @@ class Hand(Clock):
         return self.seconds
 
 
+# Forty new connections at once, on whatever machine.
+PATIENCE_S = 30.0
+
+
 def limits(**classes: Limit) -> Limits:
     return Limits(**classes)  # type: ignore[arg-type]
 
@@ -95,15 +99,22 @@ def test_never_more_than_the_burst_and_what_came_back_since(
             allowed += 1
 
 
-async def test_all_processes_count_together_in_redis(client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.data.limits.REDIS_WAIT_S", 30.0)  # forty new connections at once, on whatever machine
-    processes = [Limiter(limits(write=SLOW), Clock(), client) for _ in range(4)]
+async def test_all_processes_count_together_in_redis(client: Redis) -> None:
+    processes = [Limiter(limits(write=SLOW), Clock(), client, wait_s=PATIENCE_S) for _ in range(4)]
     verdicts = await asyncio.gather(*(must(processes[n % 4], "write") for n in range(40)))
     assert sum(verdict.allowed for verdict in verdicts) == 3
     refused = next(verdict for verdict in verdicts if not verdict.allowed)
     assert 990 <= refused.retry_after_s <= 1000
     assert refused.reset_s <= 3000
     assert 0 < await client.pttl("limit:write:ada") <= 3_000_000
+
+
+async def test_a_flood_is_counted_over_one_connection(client: Redis) -> None:
+    limiter = Limiter(limits(login_account=SLOW), Clock(), client, wait_s=PATIENCE_S)
+    before = (await client.info("stats"))["total_connections_received"]
+    verdicts = await asyncio.gather(*(limiter.take("login_account", "ada", closed=True) for _ in range(1200)))
+    assert sum(verdict.allowed for verdict in verdicts if verdict) == 3
+    assert (await client.info("stats"))["total_connections_received"] - before <= 1
 
 
 async def test_reads_are_counted_in_the_process_and_cost_no_round_trip(client: Redis) -> None:
@@ -114,7 +125,7 @@ async def test_reads_are_counted_in_the_process_and_cost_no_round_trip(client: R
 
 @pytest.mark.parametrize("name", ["read", "write"])
 async def test_what_is_given_back_may_be_taken_again(client: Redis, name: str) -> None:
-    limiter = Limiter(limits(read=SLOW, write=SLOW), Clock(), client)
+    limiter = Limiter(limits(read=SLOW, write=SLOW), Clock(), client, wait_s=PATIENCE_S)
     for _ in range(20):
         assert (await must(limiter, name)).allowed
         await limiter.give_back(name, "ada")
@@ -124,7 +135,7 @@ async def test_what_is_given_back_may_be_taken_again(client: Redis, name: str) -
 
 
 async def test_a_limit_may_be_a_multiple_of_its_class(client: Redis) -> None:
-    limiter = Limiter(limits(login_account=SLOW), Clock(), client)
+    limiter = Limiter(limits(login_account=SLOW), Clock(), client, wait_s=PATIENCE_S)
     allowed = [verdict for _ in range(40) if (verdict := await limiter.take("login_account", "ada", times=10))]
     assert sum(verdict.allowed for verdict in allowed) == 30
     assert allowed[0].limit == 30

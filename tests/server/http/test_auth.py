@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from server.clock import Clock
 from server.http.auth import SESSION, Passwords, Tokens, Versions
-from server.http.problems import Unauthorized
+from server.http.problems import Overloaded, Unauthorized
 
 SECRET = "a secret of at least thirty-two bytes"
 USER = uuid4()
@@ -119,6 +120,7 @@ def test_a_token_without_one_of_its_claims_is_refused(tokens: Tokens, clock: Set
         {"ver": "1"},
         {"ver": True},
         {"exp": 1e300},
+        {"exp": 1 << 62},
         {"exp": "soon"},
         {"key": "another secret of thirty-two bytes!!"},
         {"algorithm": "HS512", "key": SECRET * 2},
@@ -189,6 +191,18 @@ async def test_every_character_of_a_password_counts_beyond_72_bytes_and_nul() ->
     assert not await passwords.verify(long + "b", stored)
     stored = await passwords.hash("a\0b")
     assert not await passwords.verify("a\0c", stored)
+    passwords.close()
+
+
+async def test_who_would_wait_long_for_a_password_to_be_looked_at_is_refused_at_once() -> None:
+    passwords = Passwords(10)
+    stored = await passwords.hash("correct horse battery")
+    asked = (passwords.verify("correct horse battery", stored) for _ in range(2000))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert set(map(type, answers)) == {bool, Overloaded}
+    assert all(answer for answer in answers if isinstance(answer, bool))
+    assert isinstance(answers[-1], Overloaded)
+    assert await passwords.verify("correct horse battery", stored), "and all is well when the flood is over"
     passwords.close()
 
 

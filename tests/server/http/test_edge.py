@@ -44,6 +44,9 @@ def test_what_a_proxy_on_this_host_sends_is_not_local() -> None:
     assert edge().is_local(request("::1"))
     assert not edge().is_local(request("127.0.0.1", {"X-Forwarded-For": "1.2.3.4"}))
     assert not edge().is_local(request("192.0.2.1"))
+    for name in ("X-Real-IP", "Forwarded", "Via"):
+        for proxies in ([], ["127.0.0.1/32"]):
+            assert not edge(trusted_proxies=proxies).is_local(request("127.0.0.1", {name: "127.0.0.1"}))
     assert not edge(trusted_proxies=["127.0.0.1/32"]).is_local(request("127.0.0.1", {"X-Forwarded-For": "1.2.3.4"}))
 
 

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from server import metrics
 from server.http.problems import Conflict
-from server.http.routing import ANONYMOUS, Call, Routes
+from server.http.routing import ANONYMOUS, Body, Call, Routes
 from server.logs import request_id
 from tests.support.app import AppClient, bare_app
 
@@ -25,6 +25,15 @@ async def fine(_call: Call[None]) -> Any:
 @routes.get("/broken", role=ANONYMOUS, rate=None)
 async def broken(_call: Call[None]) -> None:
     raise RuntimeError("SELECT password FROM users")
+
+
+class Text(Body):
+    text: str
+
+
+@routes.post("/text", role=ANONYMOUS, rate=None, body=Text)
+async def take_text(_call: Call[Text]) -> None:
+    raise AssertionError("it never arrives")
 
 
 @routes.get("/moved", role=ANONYMOUS, rate=None)
@@ -98,6 +107,27 @@ async def test_an_unforeseen_error_says_nothing_but_its_id_and_is_counted(client
     assert "SELECT" not in await response.text()
     assert "Traceback" not in await response.text()
     assert metrics.HTTP_UNFORESEEN.labels("/broken")._value.get() == before + 1
+
+
+async def test_who_hangs_up_in_the_middle_of_a_body_is_no_failure_of_ours() -> None:
+    cut_off, unforeseen = metrics.HTTP_REQUESTS.labels("POST", "/text", "400"), metrics.HTTP_UNFORESEEN.labels("/text")
+    before = cut_off._value.get(), unforeseen._value.get()
+    runner = web.AppRunner(bare_app(routes))  # unlike a TestServer it ends no handler whose client is gone
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        _, writer = await asyncio.open_connection(*runner.addresses[0])
+        writer.write(b"POST /text HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        await writer.drain()
+        await asyncio.sleep(0.1)  # it is being read
+        writer.close()
+        async with asyncio.timeout(20):
+            while cut_off._value.get() == before[0]:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+    finally:
+        await runner.cleanup()
+    assert unforeseen._value.get() == before[1]
 
 
 async def test_an_error_after_half_an_answer_cuts_the_connection(client: AppClient) -> None:

@@ -6,6 +6,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import ValidationError
 from yarl import URL
 
 from server.http.paging import PageQuery, page, read_cursor, write_cursor
@@ -81,3 +82,9 @@ def test_the_row_too_many_is_not_shown_but_gives_the_next_page() -> None:
         "/api/things",
         {"q": "a b", "limit": "2", "cursor": answer["next_cursor"]},
     )
+
+
+@pytest.mark.parametrize("text", ["0", "101", "-1", "+5", "1_0", " 5", "5.0", "٥", ""])
+def test_a_limit_is_a_whole_number_in_plain_digits(text: str) -> None:
+    with pytest.raises(ValidationError):
+        PageQuery.model_validate_strings({"limit": text})

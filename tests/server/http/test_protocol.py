@@ -114,10 +114,26 @@ async def test_a_head_that_is_too_long_is_told_as_such(port: int) -> None:
     assert problem["detail"] == "A line of the request's head is too long."
 
 
-async def test_a_body_in_an_encoding_that_is_not_read_is_415(port: int) -> None:
-    status, headers, problem = await tell(port, posted(b"Content-Encoding: rot13\r\n", BODY))
+@pytest.mark.parametrize("encoding", [b"rot13", b"br", b"zstd", b"gzip, gzip"])
+async def test_a_body_in_an_encoding_that_is_not_read_is_415(port: int, encoding: bytes) -> None:
+    status, headers, problem = await tell(port, posted(b"Content-Encoding: %s\r\n" % encoding, BODY))
     assert (status, problem["code"]) == (415, "unsupported_media_type")
     assert "gzip" in headers["accept-encoding"]
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"zstd", b"rot13"])
+@pytest.mark.parametrize("verb", [b"POST", b"GET"])
+async def test_who_is_hung_up_on_is_told_so_and_the_others_may_go_on(port: int, verb: bytes, encoding: bytes) -> None:
+    """What a body in an encoding that it lies about leaves behind is no place where a next request may begin."""
+    lying = posted(b"Content-Encoding: %b\r\n" % encoding, b"not encoded at all").replace(b"POST", verb)
+    async with connected(port) as (reader, writer):
+        writer.write(lying)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if b"connection: close" in head or head.startswith(b"http/1.0"):
+            assert b"http/1" not in (await reader.read()).lower()
+            return
+        writer.write(b"GET /said" + HEAD + b"Connection: close\r\n\r\n")
+        assert b"HTTP/1.1 200 OK" in await reader.read()
 
 
 async def test_a_body_may_be_gzipped_and_chunked_and_is_limited_as_it_unfolds(port: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from server.config import Config
 from server.services.mail import Mailer, page_address
-from server.services.outside import ServiceAway, ServiceNotConfigured, ServiceRefused, ServiceSlow
+from server.services.outside import ServiceAway, ServiceNotConfigured, ServicePutsOff, ServiceRefused, ServiceSlow
 from standins.mail_catcher.app import receiving
 from tests.support.mail import catching
 
@@ -69,10 +69,10 @@ async def test_what_is_not_one_address_is_written_to_nobody(to: str) -> None:
     ("answers", "told"),
     [
         ({"RCPT": "550 no such user"}, ServiceRefused),
-        ({"RCPT": "450 come back later"}, ServiceAway),
+        ({"RCPT": "450 come back later"}, ServicePutsOff),
         ({"MAIL": "553 not from you"}, ServiceRefused),
         ({"DATA": "554 spam"}, ServiceRefused),
-        ({"DATA": "451 full"}, ServiceAway),
+        ({"DATA": "451 full"}, ServicePutsOff),
     ],
 )
 async def test_a_refusal_for_good_is_told_from_one_for_now(answers: dict[str, str], told: type[Exception]) -> None:
