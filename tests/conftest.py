@@ -9,6 +9,7 @@
 `page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -46,6 +47,17 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if start in item.nodeid), len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what stays is not looked through again after every test
+
+
+@pytest.fixture(autouse=True)
+def left_behind() -> Iterator[None]:
+    """Fails the test itself, not whichever comes later, if it left something open or never awaited."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,11 @@ def test_the_defaults_are_fifty_players_for_thirty_seconds():
     assert "--processes" not in command
 
 
+def test_all_players_have_time_to_watch_in_a_short_run():
+    command = locust_command(parse(["--players", "5", "--seconds", "3"]))
+    assert dict(pairwise(command))["--spawn-rate"] == "5.0"
+
+
 async def test_players_watch_and_the_table_tells_how_it_was(tmp_path: Path):
     fake, file = FakeLectern(), tmp_path / "figures.json"
     async with fake.running() as base_url:

@@ -61,5 +61,4 @@ async def speaking() -> AsyncIterator[LanguageModel]:
     """A stand-in model for as long as the block lasts."""
     app = create_app(KEY)
     async with LocalServer(app) as server:
-        await server.start_server(handler_cancellation=True)
         yield LanguageModel(app[MODEL_KEY], str(server.make_url("")).rstrip("/"))

@@ -4,10 +4,13 @@ import asyncio
 from typing import Any
 
 from aiohttp.test_utils import TestServer
+from aiohttp.web import AppRunner
 
 
 class LocalServer(TestServer):
-    """Gives its handlers `shutdown_timeout` seconds to end; aiohttp's gives a minute, whatever its constructor is told.
+    """Lets handlers go on when their peer has hung up, as the product's server does; aiohttp's for tests cancels them.
+
+    At its end it gives them `shutdown_timeout` seconds; aiohttp's gives a minute, whatever its constructor is told.
 
     Then a peer is cut that has not taken all of an answer, as a page that was closed in the middle of a segment: its
     connection would outlive the test's loop, to be found by whatever test collects it.
@@ -22,6 +25,9 @@ class LocalServer(TestServer):
     async def start_server(self, loop: asyncio.AbstractEventLoop | None = None, **options: Any) -> None:
         """Listen."""
         await super().start_server(loop, shutdown_timeout=self._shutdown_timeout, **options)
+
+    async def _make_runner(self, **options: Any) -> AppRunner:
+        return AppRunner(self.app, **{**options, "handler_cancellation": False})
 
     async def close(self) -> None:
         """Close, then cut what does not end by itself."""
