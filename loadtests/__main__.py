@@ -28,7 +28,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="http://127.0.0.1:8080", help="the server (%(default)s)")
     parser.add_argument("--players", type=int, default=50, help="sessions at once (%(default)s)")
     parser.add_argument("--seconds", type=float, default=30, help="how long (%(default)s)")
-    parser.add_argument("--spawn-rate", type=float, default=None, help="players started a second (all within 3 s, or a third)")
+    parser.add_argument(
+        "--spawn-rate", type=float, default=None, help="players started a second (all within 3 s, or a third)"
+    )
     parser.add_argument("--interval-s", type=float, default=1.0, help="seconds between a player's frames (%(default)s)")
     parser.add_argument("--network", choices=sorted(LINKS), default=None, help="one kind of link for all (a mixture)")
     parser.add_argument("--video", default=None, help="id of the video (a ready one of a free course)")
