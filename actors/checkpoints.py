@@ -1,4 +1,4 @@
-"""Checkpoints: every second all changed sessions of the process in one fenced statement per 500 rows.
+"""Checkpoints: every second all changed sessions of the process, some at a time, each time in one fenced statement.
 
 A checkpoint passes only under the epoch that it was claimed with. A session that does not pass is a zombie: it is
 dropped, nothing of its stream is trimmed, and its socket learns who took it.
@@ -7,6 +7,7 @@ dropped, nothing of its stream is trimmed, and its socket learns who took it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from uuid import UUID
 
@@ -25,7 +26,10 @@ from server.data.streams import REDIS_AWAY, Streams
 log = structlog.get_logger()
 sessions_sql = queries("sessions")
 
-CHUNK = 500
+# Sessions of one statement at most: to pack a row takes the loop's time, to write it Postgres', while frames wait.
+CHUNK = 250
+# So many parts a round has at least: a thousand sessions at once would be felt once a second.
+PARTS = 16
 # A session's stream is trimmed when this many of its entries are saved.
 TRIM = 64
 # A session with a socket but nothing to save is renewed this often, so that it counts as seen.
@@ -55,53 +59,77 @@ class Checkpoints:
         self._settings = settings
         self._clock = clock
         self._share = complete_share
+        self._left: set[VideoSession] = set()
         self._kicked = asyncio.Event()
         self._saving = asyncio.Lock()
 
-    def kick(self) -> None:
-        """Save soon, not only at the next beat: a socket ended."""
+    def kick(self, session: VideoSession) -> None:
+        """Save this session soon, not only when its turn comes: its socket ended."""
+        self._left.add(session)
         self._kicked.set()
 
     async def run(self) -> None:
-        """Save at every beat until cancelled."""
+        """Save until cancelled: each session once in `checkpoint_s` if it changed, evenly over that time, and those of
+        sockets that end in between."""
+        loop = asyncio.get_running_loop()
         while True:
+            held = list(self._registry)
+            size = max(1, min(CHUNK, math.ceil(len(held) / PARTS)))
+            parts = [held[start : start + size] for start in range(0, len(held), size)] or [[]]
             try:
-                async with asyncio.timeout(self._settings.checkpoint_s):
-                    await self._kicked.wait()
-            except TimeoutError:
-                pass
-            self._kicked.clear()
-            try:
-                await self.save_changed()
+                for part in parts:
+                    until = loop.time() + self._settings.checkpoint_s / len(parts)
+                    await self._save_part(part)
+                    while await self._kicked_before(until):
+                        left, self._left = self._left, set()
+                        await self._save_part(left)
             except DATABASE_AWAY as error:
                 postponed("checkpoint_postponed", error)
+                await asyncio.sleep(self._settings.checkpoint_s)
+
+    async def _kicked_before(self, until: float) -> bool:
+        """Wait for a socket to end, until then (by the loop's clock) at most; whether one did."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self._kicked.wait()
+        except TimeoutError:
+            return False
+        self._kicked.clear()
+        return True
+
+    async def _save_part(self, sessions: Iterable[VideoSession]) -> None:
+        async with self._saving:
+            for batch in self._batches(sessions, release=False):
+                await self.save(batch)
 
     async def save_changed(self, *, release: bool = False) -> None:
-        """Save every session that changed; with `release` all, given up. Raises PostgresAway."""
+        """Save every session that changed, now; with `release` all, given up. Raises PostgresAway."""
         async with self._saving:
-            batches = self._batches(self._clock.monotonic(), release)
+            batches = self._batches(list(self._registry), release=release)
 
             async def work() -> None:
                 for batch in batches:
-                    await asyncio.sleep(0)  # to collect a batch and to pack it are some milliseconds each
                     await self.save(batch)
+                    await asyncio.sleep(0)  # what waits has its turn between two batches
 
             # Two by turns: the next batch is packed while Postgres writes the one before.
             for outcome in await asyncio.gather(work(), work(), return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
 
-    def _batches(self, now: float, release: bool) -> Iterator[list[Checkpoint]]:
-        """What is due, in the order of ids, each taken when it is asked for: all at once would hold the loop."""
+    def _batches(self, sessions: Iterable[VideoSession], *, release: bool) -> Iterator[list[Checkpoint]]:
+        """What is due of these, in batches sorted by id, each taken when it is asked for: all at once would hold the
+        loop."""
+        now = self._clock.monotonic()
         due: list[Checkpoint] = []
-        for session in sorted(self._registry, key=lambda session: session.id.int):
+        for session in sessions:
             if not session.dropped and (checkpoint := self._due(session, now, release)):
                 due.append(checkpoint)
                 if len(due) == CHUNK:
-                    yield due
+                    yield sorted(due, key=_id)
                     due = []
         if due:
-            yield due
+            yield sorted(due, key=_id)
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
         leave = release or session.bye or session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
@@ -213,3 +241,7 @@ class Checkpoints:
                 metrics.FENCED.inc()
                 superseded = row["claimed_by"] == "socket"
                 self._registry.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")
+
+
+def _id(checkpoint: Checkpoint) -> int:
+    return checkpoint.session.id.int

@@ -193,7 +193,7 @@ class Runtime:
             if told := quality.told_by(session.state.quality):
                 self._levels.append(told)
                 session.version += 1
-            self.checkpoints.kick()
+            self.checkpoints.kick(session)
 
     def submit(self, session: VideoSession, frame: Report, blob: bytes | None = None) -> None:
         """A numbered frame of the session's socket, with what is kept of it if at hand. Raises BadFrame."""
@@ -226,7 +226,7 @@ class Runtime:
         await self.ingest.served(session, self.settings.checkpoint_s / 2)
         session.bye = True
         session.version += 1
-        self.checkpoints.kick()
+        self.checkpoints.kick(session)
 
     def crowded(self, session: VideoSession) -> bool:
         """Whether the socket should not be read for now: too much is on its way or unsaved."""

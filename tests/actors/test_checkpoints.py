@@ -1,15 +1,24 @@
 """Checkpoints: fenced, in batches, repeatable; one row that Postgres refuses spoils no other."""
 
-from uuid import UUID
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
-from actors.video_session.actor import VideoSession
+from actors.checkpoints import CHUNK, Checkpoints
+from actors.registry import Registry
+from actors.video_session.actor import Checkpoint, VideoSession
 from embedded.postgres import Postgres
+from server.config import Sessions
 from server.data.migrate import migrate
 from tests.actors.conftest import Place
 from tests.support.core import Core, Listener, eventually, insert_session, report, running, state_of
-from tests.support.lectures import make_learner, make_lecture
+from tests.support.lectures import LADDER, make_learner, make_lecture
+from tests.support.virtual_time import VirtualClock, run_virtually
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -135,3 +144,91 @@ async def test_a_session_that_nobody_watches_is_saved_and_let_go(core: Core, pla
     row = await core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "active")
     assert not await core.redis.exists(session.key) or await core.redis.xlen(session.key) == 0
+
+
+class Unwritten(Checkpoints):
+    """Notes when which sessions were saved; Postgres takes everything at once."""
+
+    def __init__(self, count: int, checkpoint_s: float) -> None:
+        registry, clock = Registry(uuid4()), VirtualClock()
+        nothing: Any = None
+        settings = Sessions(checkpoint_s=checkpoint_s)
+        super().__init__(registry, nothing, nothing, settings, clock, complete_share=0.9)
+        self.sessions = [changed_session(clock.monotonic()) for _ in range(count)]
+        self.saved: list[tuple[float, set[UUID]]] = []
+        for session in self.sessions:
+            registry.add(session)
+
+    async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+        assert seen
+        ids = {checkpoint.session.id for checkpoint in checkpoints}
+        self.saved.append((asyncio.get_running_loop().time(), ids))
+        return ids
+
+    async def run_for(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.run(), seconds)
+
+
+def changed_session(now: float) -> VideoSession:
+    """A session with something to save."""
+    row = dict.fromkeys(("video_id", "user_id", "lecture_id", "viewport", "length_ms", "decisions"))
+    row |= dict.fromkeys(("resume_ms", "last_seq", "last_sub", "duplicates"), 0)
+    session = VideoSession(
+        row | {"id": uuid4(), "epoch": 1, "state": {}, "ladder": LADDER, "save_data": False}, now=now
+    )
+    session.version += 1
+    return session
+
+
+@pytest.mark.parametrize(("sessions", "most"), [(5, 1), (160, 10), (10_000, CHUNK)])
+def test_sessions_are_saved_once_a_round_and_evenly_over_it(sessions: int, most: int) -> None:
+    async def scenario() -> list[tuple[float, set[UUID]]]:
+        checkpoints = Unwritten(sessions, checkpoint_s=2.0)
+        await checkpoints.run_for(1.999)
+        assert all(session.saved_version == session.version for session in checkpoints.sessions)
+        return checkpoints.saved
+
+    saved = run_virtually(scenario())
+    assert sum(len(ids) for _, ids in saved) == sessions
+    assert max(len(ids) for _, ids in saved) == most
+    times = [at for at, _ in saved]
+    assert max(later - at for at, later in pairwise(times)) == pytest.approx(2.0 / len(times))
+
+
+def test_a_session_whose_socket_ended_is_saved_at_once() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(4, checkpoint_s=2.0)
+        running = asyncio.create_task(checkpoints.run_for(1.0))
+        await asyncio.sleep(0.1)
+        last = checkpoints.sessions[-1]
+        assert last.saved_version < last.version
+        checkpoints.kick(last)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert last.saved_version == last.version
+        await running
+        assert [len(ids) for _, ids in checkpoints.saved] == [1, 1, 1]  # in between the others have their turn as ever
+
+    run_virtually(scenario())
+
+
+def test_where_postgres_is_slow_who_left_is_still_saved_between_two_parts() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(10, checkpoint_s=1.0)
+        write = checkpoints.write
+
+        async def slowly(batch: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+            await asyncio.sleep(1.0)
+            return await write(batch, seen)
+
+        checkpoints.write = slowly  # type: ignore[method-assign,assignment]
+        running = asyncio.create_task(checkpoints.run_for(5.0))
+        await asyncio.sleep(0.1)
+        last = checkpoints.sessions[-1]
+        checkpoints.kick(last)
+        await asyncio.sleep(2.0)
+        assert last.saved_version == last.version
+        await running
+
+    run_virtually(scenario())
