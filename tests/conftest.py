@@ -49,13 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if start in item.nodeid), len(LONGEST)))
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()  # what stays is not looked through again after every test
-
-
 @pytest.fixture(autouse=True)
 def left_behind() -> Iterator[None]:
     """Fails the test itself, not whichever comes later, if it left something open or never awaited."""
+    gc.freeze()  # what others made is not looked through again after each test
     yield
     gc.collect()
 

@@ -127,7 +127,7 @@ async def test_a_crowded_session_is_not_read_until_it_moves(place: Place, own_va
             core.runtime.submit(session, report(seq))
         assert core.runtime.crowded(session)
         own_valkey.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while core.runtime.crowded(session):
                 await core.runtime.room(session)
         assert listener.applied == 3

@@ -13,14 +13,17 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.people import PASSWORD, Answer, People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+A_DAY_S = 86_400
 HOME, ELSEWHERE = "198.51.100.7", "203.0.113.9"
 
 
 @pytest.fixture
 def overrides() -> dict[str, dict[str, Any]]:
-    """The limits as they are by default; addresses as a proxy on this machine tells them."""
-    unlimited = {name: {"rate": 0} for name in ("auth", "read", "write")}
-    return {"limits": unlimited, "server": {"trusted_proxies": ["127.0.0.0/8"]}}
+    """As many tries as by default, none of which comes back while a test lasts; addresses as a proxy tells them."""
+    limits: dict[str, Any] = {name: {"rate": 0} for name in ("auth", "read", "write")}
+    limits |= {"login_account": {"rate": 10, "per_s": A_DAY_S, "burst": 10}}
+    limits |= {"login_address": {"rate": 40, "per_s": A_DAY_S, "burst": 40}}
+    return {"limits": limits, "server": {"trusted_proxies": ["127.0.0.0/8"]}}
 
 
 async def sign_in(person: Person, password: str, address: str, login: str = "ada") -> Answer:
@@ -41,7 +44,7 @@ async def test_ten_wrong_passwords_from_an_address_are_all_that_it_has(ada: Pers
     for password in ("wrong password", PASSWORD):
         refused = await sign_in(ada, password, ELSEWHERE)
         assert (refused.status, refused.code) == (429, "rate_limited")
-        assert 0 < int(refused.headers["Retry-After"]) <= 90
+        assert 0 < int(refused.headers["Retry-After"]) <= A_DAY_S / 10
     assert (await sign_in(ada, PASSWORD, HOME)).status == 200
 
 
@@ -67,7 +70,7 @@ async def test_an_account_that_is_not_there_is_limited_alike(ada: Person) -> Non
     told = {}
     for login in ("ada", "nobody"):
         answers = [await sign_in(ada, "wrong password", ELSEWHERE, login) for _ in range(12)]
-        told[login] = [(answer.status, answer.code, answer.headers.get("Retry-After")) for answer in answers]
+        told[login] = [(answer.status, answer.code, "Retry-After" in answer.headers) for answer in answers]
     assert told["ada"] == told["nobody"]
 
 

@@ -197,7 +197,7 @@ async def test_who_leaves_while_a_mail_is_written_leaves_none_behind(ada: Person
     async with sql.transaction():
         await sql.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", ada.id)
         await forget(ada)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         await sql.execute("UPDATE users SET erased_at = now() WHERE id = $1", ada.id)
@@ -235,7 +235,7 @@ async def test_a_dead_mail_server_delays_mails_and_nothing_else(
     async with serving(config) as client:
         ada = await People(client, sql).join("ada")
         assert (await forget(ada)).status == 202
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await sql.fetchval("SELECT count(*) FROM jobs WHERE error IS NOT NULL") < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert await sql.fetchval("SELECT bool_and(error LIKE 'ServiceAway%' AND dead_at IS NULL) FROM jobs")

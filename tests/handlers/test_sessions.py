@@ -47,7 +47,7 @@ class Player:
     async def open(self, session: dict[str, Any], **options: Any) -> "Wire":
         options.setdefault("protocols", ("lectern.v1", f"bearer.{session['token']}"))
         socket = await self.client.ws_connect(f"/api/videos/ws/{session['session_id']}", **options)
-        return Wire(socket, await asyncio.wait_for(socket.receive_json(), 5))
+        return Wire(socket, await asyncio.wait_for(socket.receive_json(), 30))
 
     async def shown(self, session: dict[str, Any]) -> dict[str, Any]:
         answer = await self.client.get(f"/api/videos/sessions/{session['session_id']}", headers=self.headers)
@@ -55,7 +55,7 @@ class Player:
         return await answer.json()
 
     async def eventually(self, session: dict[str, Any], holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not holds(shown := await self.shown(session)):  # noqa: ASYNC110  # nothing tells us
                 await asyncio.sleep(0.02)
         return shown
@@ -89,7 +89,7 @@ class Wire:
 
     async def until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first message for which this holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 message = await self.socket.receive()
                 assert message.type is WSMsgType.TEXT, f"closed with {self.socket.close_code}"
@@ -103,7 +103,7 @@ class Wire:
         return await self.until(lambda m: m["type"] == "ack" and m["saved"] >= seq)
 
     async def close_code(self) -> int | None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await self.socket.receive()).type is WSMsgType.TEXT:
                 pass
         return self.socket.close_code
@@ -620,7 +620,7 @@ async def test_a_session_begins_with_what_others_on_its_network_got(player: Play
         return float(json.loads(state)["quality"]["prior_kbps"])
 
     assert [await watch() for _ in range(3)] == [0.0] * 3
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (told := await watch()) == 0.0:  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.2)
     await connection.close()

@@ -415,7 +415,7 @@ async def test_older_news_never_take_the_place_of_newer(
         return found
 
     monkeypatch.setattr(elsewhere.billing, "get", get_late)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
         asking = tasks.create_task(elsewhere.sync(UUID(row["id"])))
         await told.wait()
         assert (await change(ada, plan_name="pro")).body["plan_name"] == "pro"

@@ -119,7 +119,7 @@ async def test_whenever_the_host_is_killed_the_end_is_right(
         if step == "arriving":
             broken = asyncio.create_task(send_form(clip, url, cut_at=1000))
             part = host.directory / "data" / "videos" / uid / "source.part"
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while not part.exists():  # noqa: ASYNC110  # nothing tells us
                     await asyncio.sleep(0.01)
             await host.restart()

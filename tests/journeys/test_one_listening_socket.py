@@ -57,7 +57,7 @@ class Visitors:
         """Ask again and again until `leave`."""
         while self._going:
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     await ask()
                 self.answers += 1
             except Exception as error:

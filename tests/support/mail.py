@@ -32,7 +32,7 @@ class MailBox:
 
     async def get(self, subject: str, to: str) -> Mail:
         """The next mail of this subject to this address, which is taken out. Fails after five seconds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for mail in self.mails:
                     if subject in mail.subject and mail.recipients == [to]:

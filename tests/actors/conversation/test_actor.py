@@ -82,7 +82,7 @@ def test_a_stream_that_lost_its_beginning_is_made_whole_from_postgres_at_the_end
     ear, stage = Ear(), Stage()
 
     async def lose() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             work = asyncio.create_task(converse(stage, {ear: (0, END)}))
             await asyncio.sleep(0.12)
             ear.frames.clear()

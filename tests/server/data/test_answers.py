@@ -60,7 +60,7 @@ async def test_every_process_is_told_of_an_entry(answers: Answers, redis: Redis)
         await subscription.subscribe(NUDGES)
         await subscription.ping()
         await answers.append(user_id, 1, 0, b"opening")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for message in subscription.listen():
                 if message["data"].decode() == f"{CHAT} {user_id}":
                     break

@@ -198,4 +198,4 @@ async def test_nudges_are_heard_after_a_silence_and_a_dead_connection_is_told_fr
         assert await heard.get() == "after a silence"
         proxy.freeze()
         with pytest.raises(RedisTimeoutError):
-            await asyncio.wait_for(hearing, 5)
+            await asyncio.wait_for(hearing, 30)

@@ -75,7 +75,7 @@ async def once(sql: Sql, query: str, *arguments: Any, wanted: Any = True) -> Non
     """Wait until a query's value is so."""
     value = None
     try:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while (value := await sql.fetchval(query, *arguments)) != wanted:  # noqa: ASYNC110  # nothing tells us
                 await asyncio.sleep(0.01)
     except TimeoutError:
@@ -83,7 +83,7 @@ async def once(sql: Sql, query: str, *arguments: Any, wanted: Any = True) -> Non
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.01)
 

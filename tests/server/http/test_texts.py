@@ -56,7 +56,7 @@ async def _join(client: AppClient, sql: Sql) -> Person:
 async def kept(sql: Sql, count: int) -> list[dict[str, Any]]:
     """The pieces, once there are so many and nothing is left to do."""
     left = "SELECT count(*) FROM jobs WHERE kind IN ('file_text', 'lecture_text', 'text_embedding')"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             rows = [dict(row) for row in await sql.fetch(PIECES)]
             if len(rows) == count and await sql.fetchval(left) == 0:

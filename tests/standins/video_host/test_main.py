@@ -34,7 +34,7 @@ async def running_host(arguments: list[str], url: str) -> AsyncIterator[asyncio.
     command = [sys.executable, "-m", "standins.video_host", *arguments]
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stderr=asyncio.subprocess.DEVNULL)
     try:
-        async with asyncio.timeout(20), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
             while True:
                 try:
                     async with http.get(f"{url}/livez"):

@@ -173,6 +173,6 @@ async def test_the_api_is_not_for_browsers(start_host: StartHost) -> None:
 
 async def test_the_thumbnail_is_a_picture(host_with_video: tuple[Any, str]) -> None:
     host, uid = host_with_video
-    async with asyncio.timeout(10), host.client.get(f"/{host.sign(uid)}/thumbnails/thumbnail.jpg") as answer:
+    async with asyncio.timeout(30), host.client.get(f"/{host.sign(uid)}/thumbnails/thumbnail.jpg") as answer:
         assert (await answer.read())[:3] == b"\xff\xd8\xff"
         assert answer.content_type == "image/jpeg"

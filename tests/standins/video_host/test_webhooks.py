@@ -33,7 +33,7 @@ class Receiver:
         return web.Response(status=self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
     async def next_call(self) -> tuple[str, bytes]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             return await self.calls.get()
 
 
@@ -54,7 +54,7 @@ async def failed_video(host: Any) -> str:
 
 
 async def delivered(host: Any, uid: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             video = host.client.server.app[STORE].videos[uid]
             if video.state == "error" and video.notice is None:
