@@ -624,7 +624,7 @@ def _hello(call: Call[None], session: VideoSession, claims: Claims) -> bytes:
                 frame_bytes=settings.frame_bytes,
                 rate=limit.rate,
                 per_s=limit.per_s,
-                burst=limit.burst,
+                burst=limit.at_once,
                 interval_ms=settings.interval_ms,
             ),
         )

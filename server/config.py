@@ -241,20 +241,25 @@ class Progress(Section):
 
 
 class Limit(Section):
-    """`rate` events per `per_s` seconds, `burst` at once; rate 0 = no limit."""
+    """`rate` events per `per_s` seconds, `burst` at once, 0: as many as `rate`; rate 0 = no limit."""
 
     rate: Annotated[float, Field(ge=0)]
     per_s: Seconds = 1.0
     burst: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def at_once(self) -> int:
+        """How many may come at the same moment."""
+        return self.burst or max(1, int(self.rate))
+
 
 class Limits(Section):
-    login_account: Limit = Limit(rate=10, per_s=900, burst=10)
-    login_address: Limit = Limit(rate=40, per_s=900, burst=40)
-    auth: Limit = Limit(rate=60, per_s=60, burst=60)
+    login_account: Limit = Limit(rate=10, per_s=900)
+    login_address: Limit = Limit(rate=40, per_s=900)
+    auth: Limit = Limit(rate=60, per_s=60)
     read: Limit = Limit(rate=50, per_s=1, burst=200)
     write: Limit = Limit(rate=10, per_s=1, burst=60)
-    chat: Limit = Limit(rate=20, per_s=60, burst=20)
+    chat: Limit = Limit(rate=20, per_s=60)
     telemetry: Limit = Limit(rate=10, per_s=1, burst=40)
 
 

@@ -1,9 +1,9 @@
 """Rate limits: how often somebody may do something.
 
-Each limit is a bucket of `burst` that fills with `rate` per `per_s`, kept as one number, the time at which it is full
-again (the generic cell rate algorithm, ITU-T I.371, annex A). `read` is counted in this process, since a round trip
-would cost more than most reads; the others are counted in Redis, for all processes together. While Redis is away they
-are counted here too, so that a limit is then one per process.
+Each limit is a bucket of `burst` (0: of `rate`) that fills with `rate` per `per_s`, kept as one number, the time at
+which it is full again (the generic cell rate algorithm, ITU-T I.371, annex A). `read` is counted in this process, since
+a round trip would cost more than most reads; the others are counted in Redis, for all processes together. While Redis
+is away they are counted here too, so that a limit is then one per process.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class Bucket:
     __slots__ = ("interval_s", "limit", "span_s")
 
     def __init__(self, limit: Limit, times: float = 1.0) -> None:
-        self.limit = max(1, int(limit.burst * times))
+        self.limit = max(1, int(limit.at_once * times))
         self.interval_s = limit.per_s / (limit.rate * times)
         self.span_s = self.limit * self.interval_s
 

@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
+from aiohttp import web
+
 from server.data.limits import Verdict
 from server.http.keys import EDGE, LIMITER
 from server.http.problems import RateLimited
-from server.http.routing import Call
+from server.http.routing import VERDICT, Call
 
 ACCOUNT, ADDRESS = "login_account", "login_address"
 # How many times as many failures an account may have from all addresses as from one.
@@ -51,7 +53,7 @@ async def guarded(call: Call[Any], account: str, *, known_here: bool, closed: bo
     try:
         for place in places:
             name, who, times = place
-            _hold(await limiter.take(name, who, times=times, closed=closed))
+            _hold(call.request, await limiter.take(name, who, times=times, closed=closed))
             counted.append(place)
         yield
     except Wrong:
@@ -75,8 +77,9 @@ async def _undo(call: Call[Any], counted: list[Place]) -> None:
         await call.app[LIMITER].give_back(name, who, times=times)
 
 
-def _hold(verdict: Verdict | None) -> None:
+def _hold(request: web.Request, verdict: Verdict | None) -> None:
     if verdict is not None and not verdict.allowed:
+        request[VERDICT] = verdict  # what one is told of is the limit that one has met
         raise RateLimited(
             "Too many tries to sign in: wait, or reset the password.",
             headers={"Retry-After": str(verdict.retry_after_s)},

@@ -201,7 +201,7 @@ class Socket:
         self._config = sockets.config.sessions
         self._limit: Limit = sockets.config.limits.telemetry
         self._free = self._config.replay_burst
-        self._allowance: float = self._limit.burst
+        self._allowance: float = self._limit.at_once
         self._allowed_at = self._heard_at = self._pinged_at = now
         self._blocked_at: float | None = None
         self._ack: bytes | None = None
@@ -391,7 +391,7 @@ class Socket:
         if self._limit.rate == 0:
             return True
         gained = (self._heard_at - self._allowed_at) * self._limit.rate / self._limit.per_s
-        self._allowance = min(self._limit.burst, self._allowance + gained) - 1
+        self._allowance = min(self._limit.at_once, self._allowance + gained) - 1
         self._allowed_at = self._heard_at
         return self._allowance >= 0
 

@@ -45,6 +45,7 @@ async def test_ten_wrong_passwords_from_an_address_are_all_that_it_has(ada: Pers
         refused = await sign_in(ada, password, ELSEWHERE)
         assert (refused.status, refused.code) == (429, "rate_limited")
         assert 0 < int(refused.headers["Retry-After"]) <= A_DAY_S / 10
+        assert (refused.headers["RateLimit-Limit"], refused.headers["RateLimit-Remaining"]) == ("10", "0")
     assert (await sign_in(ada, PASSWORD, HOME)).status == 200
 
 

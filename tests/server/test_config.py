@@ -35,6 +35,7 @@ def test_lists_tables_numbers_and_booleans_are_json_in_the_environment(tmp_path:
         LECTERN_SERVER__ALLOWED_ORIGINS='["http://a"]',
         LECTERN_SERVER__TRUSTED_PROXIES='["10.0.0.0/8"]',
         LECTERN_LIMITS__WRITE__RATE="0",
+        LECTERN_LIMITS__LOGIN_ACCOUNT__RATE="3",
         LECTERN_LIMITS__CHAT='{"rate": 3, "per_s": 9, "burst": 1}',
         LECTERN_PLANS=plan,
         LECTERN_LOG__ACCESS="false",
@@ -44,7 +45,8 @@ def test_lists_tables_numbers_and_booleans_are_json_in_the_environment(tmp_path:
     )
     assert config.server.allowed_origins == ["http://a"]
     assert (config.limits.write.rate, config.limits.write.burst) == (0, 60)
-    assert (config.limits.chat.rate, config.limits.chat.per_s) == (3, 9)
+    assert (config.limits.chat.rate, config.limits.chat.per_s, config.limits.chat.at_once) == (3, 9, 1)
+    assert config.limits.login_account.at_once == 3
     assert config.plans[0].plan_name == "p"
     assert config.log.access is False
     assert config.smtp.from_ == "a@b.org"
