@@ -59,6 +59,7 @@ class Checkpoints:
         self._settings = settings
         self._clock = clock
         self._share = complete_share
+        self._linger_s = min(settings.rest_idle_s, settings.suspend_after_s)
         self._left: set[VideoSession] = set()
         self._kicked = asyncio.Event()
         self._saving = asyncio.Lock()
@@ -132,7 +133,7 @@ class Checkpoints:
             yield sorted(due, key=_id)
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
-        leave = release or session.bye or session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
+        leave = release or session.bye or session.idle(now, self._linger_s, GIVE_UP_S)
         touch = session.peer is not None and now - session.saved_at > TOUCH_S
         figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
         if leave or touch or not figured or session.version != session.saved_version:
@@ -210,7 +211,7 @@ class Checkpoints:
         """A session that was given up goes, unless something came in between: then the next checkpoint, under the same
         epoch, takes it back."""
         session = checkpoint.session
-        idle = session.idle(now, self._settings.rest_idle_s, GIVE_UP_S)
+        idle = session.idle(now, self._linger_s, GIVE_UP_S)
         if checkpoint.released and session.version == checkpoint.version and (idle or checkpoint.status):
             self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
 

@@ -18,10 +18,13 @@ from server.data.db import DATABASE_AWAY, Database
 from server.data.streams import REDIS_AWAY, Streams
 
 MOST = 100
+# Between our clock and that of Postgres lies the time that a query takes.
+SLACK_S = 1.0
 
 
 class Reaper:
-    """Not in a process's first `grace_s`: after a crash of all processes players get to come back first."""
+    """In a process's first `grace_s` only those that were seen since its start: after a crash of all processes players
+    get to come back first."""
 
     def __init__(
         self,
@@ -40,10 +43,10 @@ class Reaper:
         self._settings = settings
         self._clock = clock
         self._pulse = pulse
+        self._began_at = clock.monotonic()
 
     async def run(self) -> None:
         """Reap until cancelled."""
-        await asyncio.sleep(self._settings.grace_s)
         while True:
             try:
                 while await self.reap() == MOST:
@@ -67,6 +70,7 @@ class Reaper:
                 alive_s=self._settings.process_alive_s,
                 suspend_after_s=self._settings.suspend_after_s,
                 end_after_s=self._settings.end_after_s,
+                seen_within_s=self._young_s(),
                 strays=list(strays),
                 most=MOST,
             )
@@ -78,6 +82,11 @@ class Reaper:
         if len(rows) < MOST:
             self._registry.strays -= strays
         return len(rows)
+
+    def _young_s(self) -> float | None:
+        """How old this process is while it is young, else None."""
+        age_s = self._clock.monotonic() - self._began_at
+        return age_s + SLACK_S if age_s < self._settings.grace_s else None
 
     async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Fold what the streams of sessions that were just claimed still hold, save them and let them go. Raises

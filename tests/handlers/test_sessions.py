@@ -479,7 +479,7 @@ async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woke
 ) -> None:
     lecture = await make_lecture(postgres_dsn)
     user_id = await make_learner(postgres_dsn, lecture.course_id)
-    short = FAST | {"suspend_after_s": 0.3, "end_after_s": 1.5, "grace_s": 0.1}
+    short = FAST | {"suspend_after_s": 0.3, "end_after_s": 1.5}
     async with serving(settings(postgres_dsn, redis_url, sessions=short)) as client:
         player = Player(client, lecture, user_id)
         session = await player.new_session()
