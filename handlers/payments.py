@@ -143,6 +143,21 @@ async def list_methods(call: Call[None]) -> dict[str, Any]:
     return page(call, rows, key=lambda row: (row["id"],))
 
 
+@routes.get(
+    "/api/payments/methods/{method_id}",
+    role=STUDENT,
+    answer=PaymentMethod,
+    problems=(PaymentMethodNotFound,),
+    rate="read",
+)
+async def get_method(call: Call[None]) -> Record:
+    """One of one's cards."""
+    row: Record | None = await payments.get_method(call.db, user_id=call.user.id, method_id=call.path.method_id)
+    if row is None:
+        raise PaymentMethodNotFound
+    return row
+
+
 @routes.delete(
     "/api/payments/methods/{method_id}", role=STUDENT, status=204, problems=(PaymentMethodNotFound,), rate="write"
 )

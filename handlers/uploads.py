@@ -209,7 +209,7 @@ async def start_upload(call: Call[NewFileUpload]) -> dict[str, Any]:
     role=STUDENT,
     body=FileCompletion,
     answer=File,
-    problems=(UploadNotFound, *_STORE_PROBLEMS),
+    problems=_STORE_PROBLEMS,
     rate="write",
     timeout_s=_STORES_S,
 )
@@ -222,7 +222,7 @@ async def complete_upload(call: Call[FileCompletion]) -> dict[str, Any]:
     body = call.body
     row = await files.get_upload(call.db, upload_id=body.upload_id, file_id=body.file_id, owner_id=call.user.id)
     if row is None:
-        raise UploadNotFound
+        raise _no_upload()
     if row["status"] == "ready":
         return show_file(row)
     store, key = call.objects, object_key(row["id"], row["visibility"])
@@ -236,7 +236,7 @@ async def complete_upload(call: Call[FileCompletion]) -> dict[str, Any]:
         else:
             ready = await _keep_picture(tx, ready, picture)
     if ready is None:
-        raise UploadNotFound
+        raise _no_upload()
     metrics.UPLOADS.labels("completed").inc()
     return show_file(ready)
 
@@ -315,7 +315,7 @@ def _fault_of_part(told: ArrivedPart, part: Part | None, size_bytes: int) -> tup
 async def _check_arrived(call: Call[Any], store: Objects, key: str, row: Record) -> Picture | None:
     """Whether the object is what was announced, with what it shows if it is a picture.
 
-    One that is not is deleted with its upload. Raises ValidationFailed, UploadNotFound.
+    One that is not is deleted with its upload. Raises ValidationFailed.
     """
     try:
         size_bytes = await store.size_of(key)
@@ -326,7 +326,7 @@ async def _check_arrived(call: Call[Any], store: Objects, key: str, row: Record)
             raise _Refused(f"What arrived is not {row['content_type']}.")
         return await _look_at_stored(call, store, key, row)
     except ServiceHasNone:
-        raise UploadNotFound from None
+        raise _no_upload() from None
     except (_Refused, NotAPicture) as fault:
         await files.delete_file(call.db, file_id=row["id"])
         metrics.UPLOADS.labels("refused").inc()
@@ -495,6 +495,11 @@ async def _insert(
     if course is not None:
         await audit_foreign(tx, call.user.id, course["creator_id"], "file_created", "course", course["id"])
     return row
+
+
+def _no_upload() -> ValidationFailed:
+    """An upload that a body names is not there, or another's."""
+    return _invalid("/upload_id", "There is no such upload of yours, or it was given up.")
 
 
 def _invalid(pointer: str, detail: str) -> ValidationFailed:

@@ -132,9 +132,9 @@ class Tokens:
             self._verified[token, audience] = claims
         now = self._clock.now().timestamp()
         if claims.exp + self._leeway_s <= now:
-            raise _invalid("The token has expired.")
+            raise Unauthorized("The token has expired.")
         if claims.iat - self._leeway_s > now:
-            raise _invalid("The token is not valid yet.")
+            raise Unauthorized("The token is not valid yet.")
         return claims
 
     def _issue(
@@ -170,7 +170,7 @@ class Tokens:
             )
             return _claims(claims, audience)
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise _invalid("The token is not valid.") from None
+            raise Unauthorized("The token is not valid.") from None
 
 
 def _claims(claims: dict[str, Any], audience: Audience) -> Claims:
@@ -181,10 +181,6 @@ def _claims(claims: dict[str, Any], audience: Audience) -> Claims:
     session_id = UUID(claims["sid"]) if audience == SESSION else None
     family_id = UUID(claims["fam"]) if "fam" in claims else None
     return Claims(UUID(claims["sub"]), role, ver, iat, exp, str(claims["jti"]), session_id, family_id)
-
-
-def _invalid(detail: str) -> Unauthorized:
-    return Unauthorized(detail, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 def key_id(secret: bytes) -> str:
@@ -229,7 +225,7 @@ def bearer_token(request: web.Request) -> str | None:
     scheme, _, token = header.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
-        raise _invalid("The header Authorization must be `Bearer <token>`.")
+        raise Unauthorized("The header Authorization must be `Bearer <token>`.")
     return token
 
 
@@ -237,7 +233,7 @@ async def verify_current(app: web.Application, token: str, audience: Audience = 
     """The claims of a valid token whose user still has the token's `ver`. Raises Unauthorized, PostgresAway."""
     claims = app[TOKENS].verify(token, audience)
     if await app[VERSIONS].current(app[DATABASE], claims.sub) != claims.ver:
-        raise _invalid("The token is no longer valid: sign in again.")
+        raise Unauthorized("The token is no longer valid: sign in again.")
     return claims
 
 

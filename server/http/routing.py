@@ -42,6 +42,7 @@ from server.http.forms import ReceivedFile, receive_form
 from server.http.idempotency import answer_once, claim, read_key
 from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER, OBJECTS
 from server.http.problems import (
+    BadCursor,
     BodyTooLarge,
     MalformedJson,
     NotFound,
@@ -604,6 +605,8 @@ def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
     values = {name: value for name, value in request.query.items() if name in declared}
     for name, value in values.items():
         if "\0" in value or _has_surrogate(value):
+            if name == "cursor":
+                raise BadCursor
             raise ValidationFailed(errors=[{"pointer": f"/{name}", "detail": "The text holds what is no character."}])
     try:
         return model.model_validate_strings(values)

@@ -192,7 +192,8 @@ async def test_a_token_that_is_not_valid_is_told_so_alone(
     for token in (ada.token, "x", "", "a.b.c"):
         answer = await people.stranger.post("/api/auth/validate", {"token": token})
         assert (answer.status, answer.body) == (200, {"valid": False})
-    assert (await ada.get("/api/auth/me")).status == 401
+    refused = await ada.get("/api/auth/me")
+    assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, "Bearer")
 
 
 async def test_a_flood_of_sign_ins_is_told_to_come_back_and_counts_for_nothing(

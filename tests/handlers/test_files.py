@@ -328,7 +328,9 @@ async def test_an_upload_in_parts_is_a_file_once_it_is_completed_however_often(
     assert (pending.status, pending.code) == (409, "file_not_ready")
     parts = await send_parts(begun, LARGE)
     ben = await people.join("ben")
-    assert (await complete(ben, begun, parts)).status == 404
+    anothers = await complete(ben, begun, parts)
+    unknown = await complete(ben, begun | {"file_id": str(uuid4()), "upload_id": str(uuid4())}, parts)
+    assert (anothers.status, anothers.pointers) == (unknown.status, unknown.pointers) == (422, ["/upload_id"])
     first, second = await asyncio.gather(complete(ada, begun, parts), complete(ada, begun, parts))
     third = await complete(ada, begun, parts)
     assert {first.status, second.status, third.status} == {200}, (first.body, second.body, third.body)
@@ -425,7 +427,7 @@ async def test_an_upload_that_ends_early_leaves_nothing_in_the_store(
         return rows == 0 and key not in [upload["Key"] for upload in uploads.get("Uploads", ())]
 
     await eventually(is_gone)
-    assert (await complete(ada, begun, parts)).status == 404
+    assert (await complete(ada, begun, parts)).pointers == ["/upload_id"]
     assert stored(object_store, begun["file_id"]) == []
 
 
@@ -449,7 +451,7 @@ async def test_a_file_deleted_while_it_is_completed_is_gone(ada: Person, sql: Sq
         begun = await start(ada, 1000)
         parts = await send_parts(begun, b"%PDF-" + bytes(995))
         done, deleted = await asyncio.gather(complete(ada, begun, parts), ada.delete(f"/api/files/{begun['file_id']}"))
-        assert (done.status in (200, 404), deleted.status) == (True, 204), done.body
+        assert (done.status in (200, 422), deleted.status) == (True, 204), done.body
 
         async def is_gone(file_id: str = begun["file_id"]) -> bool:
             return stored(object_store, file_id) == [] and await sql.fetchval(REMOVALS) == 0

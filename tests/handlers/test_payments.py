@@ -30,6 +30,7 @@ async def test_a_card_is_shown_by_its_last_digits_and_its_token_never(shop: Shop
     )  # fmt: skip
     month, _, year = card["card_expiry"].partition("/")
     assert (len(month), len(year)) == (2, 4)
+    assert (await ada.get(f"/api/payments/methods/{card['id']}")).body == card
     sealed = await sql.fetchval("SELECT sealed_token FROM payment_methods")
     assert b"pm_" not in sealed
     everything = str([await ada.get(path) for path in ("/api/payments/methods", "/api/auth/me/export")])
@@ -47,6 +48,7 @@ async def test_the_first_card_is_the_default_and_another_takes_its_place(shop: S
     assert fourth["is_default"]
     assert (await ada.delete(f"/api/payments/methods/{fourth['id']}")).status == 204
     assert (await ada.delete(f"/api/payments/methods/{fourth['id']}")).status == 404
+    assert (await ada.get(f"/api/payments/methods/{fourth['id']}")).code == "payment_method_not_found"
     listed = (await ada.get("/api/payments/methods")).body["items"]
     assert [row["is_default"] for row in listed] == [True, False, False]
 

@@ -6,12 +6,13 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from pydantic import ValidationError
 from yarl import URL
 
 from server.http.paging import PageQuery, page, read_cursor, write_cursor
 from server.http.problems import BadCursor
-from server.http.routing import Call
+from server.http.routing import Call, parse_query
 
 
 def call(limit: int) -> Call[Any]:
@@ -45,6 +46,12 @@ def test_a_cursor_gives_back_what_was_written() -> None:
 def test_a_cursor_that_no_list_gave_is_refused(cursor: str) -> None:
     with pytest.raises(BadCursor):
         read_cursor(cursor, UUID)
+
+
+@pytest.mark.parametrize("query", ["?cursor=a%00", "?limit=5&cursor=%00"])
+def test_a_cursor_that_is_no_text_is_refused_alike(query: str) -> None:
+    with pytest.raises(BadCursor):
+        parse_query(PageQuery, make_mocked_request("GET", f"/api/things{query}"))
 
 
 @pytest.mark.parametrize(
