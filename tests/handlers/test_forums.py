@@ -3,6 +3,7 @@
 import asyncio
 import random
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -112,6 +113,8 @@ async def test_a_topic_and_its_first_post_are_made_in_one(forum: Forum, ada: Per
     assert (post["content"], post["user_id"], post["is_solution"]) == ("How?", ada.id, False)
     assert (post["edited_at"], post["deleted_at"], post["by_course_owner"]) == (None, None, False)
     assert topic["last_post_at"] == post["created_at"]
+    for row in (topic, post):
+        assert datetime.fromisoformat(row["updated_at"]) >= datetime.fromisoformat(row["created_at"])
     assert await read(ada, topic) == topic
 
 
