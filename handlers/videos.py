@@ -150,7 +150,8 @@ async def _keep_upload(call: Call[NewUpload], owner_id: UUID, upload: HostedUplo
         if video is None:
             raise _no_lecture()
         await audit_foreign(tx, call.user.id, owner_id, "video_created", "lecture", body.lecture_id)
-        await ask_for_status(tx, video["id"], call.config.cloudflare.poll_s)
+        in_s = min(call.config.cloudflare.poll_s, call.config.jobs.reconcile_s)
+        await ask_for_status(tx, video["id"], in_s)
     return video
 
 

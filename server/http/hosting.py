@@ -30,8 +30,6 @@ STATUS, REMOVAL, TEXT, RETIREMENT = "video_status", "video_removal", "video_text
 LADDER, EMBEDDING = "video_ladder", "transcript_embedding"
 # Pieces that the model is given at once.
 _EMBEDDED_AT_ONCE = 64
-# A host that is away is tried again after as long as it has been so already, but at the latest after this.
-LONGEST_PUT_OFF_S = 300.0
 # Webhooks and the host's own clock may be late; only then an upload that never came is given up.
 _GRACE = timedelta(minutes=10)
 # For the ladder nobody waits long: it is fetched again when a session needs it.
@@ -245,7 +243,8 @@ class Hosting:
         try:
             yield
         except (ServiceAway, ServiceNotConfigured) as error:
-            raise Again(min(max(self._config.cloudflare.poll_s, job.age_s), LONGEST_PUT_OFF_S), str(error)) from error
+            pause_s = min(max(self._config.cloudflare.poll_s, job.age_s), self._config.jobs.reconcile_s)
+            raise Again(pause_s, str(error)) from error
 
 
 async def ask_for_status(tx: Connection, video_id: UUID, poll_s: float) -> None:
