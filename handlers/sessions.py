@@ -337,10 +337,13 @@ async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
     async with asyncio.timeout(call.config.server.handler_timeout_s):
         claims = await _session_claims(call.request, opening.token, call.path.session_id)
         row = await _own_session(call, claims.sub)
-        ends_at = await sessions.get_watch_end(call.db, video_id=row["video_id"], viewer_id=claims.sub)
+        ends_at = await sessions.get_watch_end(
+            call.db, video_id=row["video_id"], viewer_id=claims.sub, viewer_role=claims.role
+        )
         session = None if row["status"] == "ended" else await call.app[CORE].claim(row["id"], "socket")
     if session is None:
         raise SessionNotFound
+    # Whose right to watch has ended is told so at once, by a code that keeps players from coming back.
     # A session's first credentials are as old as itself, and what an earlier socket renewed is not known here: a
     # session that is older than that gets new ones at once.
     pause_s = min(max(0.0, _renewed_every_s(call.config) - row["age_s"]), _left_s(call.app, ends_at))

@@ -58,6 +58,7 @@ from server.http.edge import Edge
 from server.http.events import NEWS, Events
 from server.http.hosting import Hosting
 from server.http.keys import (
+    ACCESS_ENDED,
     CHARGING,
     CLOCK,
     CONFIG,
@@ -309,9 +310,8 @@ async def stripe(app: web.Application) -> AsyncIterator[None]:
     except ValueError as error:
         raise StartError(str(error)) from error
     gateway = Gateway(app[HTTP], config.stripe, app[CLOCK], config.breaker)
-    app[CHARGING] = charging = Charging(
-        config, app[DATABASE], gateway, ring, app[CLOCK], lambda user_id: sessions.announce_access_ended(app, user_id)
-    )
+    app[ACCESS_ENDED] = lambda user_id: sessions.announce_access_ended(app, user_id)
+    app[CHARGING] = charging = Charging(config, app[DATABASE], gateway, ring, app[CLOCK], app[ACCESS_ENDED])
     app[PAYMENT_EVENTS] = events = PaymentEvents(app[DATABASE], charging)
     app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging, app[CLOCK])
     events.kinds |= subscribing.kinds

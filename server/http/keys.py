@@ -1,7 +1,9 @@
 """What hangs on the application, by typed key. Each is made and closed by a `cleanup_ctx` in `server.app`."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from aiohttp import ClientSession, web
 
@@ -55,3 +57,5 @@ SOCKETS: "web.AppKey[Sockets]" = web.AppKey("sockets")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 # To tell that a user's tokens are no longer good.
 REVOCATION: "web.AppKey[Revocation]" = web.AppKey("revocation")
+# To tell that a user's right to watch may have ended; it never raises.
+ACCESS_ENDED: "web.AppKey[Callable[[UUID], Awaitable[None]]]" = web.AppKey("access_ended")

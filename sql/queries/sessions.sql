@@ -138,9 +138,10 @@ JOIN lectures AS l ON l.id = v.lecture_id
 JOIN courses AS c ON c.id = l.course_id
 WHERE v.id = :video_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
 
--- name: get_watch_end(video_id, viewer_id)$
--- Whose role may know more is asked again then.
-SELECT watch_ends_at(:viewer_id, NULL, :video_id);
+-- name: get_watch_end(video_id, viewer_id, viewer_role)$
+-- When one's right to watch ends, null where it does not by itself; now where it has ended.
+SELECT CASE WHEN may_watch(:viewer_id, :viewer_role, :video_id)
+            THEN watch_ends_at(:viewer_id, :viewer_role, :video_id) ELSE now() END;
 
 -- name: list_unentitled(video_ids, viewer_ids, roles)
 -- The places (from 1) of those who may not watch any more.

@@ -38,7 +38,10 @@ class Cinema:
 
     async def watch(self, person: Person) -> Watching:
         """A video session's socket that was greeted."""
-        session = await person.make(f"/api/videos/{self.video_id}/sessions", {})
+        return await self.open(await person.make(f"/api/videos/{self.video_id}/sessions", {}))
+
+    async def open(self, session: Any) -> Watching:
+        """A socket of the session that was greeted."""
         protocols = ("lectern.v1", f"bearer.{session['token']}")
         socket = await self.elsewhere.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols)
         async with asyncio.timeout(PATIENCE_S):
@@ -101,6 +104,16 @@ async def test_whose_money_went_back_watches_no_longer(cinema: Cinema) -> None:
     assert await ended_with(cheaper) == 1000
     await stripe.all_told()
     await cinema.shop.audit()
+
+
+async def test_who_leaves_a_course_watches_no_longer_and_does_not_come_back(cinema: Cinema) -> None:
+    ada = await cinema.shop.customer("ada")
+    assert (await cinema.shop.buy(ada)).status == 201
+    session = await ada.make(f"/api/videos/{cinema.video_id}/sessions", {})
+    socket = await cinema.open(session)
+    assert (await ada.delete(f"/api/enrollments/courses/{cinema.shop.course['id']}")).status == 204
+    assert await ended_with(socket) == 4403
+    assert await ended_with(await cinema.open(session)) == 4403
 
 
 async def test_whose_subscription_ended_watches_no_longer(cinema: Cinema) -> None:
