@@ -40,10 +40,12 @@ class Columns:
         self.table = table
         self.kbps = np.array([*offer.bitrates_kbps, np.inf])
         self.share = np.array([step.share for step in offer.steps])
-        # Where a rung's values begin, and those of the next bitrate on the axis where it lies between two.
+        # Where a rung's values begin, and how far it lies from there to the next bitrate on the axis.
         self.at = np.array([step.at * table.row for step in offer.steps])
-        self.between = np.flatnonzero([step.over for step in offer.steps])
-        self.over = np.array([step.over for step in offer.steps])[self.between]
+        self.over = np.array([step.over for step in offer.steps])
+        # The values around a point, from its own: two buffers, then two levels, then two bitrates.
+        around = [row + page + buffer for row in (0, table.row) for page in (0, table.page) for buffer in (0, 1)]
+        self._around = np.array(around)[:, None, None]
         self.gap, self.deviation, self.character = map(np.array, (table.gap, table.deviation, table.character))
         self.level, self.buffer_s = np.array(table.level), np.array(table.axes.buffer_s)
         self.inner_levels, self.buffers = self.level[1:-1], self.buffer_s[:-1]
@@ -90,22 +92,18 @@ class Columns:
         at = self.buffers.searchsorted(buffers_s, "right") - 1
         low = self.buffer_s[at]
         over = np.minimum((buffers_s - low) / (self.buffer_s[at + 1] - low), 1)
-        place = place[:, None] + self.at + at
-        value = _between(values, place, table.page, over, up)
-        if len(self.between):
-            some = self.between
-            more = _between(values, place[:, some] + table.row, table.page, over[:, some], up)
-            value[:, some] += self.over * (more - value[:, some])
+        around = values.take(self._around + (place[:, None] + self.at + at)).astype(float)
+        by_buffer = _between(around, over)
+        by_level = _between(by_buffer, up)
+        value: Array = _between(by_level, self.over)[0]
         value *= table.unit
         value += short_s
         return value
 
 
-def _between(values: Array, place: Array, page: int, over: Array, up: Array) -> Array:
-    """Values between two buffers and two levels."""
-    a: Array
-    a, b, c, d = (values[place + more].astype(float) for more in (0, 1, page, page + 1))
-    a += over * (b - a)
-    c += over * (d - c)
-    a += up * (c - a)
-    return a
+def _between(ends: Array, over: Array) -> Array:
+    """What lies between each two that follow each other."""
+    low, high = ends[0::2], ends[1::2]
+    between: Array = over * (high - low)
+    between += low
+    return between

@@ -25,7 +25,7 @@ FEW = 16
 
 _NUMBERS = (
     "inverse_kbps", "newest_kbps", "deviation", "drift", "playback_rate", "buffer_ms", "wait_s", "excess",
-    "fetched_kbps", "starved",
+    "fetched_kbps", "decided_kbps", "late", "starved",
 )  # fmt: skip
 _numbers = attrgetter(*_NUMBERS)
 _pack = Layout(f"{len(_NUMBERS)}d").pack
@@ -42,8 +42,8 @@ def decide_many(questions: Sequence[Question]) -> None:
     for question in questions:
         state = question.state
         if (
-            state.crawl_kbps or not state.samples or not state.fetched_kbps
-            or state.buffer_ms is None or state.wait_s is None or quality.obeys_late(state) or question.ends_soon()
+            state.crawl_kbps or not state.samples or not state.fetched_kbps or not state.decided_kbps
+            or state.buffer_ms is None or state.wait_s is None or _ends_soon(question)
         ):  # fmt: skip
             quality.decide(question)
         elif state.fresh or state.rung is None:
@@ -54,6 +54,14 @@ def decide_many(questions: Sequence[Question]) -> None:
                 quality.decide(question)
         else:
             _decide_alike(offer, group)
+
+
+def _ends_soon(question: Question) -> bool:
+    """Whether the end is in sight of the tables, which see a segment further where a player obeys late."""
+    if quality.obeys_late(question.state):
+        remaining = question.remaining()
+        return remaining is not None and remaining <= quality.SIGHT
+    return question.ends_soon()
 
 
 def _decide_alike(offer: Offer, group: Sequence[Question]) -> None:
@@ -72,12 +80,20 @@ def _decide_alike(offer: Offer, group: Sequence[Question]) -> None:
 
 def _decide_columns(
     offer: Offer, inverse: Array, newest: Array, deviation: Array, drift: Array, playback_rate: Array, buffer_ms: Array,
-    wait_s: Array, excess: Array, fetched_kbps: Array, starved: Array,
+    wait_s: Array, excess: Array, fetched_kbps: Array, decided_kbps: Array, late: Array, starved: Array,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """`quality._decide`: rungs, and reasons as indices, -1 for the top's own."""
     table, of = offer.table, columns_of(offer)
     rate = np.clip(playback_rate, quality.SLOWEST_RATE, quality.FASTEST_RATE)
-    buffer_s = (buffer_ms / 1000 - (wait_s - table.rtt_s) * rate) / offer.stretch
+    buffer_s, shown_kbps = buffer_ms / 1000, fetched_kbps
+    obeys_late = late > quality.LATE
+    if obeys_late.any():
+        shown_kbps = np.where(obeys_late, decided_kbps, fetched_kbps)
+        unseen_kbps = quality.UNSEEN_SHARE * np.minimum(1 / inverse, newest)
+        takes_s = wait_s + shown_kbps * offer.segment_s * (1 + quality.SCENE_LASTS * excess) / unseen_kbps
+        then_s = np.maximum(buffer_s - takes_s * rate, 0.0) + offer.segment_s
+        buffer_s = np.where(obeys_late, then_s, buffer_s)
+    buffer_s = (buffer_s - (wait_s - table.rtt_s) * rate) / offer.stretch
     slow_s = np.maximum(inverse, 1 / newest) * offer.top_kbps * table.segment_s * rate
     buffers_s = buffer_s[:, None] - (quality.SCENE_LASTS * excess * slow_s)[:, None] * of.share
     ratio = newest * inverse
@@ -85,7 +101,7 @@ def _decide_columns(
     place, _ = of.places(ratio, deviation_seen, np.maximum(drift, NEAREST))
     value = of.worth(far_from_the_end(table), place, 1 / (inverse * offer.top_kbps * rate), buffers_s)
     kbps = of.kbps[:-1]
-    last = of.share_of_nearest(fetched_kbps)
+    last = of.share_of_nearest(shown_kbps)
     value += of.share
     value -= np.abs(of.share - last[:, None])
     dropped = ratio < quality.DROPPED_SHARE

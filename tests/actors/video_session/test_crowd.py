@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from actors.video_session.crowd import FEW, decide_many
 from actors.video_session.messages import Rung, Telemetry, parse_rest_frame
-from actors.video_session.quality import QualityState, Question, decide, observe
+from actors.video_session.quality import QualityState, Question, decide, obeys_late, observe
 
 LADDERS = (
     [Rung(0, 300, 426, 240), Rung(1, 800, 640, 360), Rung(2, 1600, 960, 540), Rung(3, 3200, 1280, 720)],
@@ -77,6 +77,29 @@ def test_a_crowd_that_differs_in_all_numbers_is_decided_as_each(ladder: list[Run
         for question in alone:
             decide(question)
         assert [question.state for question in crowd] == [question.state for question in alone]
+
+
+@pytest.mark.parametrize("left", range(5, 11))
+def test_players_that_obey_late_are_decided_as_each(left: int) -> None:
+    ladder = LADDERS[0]
+    crowd = [Question(QualityState(), ladder, length_s=400.0) for _ in range(64)]
+    late = 0
+    for seq in range(20):
+        for number, question in enumerate(crowd):
+            state = question.state
+            told = report(seq, number)
+            told.position = 400.0 - 4.0 * left - number / 16
+            told.cmcd.buffer_length_ms = 100.0 * number
+            if number % 2 and state.stood_kbps:  # it obeys the decision before the last one
+                told.segments[0].br = state.stood_kbps
+            observe(state, told)
+            late += obeys_late(state)
+        alone = [Question(deepcopy(question.state), ladder, length_s=400.0) for question in crowd]
+        decide_many(crowd)
+        for question in alone:
+            decide(question)
+        assert [question.state for question in crowd] == [question.state for question in alone]
+    assert late > 100
 
 
 def report(seq: int, number: int) -> Telemetry:
