@@ -294,12 +294,13 @@ class Runtime:
         now = self._clock.monotonic()
         lag = unsaved = 0
         for session in list(self.registry):
-            lag += len(session.pending)
-            unsaved += session.unsaved
-            if session.pending and now - session.last_ack_at >= self.settings.ack_s:
+            pending = len(session.pending)
+            lag += pending
+            unsaved += session.state.frames - session.saved_frames
+            if pending and now - session.last_ack_at >= self.settings.ack_s:
                 session.send_ack(now)
         metrics.STREAM_LAG.set(lag)
-        metrics.UNSAVED.set(unsaved)
+        metrics.UNSAVED.set(unsaved + lag)
 
     async def _tell_neighbours(self) -> None:
         """Best effort: what cannot be told now never is."""

@@ -88,7 +88,7 @@ OFFENCES = 3
 RENEW_SHARE = 0.2
 RETRY_S = 5.0
 # How often it is looked for credentials that run out.
-RENEWALS_S = 0.5
+RENEWALS_S = 1.0
 
 Pixels = Annotated[int, Field(ge=0, le=100_000)]
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -312,22 +312,27 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
 )  # fmt: skip
 async def open_session_socket(call: Call[None]) -> web.StreamResponse:
     """The session's socket: telemetry in; acknowledgements and decisions out."""
-    core = call.app[CORE]
     session, watcher = await _claim(call)
     socket = await call.app[SOCKETS].accept(call.request, "session", watcher.claims.principal)
-    call.app[WATCHING][socket] = watcher
+    socket.response.serve_with(partial(_serve, call.app, session, watcher, socket))
+    return socket.response
+
+
+async def _serve(app: web.Application, session: VideoSession, watcher: Watcher, socket: Socket) -> None:
+    """The session's socket from when it is open to its end."""
+    core, watching = app[CORE], app[WATCHING]
+    watching[socket] = watcher
     try:
-        socket.send(_hello(call, session, watcher.claims))
+        socket.send(_hello(app, session, watcher.claims))
         core.attach(session, socket)
         await _converse(core, session, socket)
     except Exception:
         log.exception("socket_failed", session=str(session.id))
         socket.end(1011, "internal_error")
     finally:
-        del call.app[WATCHING][socket]
+        del watching[socket]
         core.detach(session, socket)
         await socket.closed()
-    return socket.response
 
 
 async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
@@ -606,9 +611,9 @@ def _ws_url(call: Call[Any], session_id: UUID) -> str:
     return f"{public.replace('http', 'ws', 1)}/api/videos/ws/{session_id}"
 
 
-def _hello(call: Call[None], session: VideoSession, claims: Claims) -> bytes:
-    settings, limit = call.config.sessions, call.config.limits.telemetry
-    token, _ = _session_token(call.app, session.id, claims.sub, claims.ver, claims.role)
+def _hello(app: web.Application, session: VideoSession, claims: Claims) -> bytes:
+    settings, limit = app[CONFIG].sessions, app[CONFIG].limits.telemetry
+    token, _ = _session_token(app, session.id, claims.sub, claims.ver, claims.role)
     position_ms = session.state.position_ms
     assert session.advice is not None, "a claim decides"
     return messages.encode(

@@ -21,7 +21,7 @@ from actors.video_session.lookahead import NEAREST, Offer
 from actors.video_session.quality import Question
 
 # Below so many the arrays cost more than they save.
-FEW = 16
+FEW = 10
 
 _NUMBERS = (
     "inverse_kbps", "newest_kbps", "deviation", "drift", "playback_rate", "buffer_ms", "wait_s", "excess",

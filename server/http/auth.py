@@ -108,8 +108,8 @@ class Tokens:
         self._access_ttl_s = access_ttl_s
         self._leeway_s = leeway_s
         self._clock = clock or Clock()
-        # Verifying costs 45 us, and a client shows the same token again and again.
-        self._verified: dict[tuple[str, str], Claims] = {}
+        # Verifying costs 45 us, and a client shows the same token again and again. By digest, a tenth as long.
+        self._verified: dict[bytes, Claims] = {}
 
     def issue_access(self, user_id: UUID, role: str, ver: int, family_id: UUID | None = None) -> tuple[str, datetime]:
         """An access token and when it ends; `family_id` of the refresh token that is given with it."""
@@ -124,12 +124,13 @@ class Tokens:
 
     def verify(self, token: str, audience: Audience = API) -> Claims:
         """The claims of a token that is ours, unexpired and made for `audience`. Raises Unauthorized."""
-        claims = self._verified.get((token, audience))
+        shown = hashlib.sha256(f"{audience} {token}".encode("utf-8", "surrogatepass")).digest()
+        claims = self._verified.get(shown)
         if claims is None:
             claims = self._decode(token, audience)
             if len(self._verified) >= _CACHED_TOKENS:
                 self._verified.clear()
-            self._verified[token, audience] = claims
+            self._verified[shown] = claims
         now = self._clock.now().timestamp()
         if claims.exp + self._leeway_s <= now:
             raise Unauthorized("The token has expired.")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType, web
 
+from server.http.upgrades import ServedResponse
+
 Offer = Callable[[str], bool]
 
 # aiohttp's versions whose reader was tried.
@@ -52,7 +54,7 @@ class Inbox(WebSocketDataQueue):
             super().feed_data(data, size)
 
 
-class DirectResponse(web.WebSocketResponse):
+class DirectResponse(ServedResponse):
     """A WebSocketResponse whose texts are offered; set `offer` after `prepare`. Without compression or heartbeat."""
 
     inbox: Inbox
@@ -66,14 +68,12 @@ class DirectResponse(web.WebSocketResponse):
         self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
         request.protocol.set_parser(self._parser)
         request.protocol.keep_alive(False)
-        # No other request follows: what this one was read with, and from, would take kilobytes while the socket lives.
-        request.protocol._parser = None
-        request._message = request._message._replace(raw_headers=())
+        request.protocol._parser = None  # no other request follows
 
 
-def make_response(**options: Any) -> web.WebSocketResponse:
+def make_response(**options: Any) -> ServedResponse:
     """The best that this aiohttp allows."""
-    return DirectResponse(**options) if FITS else web.WebSocketResponse(**options)
+    return DirectResponse(**options) if FITS else ServedResponse(**options)
 
 
 def offer_texts(response: web.WebSocketResponse, offer: Offer | None) -> None:

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
 from server.http.errors import problem_of
+from server.http.inbox import FITS
 from server.http.middleware import REQUEST_ID
 from server.http.problems import (
     InternalError,
@@ -21,6 +22,7 @@ from server.http.problems import (
     problem_response,
 )
 from server.http.routing import READABLE
+from server.http.upgrades import Requests
 from server.logs import get_logger
 
 log = get_logger()
@@ -55,6 +57,11 @@ class _Server(web.Server):
 
 class _Connection(web.RequestHandler):
     __slots__ = ()
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        if FITS:
+            self._messages = Requests()  # type: ignore[assignment] # of a deque only these methods are used
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A body that cannot be decoded was answered; that its rest cannot be read either is no news."""

@@ -36,6 +36,7 @@ from server.http.problems import (
     Unauthorized,
     UpgradeRequired,
 )
+from server.http.upgrades import ServedResponse
 
 log = structlog.get_logger()
 
@@ -162,7 +163,7 @@ class Sockets:
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        pause_s = min(1.0, self.config.sessions.heartbeat_s / 40, self.config.sessions.slow_reader_s / 5)
+        pause_s = min(1.0, self.config.sessions.heartbeat_s / 30, self.config.sessions.slow_reader_s / 5)
         while True:
             await asyncio.sleep(pause_s)
             now = self.clock.monotonic()
@@ -181,7 +182,7 @@ class Socket:
 
     def __init__(
         self,
-        response: web.WebSocketResponse,
+        response: ServedResponse,
         transport: asyncio.Transport,
         principal: Principal,
         sockets: Sockets,
