@@ -383,8 +383,7 @@ async def announce_access_ended(app: web.Application, user_id: UUID) -> None:
     away: then it is found later.
     """
     await hear_access_ended(app, user_id)
-    with suppress(*REDIS_AWAY):
-        await Streams(app[REDIS]).nudge(ACCESS_ENDED, user_id)
+    await Streams(app[REDIS]).announce(ACCESS_ENDED, user_id)
 
 
 async def hear_access_ended(app: web.Application, user_id: UUID) -> None:

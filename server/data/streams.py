@@ -9,6 +9,7 @@ replay a `prev` above the cursor tells that Redis lost what lay between.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ MAX_DEAD_LETTERS = 10_000
 # A session that Postgres refuses comes back again and again: one letter of it in this time.
 REFUSED_AGAIN_S = 3600
 NUDGES = "nudge"
+ANNOUNCED_WITHIN_S = 0.3
 # Who has heard no nudge for so long asks whether the connection lives, and waits as long for the answer.
 LISTEN_S = 4.0
 
@@ -267,6 +269,13 @@ class Streams:
     async def tell(self, kind: str, text: str) -> None:
         """Tell every process more than an id; heard among the nudges, and best effort as they are."""
         await self._redis.publish(NUDGES, f"{kind} {text}")
+
+    async def announce(self, kind: str, what: object) -> None:
+        """Tell every process of what is done already, if Redis answers soon: whoever waits meanwhile shall not notice
+        that it is away. Never raises then; who was not told finds out by looking."""
+        with contextlib.suppress(*REDIS_AWAY):
+            async with asyncio.timeout(ANNOUNCED_WITHIN_S):
+                await self._redis.publish(NUDGES, f"{kind} {what}")
 
     async def ping(self) -> None:
         """Whether Redis answers."""

@@ -23,7 +23,7 @@ from msgspec import Struct
 from server import metrics
 from server.config import Events as Settings
 from server.data.db import DATABASE_AWAY, Database, Record, queries
-from server.data.streams import REDIS_AWAY, Streams
+from server.data.streams import Streams
 from server.http.socket import Socket
 from server.logs import get_logger
 
@@ -192,8 +192,7 @@ class Events:
         self, event: PostEvent | TopicEvent | VideoEvent | ProgressEvent, to: UUID | None = None
     ) -> None:
         """Something was committed. Never raises when Redis is away: then nobody is told."""
-        with contextlib.suppress(*REDIS_AWAY):
-            await self._streams.tell(NEWS, msgspec.json.encode(News(event, to)).decode())
+        await self._streams.announce(NEWS, msgspec.json.encode(News(event, to)).decode())
 
     async def announce_video(self, video_id: UUID) -> None:
         """A video became ready or failed. Raises DATABASE_AWAY."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from server.data.db import DATABASE_AWAY, Database, queries
-from server.data.streams import REDIS_AWAY, Streams
+from server.data.streams import Streams
 from server.http.auth import Versions
 from server.http.socket import Socket, Sockets
 from server.logs import get_logger
@@ -40,8 +40,7 @@ class Revocation:
     async def announce(self, user_id: UUID) -> None:
         """A change of this user was committed. Never raises when Redis or Postgres is away: then it is found later."""
         await self.heard(user_id)
-        with contextlib.suppress(*REDIS_AWAY):
-            await self._streams.nudge(REVOKED, user_id)
+        await self._streams.announce(REVOKED, user_id)
 
     async def heard(self, user_id: UUID) -> None:
         """Some process changed this user."""

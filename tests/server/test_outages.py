@@ -163,7 +163,11 @@ async def test_without_redis_only_telemetry_waits(
         refused = await timed(sign_in(learner))
         assert (refused.status, refused.headers.get("Retry-After")) == (503, "1"), refused.body
         assert await is_ready(learner) == (503, ["redis"])
+        changed = {"current_password": PASSWORD, "new_password": "another battery"}
+        assert (await timed(learner.put("/api/auth/me/password", changed))).status == 204
     assert await is_ready(learner) == (200, [])
+    pair = await learner.post("/api/auth/refresh", {"refresh_token": learner.refresh_token})
+    learner.token = pair.body["access_token"]
     again = await learner.post(network, [frame(2, 2.0), frame(3, 3.0)])
     assert again.status == 202, again.body
     assert again.body["accepted"] + again.body["duplicates"] == 2

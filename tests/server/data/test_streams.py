@@ -173,6 +173,16 @@ async def test_a_stream_whose_top_is_in_the_way_is_begun_anew_but_never_what_ano
     assert await streams.restart(key, (10, 0))
 
 
+async def test_whoever_announces_does_not_wait_for_a_redis_that_is_silent(redis_url: str, tmp_path: Path) -> None:
+    async with (
+        Proxy(unix_socket_of(redis_url), tmp_path / "redis") as proxy,
+        Redis.from_url(f"unix://{tmp_path / 'redis'}") as redis,
+    ):
+        await Streams(redis).ping()
+        proxy.freeze()
+        await asyncio.wait_for(Streams(redis).announce("post", "what"), 30)
+
+
 async def test_nudges_are_heard_after_a_silence_and_a_dead_connection_is_told_from_it(
     redis_url: str, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
