@@ -341,11 +341,13 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: {error}") from None
     tree = _merged(Config().model_dump(mode="json", by_alias=True), given)
+    set_here: dict[str, Any] = {}
     for name, text in sorted(environ.items()):
         if name.startswith(_PREFIX) and name != "LECTERN_CONFIG":
-            _overlay(tree, name, text)
+            _overlay(set_here, name, text)
+    _drop_bursts(set_here)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_merged(tree, set_here))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
         raise ConfigError("; ".join(faults)) from None
@@ -375,8 +377,16 @@ def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def _drop_bursts(tree: dict[str, Any]) -> None:
+    """A limit that is set anew without a burst has none beyond its rate: the file's was for another."""
+    limits = tree.get("limits")
+    for limit in limits.values() if isinstance(limits, dict) else ():
+        if isinstance(limit, dict) and (limit.get("rate") or "per_s" in limit):
+            limit.setdefault("burst", 0)
+
+
 def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
-    """Put one environment variable into the tree of tables that the file gave."""
+    """Put one environment variable into a tree of tables."""
     *tables, key = name.removeprefix(_PREFIX).lower().split("__")
     model: Any = Config
     for table in tables:

@@ -53,6 +53,18 @@ def test_lists_tables_numbers_and_booleans_are_json_in_the_environment(tmp_path:
     assert config.sessions.checkpoint_s == 0.2
 
 
+def test_a_limit_set_anew_without_a_burst_has_none_beyond_its_rate(tmp_path: Path) -> None:
+    limits = load(
+        tmp_path,
+        LECTERN_LIMITS__WRITE__RATE="3",
+        LECTERN_LIMITS__READ__PER_S="60",
+        LECTERN_LIMITS__TELEMETRY='{"rate": 5}',
+        LECTERN_LIMITS__CHAT__RATE="9",
+        LECTERN_LIMITS__CHAT__BURST="2",
+    ).limits
+    assert [limits.write.at_once, limits.read.at_once, limits.telemetry.at_once, limits.chat.at_once] == [3, 50, 5, 2]
+
+
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
