@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.video_session import lookahead
+from actors.video_session import lookahead, quality
 from actors.video_session.lookahead import (
     DISCOUNT,
     DISTANCE_WEIGHT,
@@ -66,6 +66,9 @@ WEIGHTS = {"cable": 2.0, "stationary": 2.0, "blocks": 2.0}
 # And after a drop it stays down about as often as it comes back: that a network drops is as rare as it is, but what
 # follows must not be left to how many families happen to do either.
 DROPPED_GAP, DROPPED_WEIGHTS = -0.4, {"collapses": 2.5, "dropouts": 0.8}
+# A belief does not know whether a network is calm. `quality` does, and trusts calm ones more, so they count for less
+# here: what is as steady and has not yet shown that it stays so drops twice as often.
+CALM_WEIGHT = 0.3
 
 
 class Cautious:
@@ -94,14 +97,17 @@ def collect(policy: Policy, over: Sequence[networks.Network], segment_s: float, 
         watch(remembering, network, watched)
         usual = WEIGHTS.get(network.family, 1.0)
         dropped = DROPPED_WEIGHTS.get(network.family, usual)
-        belief = Belief()
+        belief = quality.QualityState()
         for kbps in remembering.transfers_kbps:
             if belief.samples:
                 gap = np.log(belief.newest_kbps * belief.inverse_kbps)
                 character = np.log(max(belief.drift, NEAREST) / max(belief.deviation, NEAREST))
                 surprise = np.log(kbps * belief.inverse_kbps)
                 weight = dropped if gap < DROPPED_GAP else usual
+                weight *= CALM_WEIGHT if belief.shortfall < quality.CALM else 1.0
                 rows.append((gap, belief.deviation, character, surprise, weight))
+            if belief.samples > 1:
+                quality.count_shortfall(belief, kbps)
             belief.learn(kbps)
     return np.array(rows)
 

@@ -25,7 +25,7 @@ FEW = 10
 
 _NUMBERS = (
     "inverse_kbps", "newest_kbps", "deviation", "drift", "playback_rate", "buffer_ms", "wait_s", "excess",
-    "fetched_kbps", "decided_kbps", "late", "starved",
+    "fetched_kbps", "decided_kbps", "late", "starved", "shortfall",
 )  # fmt: skip
 _numbers = attrgetter(*_NUMBERS)
 _pack = Layout(f"{len(_NUMBERS)}d").pack
@@ -81,6 +81,7 @@ def _decide_alike(offer: Offer, group: Sequence[Question]) -> None:
 def _decide_columns(
     offer: Offer, inverse: Array, newest: Array, deviation: Array, drift: Array, playback_rate: Array, buffer_ms: Array,
     wait_s: Array, excess: Array, fetched_kbps: Array, decided_kbps: Array, late: Array, starved: Array,
+    shortfall: Array,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """`quality._decide`: rungs, and reasons as indices, -1 for the top's own."""
     table, of = offer.table, columns_of(offer)
@@ -99,7 +100,8 @@ def _decide_columns(
     ratio = newest * inverse
     deviation_seen = np.maximum(deviation, NEAREST)
     place, _ = of.places(ratio, deviation_seen, np.maximum(drift, NEAREST))
-    value = of.worth(far_from_the_end(table), place, 1 / (inverse * offer.top_kbps * rate), buffers_s)
+    slowed = rate * np.where(shortfall < quality.CALM, quality.CALM_TAKES, 1.0) * (1 + quality.SCENE_LINGERS * excess)
+    value = of.worth(far_from_the_end(table), place, 1 / (inverse * offer.top_kbps * slowed), buffers_s)
     kbps = of.kbps[:-1]
     last = of.share_of_nearest(shown_kbps)
     value += of.share

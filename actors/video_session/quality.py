@@ -10,6 +10,8 @@ learned and looked up is `lookahead`'s. What is particular to here:
   server look slow otherwise.
 - Sizes of the next segments are unknown, but scenes last: a segment larger than its bitrate says is followed by such.
 - At playback rate r the buffer drains r times as fast, as if the network were slower by r.
+- A belief forgets within ten segments whether a network has ever dropped; that is remembered beside it. One that has
+  hardly been slower than its level for two dozen segments and more is trusted by an eighth more.
 - What others on the same network get counts as one sample before the first. It raises no first rung: that costs
   startup, and gained nothing.
 - Near the lecture's end the buffer is worth less and less, and is spent.
@@ -32,10 +34,18 @@ from actors.video_session import search
 from actors.video_session.lookahead import Belief, Offer, Table, table_for, transfer_kbps
 from actors.video_session.messages import MAX_KBPS, MAX_MS, Advice, Cmsd, Report, Rung, first, total
 
-# A segment's excess over its bitrate lasts for the next ones to this share: scenes are longer than segments.
-SCENE_LASTS = 0.9
+# A segment's excess over its bitrate lasts, for scenes are longer than segments: to the first share for the next one,
+# and to the second for all from there on, as if the network were slower. These agree best with a table that knows of
+# scenes, which is three times as large.
+SCENE_LASTS, SCENE_LINGERS = 0.75, 0.15
 # Not more of it is believed: after slides comes a film.
 SMALLEST, LARGEST = 0.7, 2.0
+# A segment that takes longer than the level promises by more than SHORT_BY falls short, of one outage no more than
+# MOST_SHORT counts. The mean of that shortfall is what networks usually have until a session has samples of its own,
+# which weigh as much as all before and OWN_AFTER of the usual, and it is forgotten over REMEMBERED segments.
+SHORT_BY, MOST_SHORT, USUAL_SHORTFALL, OWN_AFTER, REMEMBERED = 0.15, 2.0, 0.07, 16, 64
+# Below, a network is calm: it rarely drops next, and a download is thought to take only this share of the time.
+CALM, CALM_TAKES = 0.03, 0.88
 # Before a report names them.
 USUAL_SEGMENT_S = 4.0
 # A wait for the first byte beyond this is a stalled network, not a distant one.
@@ -100,6 +110,7 @@ class QualityState(Belief):
     segment_s: float = USUAL_SEGMENT_S
     fetched_kbps: float = 0.0  # bitrate of the segment fetched last
     excess: float = 0.0  # how much larger it was than its bitrate says, as a share
+    shortfall: float = USUAL_SHORTFALL  # by which segments took longer than the level said, in the mean and as a share
     wait_s: float | None = None  # for its first byte
     told_kbps: float = 0.0  # the player's own figure, as last told
     crawl_kbps: float = 0.0  # of a download under way that is much slower than the newest segment; 0 = none
@@ -287,6 +298,8 @@ def _learn_segment(state: QualityState, br_kbps: float, size_bytes: float, ms: f
     kbps = transfer_kbps(size_bytes, ms, ttfb_ms)
     if state.samples == 0:
         _expect_the_usual(state)
+    elif state.samples > 1:
+        count_shortfall(state, kbps)
     state.learn(1.0 if kbps < 1.0 else kbps if kbps < MAX_KBPS else MAX_KBPS)
     wait_s = ttfb_ms / 1000
     state.wait_s = wait_s if wait_s < LONGEST_WAIT_S else LONGEST_WAIT_S
@@ -300,6 +313,14 @@ def _learn_segment(state: QualityState, br_kbps: float, size_bytes: float, ms: f
             state.stood_kbps = 0.0
         ratio = size_bytes * 8 / 1000 / (br_kbps * state.segment_s)
         state.excess = (SMALLEST if ratio < SMALLEST else ratio if ratio < LARGEST else LARGEST) - 1
+
+
+def count_shortfall(state: QualityState, kbps: float) -> None:
+    """Fold in how much longer than the level promises a segment took; before the level learns of it."""
+    short = 1 / (kbps * state.inverse_kbps) - 1 - SHORT_BY
+    short = 0.0 if short < 0 else short if short < MOST_SHORT else MOST_SHORT
+    count = state.samples + OWN_AFTER - 1
+    state.shortfall += (short - state.shortfall) / (count if count < REMEMBERED else REMEMBERED)
 
 
 def _expect_the_usual(state: QualityState) -> None:
@@ -376,7 +397,8 @@ def _decide(
         excess = SCENE_LASTS * state.excess * slow_s
         buffer_s = (buffer_s - (wait_s - table.rtt_s) * rate) / offer.stretch
         buffers_s = [buffer_s - excess * step.share for step in steps]
-        worths = table.worth(table.horizon(remaining), belief, rate, steps, buffers_s)
+        slowed = rate * (CALM_TAKES if state.shortfall < CALM else 1.0) * (1 + SCENE_LINGERS * state.excess)
+        worths = table.worth(table.horizon(remaining), belief, slowed, steps, buffers_s)
     else:
         worths = search.worth(
             offer, belief, sizes_kbit, buffer_s=buffer_s / offer.stretch, wait_s=wait_s, rate=rate, last=last,

@@ -98,10 +98,10 @@ def test_who_is_told_what_the_network_usually_gives_stalls_less_in_the_first_hal
             obs.prior_kbps = (0.0, self.usual_kbps, 9)
             return super().decide(obs)
 
-    told, alone, of = Told(), qoe.Lectern(), video(7)
+    told, alone = Told(), qoe.Lectern()
     stalls, worth = np.zeros(2), np.zeros(2)
-    for network in networks.generated(HELD_OUT, 5):
-        told.usual_kbps = float(np.median(network.kbps))
+    for number, network in enumerate(networks.generated(HELD_OUT, 5)):
+        told.usual_kbps, of = float(np.median(network.kbps)), video(number)
         seen = [watch(policy, network, of, leaves_after=8) for policy in (told, alone)]
         stalls += [one.stall_s for one in seen]
         worth += [one.quality(of) for one in seen]

@@ -68,7 +68,7 @@ def test_the_answers_are_those_of_each_by_itself(viewings: list[Any], decided: i
 
 @pytest.mark.parametrize("ladder", LADDERS)
 def test_a_crowd_that_differs_in_all_numbers_is_decided_as_each(ladder: list[Rung]) -> None:
-    crowd = [Question(QualityState(), ladder) for _ in range(64)]
+    crowd = [Question(QualityState(shortfall=0.0 if number % 3 else 0.2), ladder) for number in range(64)]
     for seq in range(20):
         for number, question in enumerate(crowd):
             observe(question.state, report(seq, number))

@@ -156,6 +156,13 @@ def test_a_steady_network_gets_a_steady_rung_that_it_carries(kbps: float) -> Non
     assert LADDER[rungs[-1]].br <= kbps
 
 
+def test_a_network_that_never_dropped_is_trusted_more_than_one_that_did_long_ago() -> None:
+    steady = decided(QualityState(), *[report(2000, buffer_s=14)] * 41)
+    dropped = decided(QualityState(), *[report(2000, buffer_s=14)] * 15, report(670), *[report(2000, buffer_s=14)] * 25)
+    soon = decided(QualityState(), *[report(2000, buffer_s=14)] * 10)
+    assert (steady.rung, dropped.rung, soon.rung) == (2, 1, 1)
+
+
 def test_a_nearly_empty_buffer_gets_less_than_a_full_one() -> None:
     low = decided(QualityState(), *[report(1500, br=1600)] * 5, report(1500, br=1600, buffer_s=0.5))
     full = decided(QualityState(), *[report(1500, br=1600)] * 5, report(1500, br=1600, buffer_s=26))
@@ -164,8 +171,8 @@ def test_a_nearly_empty_buffer_gets_less_than_a_full_one() -> None:
 
 
 def test_an_unsteady_network_gets_less_than_a_steady_one_of_the_same_newest() -> None:
-    steady = decided(QualityState(), *[report(4000, br=1600, buffer_s=5)] * 13)
-    swings = [report(kbps, br=1600, buffer_s=5) for kbps in [2400, 8000] * 6]
+    steady = decided(QualityState(), *[report(4000, br=1600, buffer_s=5)] * 31)
+    swings = [report(kbps, br=1600, buffer_s=5) for kbps in [2400, 8000] * 15]
     unsteady = decided(QualityState(), *swings, report(4000, br=1600, buffer_s=5))
     assert unsteady.rung < steady.rung
     assert unsteady.reason == UNSTEADY
