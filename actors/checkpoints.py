@@ -168,27 +168,28 @@ class Checkpoints:
 
     async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
         """The statement alone; whose rows passed. Raises one of REFUSED, PostgresAway."""
+        ids = [c.session.id for c in checkpoints]
         async with self._db.connection() as connection:
-            rows = await sessions_sql.save_checkpoints(
+            passed = await sessions_sql.save_checkpoints(
                 connection,
                 owner=self._registry.process_id,
-                ids=[c.session.id for c in checkpoints],
+                ids=ids,
                 epochs=[c.session.epoch for c in checkpoints],
                 states=[c.state.decode() for c in checkpoints],
                 seqs=[c.cursor[0] for c in checkpoints],
-                subs=[c.cursor[1] for c in checkpoints],
+                subs=[str(c.cursor[1]) for c in checkpoints],
                 duplicates=[c.duplicates for c in checkpoints],
                 decisions=[c.decision.decode() for c in checkpoints],
                 ranges=[c.ranges for c in checkpoints],
                 positions=[c.position_ms for c in checkpoints],
-                seen=[seen] * len(checkpoints),
+                seen=seen,
                 released=[c.released for c in checkpoints],
                 statuses=[c.status for c in checkpoints],
                 sums=[None if c.sums is None else "{" + ",".join(map(str, c.sums)) + "}" for c in checkpoints],
                 percents=[c.percents for c in checkpoints],
                 complete_share=self._share,
             )
-        return {row["id"] for row in rows}
+        return set(ids if passed is None else passed)
 
     async def _bisect(self, checkpoints: Sequence[Checkpoint], seen: bool, error: Exception) -> None:
         """Postgres refuses a row among these: save the others, give the one up."""

@@ -49,20 +49,39 @@ class Reaper:
         """Reap until cancelled."""
         while True:
             try:
-                while await self.reap() == MOST:
-                    pass
+                await self.reap_all()
             except (*DATABASE_AWAY, *REDIS_AWAY) as error:
                 postponed("reaper_postponed", error)
             await asyncio.sleep(self._settings.reaper_s)
 
-    async def reap(self) -> int:
-        """Claim what is due, fold what its streams still hold, save it and let it go; how many there were.
+    async def reap_all(self) -> int:
+        """Reap until nobody is due, two batches by turns: while Postgres writes one the other is folded. How many there
+        were. Raises PostgresAway, RedisError."""
+        reaped = 0
 
-        None while this process cannot tell who is dead.
+        async def work(*, strays: bool) -> None:
+            nonlocal reaped
+            more = True
+            while more:
+                count = await self.reap(strays=strays)
+                reaped += count
+                more = count == MOST
+
+        for outcome in await asyncio.gather(work(strays=True), work(strays=False), return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return reaped
+
+    async def reap(self, *, strays: bool = True) -> int:
+        """Claim what is due, fold what its streams still hold, save it and let it go; how many there were. None while
+        this process cannot tell who is dead.
+
+        Of several at once only one may look after this process's own strays: what one is about, the next would claim
+        again.
         """
         if not self._pulse.steady:
             return 0
-        strays = set(self._registry.strays)
+        own = set(self._registry.strays) if strays else set()
         async with self._db.connection() as connection:
             rows = await sessions_sql.claim_orphans(
                 connection,
@@ -71,7 +90,7 @@ class Reaper:
                 suspend_after_s=self._settings.suspend_after_s,
                 end_after_s=self._settings.end_after_s,
                 seen_within_s=self._young_s(),
-                strays=list(strays),
+                strays=list(own),
                 most=MOST,
             )
         try:
@@ -80,7 +99,7 @@ class Reaper:
             self._registry.strays.update(row["id"] for row in rows)
             raise
         if len(rows) < MOST:
-            self._registry.strays -= strays
+            self._registry.strays -= own
         return len(rows)
 
     def _young_s(self) -> float | None:

@@ -93,7 +93,7 @@ async def _fold(stage: Stage, views: int) -> tuple[UUID, str, dict[str, Any]]:
         batch = _batch(ids[start : start + CHUNK])
         started = time.perf_counter()
         async with db.connection() as held:
-            await sessions_sql.save_checkpoints(held, owner=process_id, complete_share=0.9, **batch)
+            await sessions_sql.save_checkpoints(held, owner=process_id, seen=True, complete_share=0.9, **batch)
         took.append(time.perf_counter() - started)
         await asyncio.sleep(0)
     await db.close()
@@ -120,8 +120,8 @@ def _batch(ids: list[UUID]) -> dict[str, list[Any]]:
     count = len(ids)
     return {
         "ids": ids, "epochs": [0] * count, "states": [dump_state(s).decode() for s in states], "seqs": [9] * count,
-        "subs": [0] * count, "duplicates": [0] * count, "decisions": ["null"] * count, "ranges": ["{}"] * count,
-        "positions": [None] * count, "seen": [True] * count, "released": [True] * count, "statuses": ["ended"] * count,
+        "subs": ["0"] * count, "duplicates": [0] * count, "decisions": ["null"] * count, "ranges": ["{}"] * count,
+        "positions": [None] * count, "released": [True] * count, "statuses": ["ended"] * count,
         "sums": ["{" + ",".join(map(str, sums)) + "}" for sums, _ in parts], "percents": [p for _, p in parts],
     }  # fmt: skip
 

@@ -164,7 +164,7 @@ async def _replay(stage: Stage, ids: list[Any]) -> dict[str, Any]:
 
 async def _reap_all(heir: _Core, count: int) -> None:
     while count > 0:
-        taken = await heir.runtime.reaper.reap()
+        taken = await heir.runtime.reaper.reap_all()
         count -= taken
         assert taken, "the reaper finds nothing"
 

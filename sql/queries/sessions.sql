@@ -52,16 +52,17 @@ RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, d
           CASE WHEN status = 'ended' OR seen_at < now() - make_interval(secs => :end_after_s) THEN 'ended'
                WHEN seen_at < now() - make_interval(secs => :suspend_after_s) THEN 'suspended' END AS retire_as;
 
--- name: save_checkpoints(owner, ids, epochs, states, seqs, subs, duplicates, decisions, ranges, positions, seen, released, statuses, sums, percents, complete_share)
+-- name: save_checkpoints(owner, ids, epochs, states, seqs, subs, duplicates, decisions, ranges, positions, seen, released, statuses, sums, percents, complete_share)$
 -- Every changed session of a process at once, the progress that those which passed the fence made, and what those that
 -- say so (`sums`) add to their videos' figures. Sent again after an unknown outcome it changes nothing: progress is folded
 -- only where the row saw its cursor move, and figures are the difference that `session_figures` itself saw.
+-- The ids of those that passed; nothing when that is all of them, as it nearly always is.
 WITH given AS (
-    SELECT * FROM unnest(
-        :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::numeric[], :duplicates::bigint[],
-        :decisions::text[], :ranges::text[], :positions::integer[], :seen::boolean[], :released::boolean[],
+    SELECT g.*, g.sub_text::numeric AS sub FROM unnest(
+        :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::text[], :duplicates::bigint[],
+        :decisions::text[], :ranges::text[], :positions::integer[], :released::boolean[],
         :statuses::text[], :sums::text[], :percents::text[]
-    ) AS g (id, epoch, state, seq, sub, duplicates, decision, ranges, position_ms, seen, released, status, sums, percents)
+    ) AS g (id, epoch, state, seq, sub_text, duplicates, decision, ranges, position_ms, released, status, sums, percents)
 ), saved AS (
     UPDATE video_sessions AS s
     SET state = g.state::json, last_seq = g.seq, last_sub = g.sub, duplicates = g.duplicates,
@@ -69,7 +70,7 @@ WITH given AS (
         owner = CASE WHEN g.released THEN NULL ELSE :owner::uuid END,
         status = coalesce(g.status, s.status),
         ended_at = CASE WHEN g.status = 'ended' THEN coalesce(s.ended_at, now()) ELSE s.ended_at END,
-        seen_at = CASE WHEN g.seen THEN now() ELSE s.seen_at END, updated_at = now()
+        seen_at = CASE WHEN :seen::boolean THEN now() ELSE s.seen_at END, updated_at = now()
     FROM given AS g
     WHERE s.id = g.id AND s.epoch = g.epoch AND (s.last_seq, s.last_sub) <= (g.seq, g.sub)
     RETURNING s.id, s.user_id, s.lecture_id, s.video_id, (s.created_at AT TIME ZONE 'UTC')::date AS day,
@@ -110,7 +111,8 @@ WITH given AS (
     SELECT video_id, day, slot, change FROM changes, progressed ORDER BY 1, 2, 3
     ON CONFLICT (video_id, day, slot) DO UPDATE SET value = v.value + excluded.value
 )
-SELECT saved.id FROM saved, progressed;
+SELECT CASE WHEN count(*) < cardinality(:ids::uuid[]) THEN coalesce(array_agg(saved.id), '{}') END
+FROM saved, progressed;
 
 -- name: get_epochs(ids)
 SELECT id, epoch, claimed_by, status FROM video_sessions WHERE id = ANY (:ids::uuid[]);

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from redis.exceptions import RedisError
 
+from actors.reaper import MOST
 from actors.video_session.messages import encode_frame
 from embedded.valkey import Valkey
 from server.data.streams import stream_key
@@ -36,6 +37,23 @@ async def test_a_session_that_was_taken_over_by_a_process_that_died_is_folded_an
     row = await still_core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "ended")
     assert await still_core.runtime.reaper.reap() == 0
+
+
+async def test_many_are_reaped_two_batches_by_turns_and_each_is_claimed_once(still_core: Core, place: Place) -> None:
+    runtime = still_core.runtime
+    stray_id = await place.new_session(still_core, owner=runtime.registry.process_id)
+    runtime.registry.strays.add(stray_id)
+    orphans = [await place.new_session(still_core, owner=uuid4()) for _ in range(2 * MOST + 20)]
+    for session_id in orphans[::50]:
+        entry = {"prev": 0, "frame": encode_frame(report(1))}
+        await still_core.redis.xadd(stream_key(session_id), entry, id="1-0")
+    assert await runtime.reaper.reap_all() == len(orphans) + 1
+    assert not runtime.registry.strays
+    found = await still_core.db.fetch(
+        "SELECT id, epoch, owner, last_seq FROM video_sessions WHERE id = ANY ($1)", [stray_id, *orphans]
+    )
+    folded = set(orphans[::50])
+    assert all((row["epoch"], row["owner"], row["last_seq"]) == (1, None, row["id"] in folded) for row in found)
 
 
 async def test_a_living_process_keeps_its_sessions(core: Core, still_core: Core, place: Place) -> None:
