@@ -27,9 +27,12 @@ log = structlog.get_logger()
 sessions_sql = queries("sessions")
 
 # Sessions of one statement at most: to pack a row takes the loop's time, to write it Postgres', while frames wait.
-CHUNK = 250
+CHUNK = 200
 # So many parts a round has at least: a thousand sessions at once would be felt once a second.
 PARTS = 16
+# Statements under way when all is saved at once: the next is packed while Postgres writes the one before, or waits for
+# the disk.
+WRITERS = 3
 # A session's stream is trimmed when this many of its entries are saved.
 TRIM = 64
 # A session with a socket but nothing to save is renewed this often, so that it counts as seen.
@@ -113,8 +116,7 @@ class Checkpoints:
                     await self.save(batch)
                     await asyncio.sleep(0)  # what waits has its turn between two batches
 
-            # Two by turns: the next batch is packed while Postgres writes the one before.
-            for outcome in await asyncio.gather(work(), work(), return_exceptions=True):
+            for outcome in await asyncio.gather(*(work() for _ in range(WRITERS)), return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
 
@@ -146,6 +148,7 @@ class Checkpoints:
 
     async def save(self, checkpoints: Sequence[Checkpoint], *, seen: bool = True) -> None:
         """Write these, of sessions sorted by id, and act on what came of each. Raises PostgresAway."""
+        await asyncio.sleep(0)  # they were just taken; to pack them takes as long again
         started = self._clock.monotonic()
         try:
             saved = await self.write(checkpoints, seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from statistics import median
@@ -11,7 +12,7 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from actors.checkpoints import CHUNK
+from actors.checkpoints import CHUNK, WRITERS
 from actors.runtime import Runtime
 from actors.video_session.actor import VideoSession
 from actors.video_session.messages import parse_rest_frame
@@ -34,8 +35,8 @@ FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS g (id, state, seq) WHERE s.
 
 
 def checkpoints(stage: Stage, *, sessions: int, rounds: int) -> dict[str, Any]:
-    """Every session changed, all saved at once; then the same while passwords are hashed; each beside a bare UPDATE of
-    the same rows, which folds nothing."""
+    """Sessions that are saved once a round, all at once; then the same while passwords are hashed; each beside a bare
+    UPDATE of the same rows, which folds nothing."""
     return _on_server_core(_checkpoints(stage, make_sessions(stage.postgres.dsn, sessions).ids, rounds))
 
 
@@ -46,6 +47,7 @@ def replay(stage: Stage, *, sessions: int) -> dict[str, Any]:
 
 def _on_server_core(work: Any) -> dict[str, Any]:
     os.sched_setaffinity(0, {SERVER_CORE})
+    gc.set_threshold(10_000, 250, 1000)  # as the server has it
     return uvloop.run(work)
 
 
@@ -80,7 +82,7 @@ class _Core:
                 await self._db.execute(BARE, ids, states, [c.cursor[0] for c in made])
 
         started = time.perf_counter()
-        await asyncio.gather(work(), work())
+        await asyncio.gather(*(work() for _ in range(WRITERS)))
         return time.perf_counter() - started
 
     async def close(self) -> None:
@@ -94,12 +96,12 @@ async def _checkpoints(stage: Stage, ids: list[Any], rounds: int) -> dict[str, A
     held = [session for session_id in ids if (session := await core.runtime.claim(session_id, "socket"))]
     found: dict[str, Any] = {"sessions": len(held)}
     passwords = Passwords(12)
+    _change(held)
+    await core.runtime.checkpoints.save_changed()  # rows grow to what they will be, statements are prepared
     for name, hashing in (("alone", False), ("during bcrypt", True)):
         rates, stalls, bare = [], [], []
         for _ in range(rounds):
-            for session in held:
-                session.accept(_report(session.highest + 1))
-                session.take_written(1)
+            _change(held)
             hashes = [asyncio.create_task(passwords.hash(f"password {n}")) for n in range(2 if hashing else 0)]
             stall_s, took_s = await _watch(core.runtime.checkpoints.save_changed())
             await asyncio.gather(*hashes)
@@ -115,6 +117,12 @@ async def _checkpoints(stage: Stage, ids: list[Any], rounds: int) -> dict[str, A
     passwords.close()
     await core.close()
     return found
+
+
+def _change(held: list[VideoSession]) -> None:
+    for session in held:
+        session.accept(_report(session.highest + 1))
+        session.take_written(1)
 
 
 async def _watch(work: Any) -> tuple[float, float]:

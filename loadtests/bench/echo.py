@@ -19,7 +19,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 
 def main() -> None:
     """Serve until killed, with the collector set as ours is."""
-    gc.set_threshold(50_000, 50, 1000)
+    gc.set_threshold(10_000, 250, 1000)
     app = web.Application()
     app.router.add_get("/", echo)
     uvloop.install()

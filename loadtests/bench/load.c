@@ -1,7 +1,7 @@
 /* The load generator of bin/bench: many sockets or HTTP connections from one thread that is never the bottleneck.
  *
  *   load ws   port=P targets=FILE [echo=1] [in_flight=N | rate=R] [warm_s=S] [seconds=S] [pid=P]
- *             [ramp=SOCKETS_PER_S] [period_s=S] [drop_at_s=S] [drop=N]
+ *             [ramp=SOCKETS_PER_S] [period_s=S] [drop_at_s=S] [drop=SHARE]
  *             [once=1]
  *   load http port=P targets=FILE connections=N [warm_s=S] [seconds=S] [pid=P]
  *
@@ -48,8 +48,8 @@ typedef struct { uint32_t *us; size_t count, room; } Latencies;
 static Conn *conns;
 static int conn_count, opening, live, was_live, refused_503, refused_other, lost, port, epoll_fd, timer_fd, is_http, is_echo;
 static int next_to_open, outstanding, in_flight, measuring, drop_code_4503;
-static double rate, ramp, period_s, warm_s = 1, seconds = 3, drop_at_s;
-static int drop, server_pid, once;
+static double rate, ramp, period_s, warm_s = 1, seconds = 3, drop_at_s, drop;
+static int server_pid, once;
 static int64_t acked, acked_second, decisions, errors;
 static Latencies acks, decided, second;
 static int *queue; /* idle sockets (closed loop) or sockets by when they are due (open loop): a ring */
@@ -370,9 +370,12 @@ static void run(void) {
             double due = ramp * (double)(now - start) / 1e9;
             for (; ramped < due && next_to_open < conn_count && opening < OPENING_MOST; ramped++) open_one(next_to_open++);
             if (now - told >= 1000000000) { tell_second((double)(now - start) / 1e9); told += 1000000000; }
-            if (drop && (double)(now - start) / 1e9 >= drop_at_s)
-                for (int i = 0; drop && i < conn_count; i++)
-                    if (conns[i].state == LIVE) { shut(&conns[i], 0); drop--; }
+            if (drop > 0 && (double)(now - start) / 1e9 >= drop_at_s) {
+                int leaving = (int)(drop * live);
+                for (int i = 0; leaving && i < conn_count; i++)
+                    if (conns[i].state == LIVE) { shut(&conns[i], 0); leaving--; }
+                drop = 0;
+            }
         }
         if (!is_http) send_due(now);
         turn(is_http || in_flight ? 50 : 10);
@@ -436,7 +439,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(argv[k], "warm_s")) warm_s = atof(value);
         else if (!strcmp(argv[k], "seconds")) seconds = atof(value);
         else if (!strcmp(argv[k], "drop_at_s")) drop_at_s = atof(value);
-        else if (!strcmp(argv[k], "drop")) drop = atoi(value);
+        else if (!strcmp(argv[k], "drop")) drop = atof(value);
         else if (!strcmp(argv[k], "once")) once = atoi(value);
         else if (!strcmp(argv[k], "pid")) server_pid = atoi(value);
         else { fprintf(stderr, "there is no %s\n", argv[k]); return 2; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -10,7 +11,7 @@ from loadtests.bench.stage import Stage
 
 # Sockets that come a second, and how often each reports: with five reports a second a few thousand are too many.
 RAMP, PERIOD_S = 300, 0.2
-# Then so many of those inside leave.
+# Then this share of those inside leaves.
 LEAVING_SHARE = 0.5
 
 
@@ -21,7 +22,7 @@ def measure(stage: Stage, *, sessions: int, seconds: float) -> dict[str, Any]:
     drop_at_s = seconds * 2 / 3
     *each, _ = stage.measure(
         "ws", lectern, targets=targets, ramp=RAMP, period_s=PERIOD_S, warm_s=0, seconds=seconds,
-        drop_at_s=drop_at_s, drop=int(sessions * LEAVING_SHARE),
+        drop_at_s=drop_at_s, drop=LEAVING_SHARE,
     )  # fmt: skip
     return {**judge(each, drop_at_s), "p99_ms by second": [round(second["p99_ms"], 1) for second in each]}
 
@@ -38,11 +39,8 @@ def judge(each: list[dict[str, Any]], drop_at_s: float) -> dict[str, Any]:
     saturated_ms = max((second["p99_ms"] for second in before), default=0.0)
     usual_ms, worst_ms = (f([second["p99_ms"] for second in after]) for f in (median, max))
     left = [second for second in each if second["at_s"] > drop_at_s]
-    refused = loaded[-1]["refused"]
-    settled_s = drop_at_s
-    for second in left:
-        if second["refused"] > refused:
-            settled_s, refused = second["at_s"], second["refused"]
+    taking = (second for before, second in pairwise([loaded[-1], *left]) if second["live"] > before["live"])
+    taken_s = next((second["at_s"] for second in taking), None)
     return {
         **found,
         "saturated": True,
@@ -53,5 +51,5 @@ def judge(each: list[dict[str, Any]], drop_at_s: float) -> dict[str, Any]:
         "p99_ms of the worst second beyond it": worst_ms,
         "ratio of the worst second": round(worst_ms / saturated_ms, 2) if saturated_ms else None,
         "lost": each[-1]["lost"],
-        "last refusal after they left, s": round(settled_s - drop_at_s, 1),
+        "others are in after, s": None if taken_s is None else round(taken_s - drop_at_s, 1),
     }

@@ -204,8 +204,7 @@ def test_a_session_whose_socket_ended_is_saved_at_once() -> None:
         last = checkpoints.sessions[-1]
         assert last.saved_version < last.version
         checkpoints.kick(last)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
         assert last.saved_version == last.version
         await running
         assert [len(ids) for _, ids in checkpoints.saved] == [1, 1, 1]  # in between the others have their turn as ever

@@ -51,8 +51,9 @@ def test_overload_is_judged_by_its_seconds() -> None:
         {"at_s": 3.0, "live": 620, "refused": 280, "lost": 0, "frames": 3100, "p99_ms": 60.0},
         {"at_s": 4.0, "live": 320, "refused": 300, "lost": 0, "frames": 1600, "p99_ms": 9.0},
         {"at_s": 5.0, "live": 600, "refused": 300, "lost": 0, "frames": 1600, "p99_ms": 9.0},
+        {"at_s": 6.0, "live": 620, "refused": 580, "lost": 0, "frames": 3100, "p99_ms": 50.0},
     ]
     found = judge(seconds, 3.0)
     assert found["ratio of the worst second"] == 1.5
-    assert found["last refusal after they left, s"] == 1.0
+    assert found["others are in after, s"] == 2.0
     assert judge(seconds[:2], 3.0)["saturated"] is False
