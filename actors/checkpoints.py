@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from uuid import UUID
 
 import asyncpg
@@ -77,7 +78,8 @@ class Checkpoints:
         sockets that end in between."""
         loop = asyncio.get_running_loop()
         while True:
-            held = list(self._registry)
+            # Who came in the middle of the last round has their turn in the middle of this one.
+            held = sorted(self._registry, key=attrgetter("saved_at"))
             size = max(1, min(CHUNK, math.ceil(len(held) / PARTS)))
             parts = [held[start : start + size] for start in range(0, len(held), size)] or [[]]
             try:

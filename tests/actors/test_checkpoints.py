@@ -150,14 +150,14 @@ class Unwritten(Checkpoints):
     """Notes when which sessions were saved; Postgres takes everything at once."""
 
     def __init__(self, count: int, checkpoint_s: float) -> None:
-        registry, clock = Registry(uuid4()), VirtualClock()
+        self.registry, clock = Registry(uuid4()), VirtualClock()
         nothing: Any = None
         settings = Sessions(checkpoint_s=checkpoint_s)
-        super().__init__(registry, nothing, nothing, settings, clock, complete_share=0.9)
+        super().__init__(self.registry, nothing, nothing, settings, clock, complete_share=0.9)
         self.sessions = [changed_session(clock.monotonic()) for _ in range(count)]
         self.saved: list[tuple[float, set[UUID]]] = []
         for session in self.sessions:
-            registry.add(session)
+            self.registry.add(session)
 
     async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
         assert seen
@@ -208,6 +208,20 @@ def test_a_session_whose_socket_ended_is_saved_at_once() -> None:
         assert last.saved_version == last.version
         await running
         assert [len(ids) for _, ids in checkpoints.saved] == [1, 1, 1]  # in between the others have their turn as ever
+
+    run_virtually(scenario())
+
+
+def test_a_session_that_came_in_the_middle_of_a_round_waits_no_longer_than_one() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(10, checkpoint_s=2.0)
+        running = asyncio.create_task(checkpoints.run_for(5.0))
+        await asyncio.sleep(0.9)
+        late = changed_session(asyncio.get_running_loop().time())
+        checkpoints.registry.add(late)
+        await asyncio.sleep(2.0 + 2.0 / 10)
+        assert late.saved_version == late.version
+        await running
 
     run_virtually(scenario())
 
