@@ -28,7 +28,7 @@ log = structlog.get_logger()
 sessions_sql = queries("sessions")
 
 # Sessions of one statement at most: to pack a row takes the loop's time, to write it Postgres', while frames wait.
-CHUNK = 200
+CHUNK = 128
 # So many parts a round has at least: a thousand sessions at once would be felt once a second.
 PARTS = 16
 # Statements under way when all is saved at once: the next is packed while Postgres writes the one before, or waits for

@@ -171,7 +171,7 @@ FENCED_WRITES = Tally("lectern_fenced_writes_total", "Checkpoints of sessions th
 CHECKPOINT_ROWS = Tally("lectern_checkpoint_rows_total", "Sessions saved.")
 CHECKPOINT_FIGURES = Tally("lectern_checkpoint_figures_total", "Sessions whose part in video figures was saved.")
 CHECKPOINT_BYTES = Tally("lectern_checkpoint_bytes_total", "Bytes of session state saved, as JSON.")
-CHECKPOINT_SECONDS = Histogram("lectern_checkpoint_seconds", "One statement of up to 200 sessions.", buckets=_REQUEST_S)
+CHECKPOINT_SECONDS = Histogram("lectern_checkpoint_seconds", "One statement of up to 128 sessions.", buckets=_REQUEST_S)
 REPLAY_SECONDS = Histogram("lectern_replay_seconds", "Reading and applying one session's stream.", buckets=_REQUEST_S)
 REPLAYED = Tally("lectern_replayed_frames_total", "Telemetry frames applied when a session was claimed.")
 STREAMS_LOST = Tally("lectern_streams_lost_total", "Streams of which Redis had lost entries, begun anew.")

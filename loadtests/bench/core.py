@@ -92,7 +92,7 @@ class _Core:
 
 
 async def _checkpoints(stage: Stage, ids: list[Any], rounds: int) -> dict[str, Any]:
-    core = await _Core.open(stage)
+    core = await _Core.open(stage, rest_idle_s=3600.0)  # without sockets they would be let go meanwhile
     held = [session for session_id in ids if (session := await core.runtime.claim(session_id, "socket"))]
     found: dict[str, Any] = {"sessions": len(held)}
     passwords = Passwords(12)
@@ -105,6 +105,7 @@ async def _checkpoints(stage: Stage, ids: list[Any], rounds: int) -> dict[str, A
             hashes = [asyncio.create_task(passwords.hash(f"password {n}")) for n in range(2 if hashing else 0)]
             stall_s, took_s = await _watch(core.runtime.checkpoints.save_changed())
             await asyncio.gather(*hashes)
+            assert all(session.saved_version == session.version for session in held)
             rates.append(len(held) / took_s)
             stalls.append(stall_s)
             bare.append(len(held) / await core.update_barely(held))
