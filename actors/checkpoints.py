@@ -89,6 +89,8 @@ class Checkpoints:
                     while await self._kicked_before(until):
                         left, self._left = self._left, set()
                         await self._save_part(left)
+                        if loop.time() >= until:
+                            break  # who leaves all the time takes nobody else's turn
             except DATABASE_AWAY as error:
                 postponed("checkpoint_postponed", error)
                 await asyncio.sleep(self._settings.checkpoint_s)

@@ -23,8 +23,8 @@ SLACK_S = 1.0
 
 
 class Reaper:
-    """In a process's first `grace_s` only those that were seen since its start: after a crash of all processes players
-    get to come back first."""
+    """In a process's first `grace_s` only its own strays and those that were seen since its start: after a crash of all
+    processes players get to come back first."""
 
     def __init__(
         self,

@@ -14,14 +14,15 @@ RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, d
 -- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
 -- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
--- an owner was ended beside its socket, and its stream not yet folded. Of them only those seen within `seen_within_s`, if
--- that is not null.
+-- an owner was ended beside its socket, and its stream not yet folded. But for the strays only those seen within
+-- `seen_within_s`, if that is not null.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = 'reaper'
 WHERE id = ANY (ARRAY(
     SELECT s.id FROM video_sessions AS s
     WHERE s.status <> 'ended'
-      AND (:seen_within_s::float8 IS NULL OR s.seen_at > now() - make_interval(secs => :seen_within_s))
+      AND (:seen_within_s::float8 IS NULL OR s.seen_at > now() - make_interval(secs => :seen_within_s)
+           OR s.owner = :owner)
       AND (
         s.owner IS NULL AND s.status = 'active'
             AND s.seen_at < now() - make_interval(secs => least(:suspend_after_s::float8, :end_after_s::float8))
@@ -35,7 +36,8 @@ WHERE id = ANY (ARRAY(
 ) || ARRAY(
     SELECT s.id FROM video_sessions AS s
     WHERE s.status = 'ended' AND s.owner IS NOT NULL
-      AND (:seen_within_s::float8 IS NULL OR s.seen_at > now() - make_interval(secs => :seen_within_s))
+      AND (:seen_within_s::float8 IS NULL OR s.seen_at > now() - make_interval(secs => :seen_within_s)
+           OR s.owner = :owner)
       AND (
         s.owner = :owner AND s.id = ANY (:strays::uuid[])
         OR s.owner <> :owner AND NOT EXISTS (

@@ -245,3 +245,28 @@ def test_where_postgres_is_slow_who_left_is_still_saved_between_two_parts() -> N
         await running
 
     run_virtually(scenario())
+
+
+def test_who_leaves_all_the_time_takes_nobody_elses_turn() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(10, checkpoint_s=1.0)
+        write = checkpoints.write
+
+        async def slowly(batch: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+            await asyncio.sleep(0.05)
+            return await write(batch, seen)
+
+        async def leave() -> None:
+            while True:
+                session = changed_session(asyncio.get_running_loop().time())
+                checkpoints.registry.add(session)
+                checkpoints.kick(session)
+                await asyncio.sleep(0.01)
+
+        checkpoints.write = slowly  # type: ignore[method-assign,assignment]
+        leaving = asyncio.create_task(leave())
+        await checkpoints.run_for(2.0)
+        leaving.cancel()
+        assert all(session.saved_version == session.version for session in checkpoints.sessions)
+
+    run_virtually(scenario())

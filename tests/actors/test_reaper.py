@@ -106,3 +106,15 @@ async def test_a_claim_that_redis_cut_short_is_finished_by_its_own_process(place
         row = await core.row(session_id)
         assert (row["last_seq"], row["owner"]) == (1, None)
         assert not core.runtime.registry.strays
+
+
+async def test_a_young_process_finishes_its_own_strays_however_long_unseen(place: Place) -> None:
+    """A session that was last seen before this process began, and that it ended while Redis was away."""
+    async with running(place.dsn, place.redis_url, start=False, grace_s=60.0) as core:
+        registry, long_ago = core.runtime.registry, datetime.now(UTC) - timedelta(minutes=2)
+        ended = await place.new_session(core, owner=registry.process_id, status="ended", seen_at=long_ago)
+        held = await place.new_session(core, owner=registry.process_id, seen_at=long_ago)
+        registry.strays |= {ended, held}
+        assert await core.runtime.reaper.reap() == 2
+        assert not registry.strays
+        assert [(await core.row(session_id))["owner"] for session_id in (ended, held)] == [None, None]
