@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
@@ -88,6 +89,17 @@ async def test_an_older_checkpoint_never_overwrites_a_newer(still_core: Core, pl
     await still_core.runtime.checkpoints.save([session.checkpoint(release=False)])
     await still_core.runtime.checkpoints.save([older])
     assert (await still_core.row(session_id))["last_seq"] == 3
+
+
+async def test_a_checkpoint_that_began_before_another_change_does_not_set_the_time_back(
+    still_core: Core, place: Place
+) -> None:
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    session_id = await place.new_session(still_core, updated_at=later)
+    await fed(still_core, session_id, 1)
+    await still_core.runtime.checkpoints.save_changed()
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["updated_at"]) == (1, later)
 
 
 async def test_a_row_that_postgres_refuses_is_found_and_the_others_are_saved(still_core: Core, place: Place) -> None:

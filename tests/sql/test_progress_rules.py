@@ -94,3 +94,15 @@ async def test_where_a_learner_goes_on_wraps_around_to_what_was_left_out(sql: Sq
     assert (place["lecture_id"], place["position_ms"]) == (first, 0)
     await sql.fetch(RECORD, [user], [first], ["{}"], [7], [True])
     assert await resume() is None
+
+
+async def test_who_began_first_and_writes_last_does_not_set_the_time_back(postgres_dsn: str, sql: Sql) -> None:
+    user, first, _ = await ids(sql)
+    slow = await asyncpg.connect(postgres_dsn)
+    async with slow.transaction():
+        await slow.fetchval("SELECT now()")
+        (before,) = await sql.fetch(RECORD, [user], [first], ["{[0,10)}"], [10], [False])
+        (after,) = await slow.fetch(RECORD, [user], [first], ["{[10,20)}"], [20], [False])
+    await slow.close()
+    assert after["updated_at"] == before["updated_at"] >= after["created_at"]
+    assert pairs(after["watched_ranges"]) == [(0, 20)]
