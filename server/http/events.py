@@ -118,9 +118,10 @@ class Listener:
         self.watched: dict[UUID, UUID] = {}
         # The session that the page itself plays: of it there is nothing to tell.
         self.own_session: UUID | None = None
-        # What was told last: of sessions that moved the place in their streams, of enrolments the time of their change.
+        # What was told last: of sessions that moved the place in their streams, of enrolments the time of their change
+        # and what they were changed to, for who began first may write last, and then the time stays.
         self.moved: dict[UUID, tuple[int, str]] = {}
-        self.enrolled: dict[UUID, datetime] = {}
+        self.enrolled: dict[UUID, tuple[datetime, bool]] = {}
 
 
 class Events:
@@ -310,8 +311,9 @@ class Events:
                 within_s=3 * self._settings.look_s + 1,
             )
             for listener, found in _by_page(pages, rows):
-                known, listener.enrolled = listener.enrolled, {row["course_id"]: row["updated_at"] for row in found}
-                news = [row for row in found if known.get(row["course_id"]) != row["updated_at"]]
+                changes = {row["course_id"]: (row["updated_at"], row["is_active"]) for row in found}
+                known, listener.enrolled = listener.enrolled, changes
+                news = [row for row in found if known.get(row["course_id"]) != changes[row["course_id"]]]
                 for row in news:
                     self._tell([listener], EnrollmentEvent(row["course_id"], row["is_active"]))
                 ended += [(listener, row["course_id"]) for row in news if not row["is_active"]]

@@ -280,6 +280,18 @@ async def test_an_enrolment_by_whomever_is_told(two: Two, sql: Sql) -> None:
     await page.socket.close()
 
 
+async def test_an_enrolment_that_ends_in_a_transaction_begun_before_it_is_told(two: Two, sql: Sql) -> None:
+    ada = await two.people.join("ada")
+    page = await two.page(ada)
+    async with sql.transaction():
+        await sql.fetchval("SELECT now()")
+        await ada.make("/api/enrollments", {"course_id": two.course})
+        assert (await page.hears("enrollment"))["is_active"] is True
+        await sql.execute("UPDATE enrollments SET is_active = false")
+    assert (await page.hears("enrollment"))["is_active"] is False
+    await page.socket.close()
+
+
 async def test_an_enrolment_that_ends_revokes_nothing_that_one_has_otherwise(two: Two, sql: Sql) -> None:
     ada = await two.learner("ada")
     await sql.execute("UPDATE courses SET creator_id = $1", ada.id)
