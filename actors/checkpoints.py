@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from operator import attrgetter
 from uuid import UUID
 
@@ -38,6 +39,8 @@ WRITERS = 3
 TRIM = 64
 # A session with a socket but nothing to save is renewed this often, so that it counts as seen.
 TOUCH_S = 20.0
+# So many in one statement.
+TOUCHED = 500
 # How Postgres refuses a row.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 # Frames that Redis did not take are let go this long after their socket went: the player still holds them.
@@ -83,6 +86,7 @@ class Checkpoints:
             size = max(1, min(CHUNK, math.ceil(len(held) / PARTS)))
             parts = [held[start : start + size] for start in range(0, len(held), size)] or [[]]
             try:
+                await self.touch(held)
                 for part in parts:
                     until = loop.time() + self._settings.checkpoint_s / len(parts)
                     await self._save_part(part)
@@ -104,6 +108,30 @@ class Checkpoints:
             return False
         self._kicked.clear()
         return True
+
+    async def touch(self, held: Sequence[VideoSession]) -> None:
+        """Say of sessions with a socket but nothing to save that they are seen; `held` are sorted by when they were
+        saved. Raises PostgresAway."""
+        long_ago = self._clock.monotonic() - TOUCH_S
+        due = [
+            session
+            for session in takewhile(lambda session: session.saved_at < long_ago, held)
+            if session.peer is not None and session.version == session.saved_version
+        ]
+        for start in range(0, len(due), TOUCHED):
+            part = {session.id: session for session in due[start : start + TOUCHED] if not session.dropped}
+            async with self._saving, self._db.connection() as connection:
+                rows = await sessions_sql.touch_sessions(
+                    connection,
+                    owner=self._registry.process_id,
+                    ids=sorted(part),
+                    epochs=[part[session_id].epoch for session_id in sorted(part)],
+                )
+            now = self._clock.monotonic()
+            for row in rows:
+                part.pop(row["id"]).saved_at = now
+            if part:
+                await self.check_fences(part.values())
 
     async def _save_part(self, sessions: Iterable[VideoSession]) -> None:
         async with self._saving:
@@ -129,7 +157,14 @@ class Checkpoints:
         loop."""
         now = self._clock.monotonic()
         due: list[Checkpoint] = []
-        for session in sessions:
+        # Most of those who are silent are left out before they are asked: there may be ten thousand.
+        asked = [
+            session
+            for session in sessions
+            if release or session.version != session.saved_version or session.version != session.figured_version
+            or session.peer is None or session.bye
+        ]  # fmt: skip
+        for session in asked:
             if not session.dropped and (checkpoint := self._due(session, now, release)):
                 due.append(checkpoint)
                 if len(due) == CHUNK:
@@ -140,9 +175,8 @@ class Checkpoints:
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
         leave = release or session.bye or session.idle(now, self._linger_s, GIVE_UP_S)
-        touch = session.peer is not None and now - session.saved_at > TOUCH_S
         figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
-        if leave or touch or not figured or session.version != session.saved_version:
+        if leave or not figured or session.version != session.saved_version:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
         return None
 
@@ -240,13 +274,14 @@ class Checkpoints:
         """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway."""
         held = {session.id: session for session in sessions}
         async with self._db.connection() as connection:
-            rows = await sessions_sql.get_epochs(connection, ids=list(held))
-        found = {row["id"]: row for row in rows}
-        for session_id, session in held.items():
-            row = found.get(session_id)
-            if row is None:
+            rows = await sessions_sql.list_fenced(
+                connection, ids=list(held), epochs=[session.epoch for session in held.values()]
+            )
+        for row in rows:
+            session = held[row["id"]]
+            if row["epoch"] is None:
                 self._registry.drop(session, 4404, "session_not_found")
-            elif row["epoch"] != session.epoch:
+            else:
                 metrics.FENCED.inc()
                 superseded = row["claimed_by"] == "socket"
                 self._registry.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")

@@ -293,7 +293,7 @@ class Runtime:
         """Frames that wait long are acknowledged as far as they are in, so that players know we are here."""
         now = self._clock.monotonic()
         lag = unsaved = 0
-        for session in list(self.registry):
+        for session in [each for each in self.registry if each.pending or each.version != each.saved_version]:
             pending = len(session.pending)
             lag += pending
             unsaved += session.state.frames - session.saved_frames

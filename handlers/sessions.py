@@ -412,7 +412,7 @@ async def end_unentitled(app: web.Application, user_id: UUID | None = None) -> N
 async def renew_credentials(app: web.Application) -> None:
     """Send new credentials where the old ones run out soon; end the sockets of those whose right to watch has ended."""
     now = app[CLOCK].monotonic()
-    for socket, watcher in [each for each in app[WATCHING].items() if each[1].renew_at <= now]:
+    for socket, watcher in [(socket, watcher) for socket, watcher in app[WATCHING].items() if watcher.renew_at <= now]:
         try:
             video = await sessions.get_watchable_video(
                 app[DATABASE],

@@ -68,7 +68,7 @@ class Revocation:
                 ids=[socket.principal.id for socket in held],
                 versions=[socket.principal.ver for socket in held],
             )
-            revoked = {row["id"] for row in rows}
-            for socket in held:
-                if socket.principal.id in revoked:
-                    socket.end(*CREDENTIALS)
+            if revoked := {row["id"] for row in rows}:
+                for socket in held:
+                    if socket.principal.id in revoked:
+                        socket.end(*CREDENTIALS)

@@ -54,8 +54,6 @@ CREDENTIALS_OVER = 4401
 # Only what is in the table of close codes may be sent.
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
-_PING = b"\x89\x00"
-
 # Deals with a text at once, or declines it.
 Take = Callable[[str], bool]
 
@@ -111,6 +109,8 @@ class Sockets:
         self.clock = clock
         self._open: set[Socket] = set()
         self._to_flush: list[Socket] = []
+        # Written to, and not yet seen with all of it gone.
+        self.unread: set[Socket] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -158,6 +158,7 @@ class Sockets:
 
     def _flush_all(self) -> None:
         sockets, self._to_flush = self._to_flush, []
+        self.unread.update(sockets)
         for each in sockets:
             each.flush()
 
@@ -166,9 +167,14 @@ class Sockets:
         pause_s = min(1.0, self.config.sessions.heartbeat_s / 30, self.config.sessions.slow_reader_s / 5)
         while True:
             await asyncio.sleep(pause_s)
-            now = self.clock.monotonic()
-            for accepted in list(self._open):
-                accepted.tick(now)
+            self.look(self.clock.monotonic())
+
+    def look(self, now: float) -> None:
+        """Look after slow readers and silent peers, which are few: of the others nothing needs to be asked."""
+        self.unread = {each for each in list(self.unread) if each.check_reader(now)}
+        quiet_since = now - self.config.sessions.heartbeat_s
+        for silent in [each for each in self._open if each.heard_at <= quiet_since]:
+            silent.check_peer(now)
 
 
 class Socket:
@@ -176,8 +182,8 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
-        "_heard_at", "_kind", "_left", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport",
-        "_waiting", "parting", "paused", "principal", "response",
+        "_kind", "_left", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
+        "heard_at", "parting", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
@@ -203,7 +209,7 @@ class Socket:
         self._limit: Limit = sockets.config.limits.telemetry
         self._free = self._config.replay_burst
         self._allowance: float = self._limit.at_once
-        self._allowed_at = self._heard_at = self._pinged_at = now
+        self._allowed_at = self.heard_at = self._pinged_at = now
         self._blocked_at: float | None = None
         self._ack: bytes | None = None
         self._decision: bytes | None = None
@@ -233,7 +239,7 @@ class Socket:
                 self._waiting = True
                 message = await self.response.receive()
                 self._waiting = False
-                self._heard_at = self._clock.monotonic()
+                self.heard_at = self._clock.monotonic()
                 if self._ending is not None and message.type in _CONTENT:
                     continue  # we have said our last word; what is waited for is the peer's
                 if message.type is WSMsgType.TEXT:
@@ -262,7 +268,7 @@ class Socket:
         take = self._take
         if not self._waiting or self._ending is not None or take is None:
             return False
-        self._heard_at = self._clock.monotonic()
+        self.heard_at = self._clock.monotonic()
         if not self._allow():
             self._allowance += 1  # `texts` finds the same, and ends the socket
             return False
@@ -282,7 +288,7 @@ class Socket:
     def resume(self) -> None:
         """Reading goes on: the peer had no chance to be heard meanwhile."""
         self.paused = False
-        self._heard_at = self._clock.monotonic()
+        self.heard_at = self._clock.monotonic()
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -371,6 +377,7 @@ class Socket:
     def _write(self, head: int, payload: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(_frame(head, payload))
+            self._sockets.unread.add(self)
 
     # Limits and time -------------------------------------------------------------------------------------------------
 
@@ -391,34 +398,36 @@ class Socket:
             return True
         if self._limit.rate == 0:
             return True
-        gained = (self._heard_at - self._allowed_at) * self._limit.rate / self._limit.per_s
+        gained = (self.heard_at - self._allowed_at) * self._limit.rate / self._limit.per_s
         self._allowance = min(self._limit.at_once, self._allowance + gained) - 1
-        self._allowed_at = self._heard_at
+        self._allowed_at = self.heard_at
         return self._allowance >= 0
 
-    def tick(self, now: float) -> None:
-        """Look after heartbeat and slow reading; `now` is monotonic seconds."""
+    def check_peer(self, now: float) -> None:
+        """A peer that is silent for `heartbeat_s` is pinged, later given up; `now` is monotonic seconds."""
         if self._transport.is_closing():
             self._sockets.forget(self, self._kind)
             return
-        self._check_reader(now)
         if self.paused:
             return
-        heartbeat_s, silent_s = self._config.heartbeat_s, now - self._heard_at
-        if silent_s < heartbeat_s:
-            return
-        if silent_s > HALF_OPEN * heartbeat_s:
+        heartbeat_s = self._config.heartbeat_s
+        if now - self.heard_at > HALF_OPEN * heartbeat_s:
             self._transport.abort()
         elif now - self._pinged_at >= heartbeat_s:
             self._pinged_at = now
             if not self.ending:
-                self._transport.write(_PING)
+                self._write(0x89, b"")
 
-    def _check_reader(self, now: float) -> None:
+    def check_reader(self, now: float) -> bool:
+        """Cut a peer that does not read; whether it has to be looked at again although nothing more is written."""
+        if self._transport.is_closing():
+            self._sockets.forget(self, self._kind)
+            return False
         if self._transport.get_write_buffer_size() == 0:
             self._blocked_at = None
-            if self._ack is not None or self._decision is not None:
-                self.flush()
+            if self._ack is None and self._decision is None:
+                return False
+            self.flush()
         elif self._blocked_at is None:
             self._blocked_at = now
         elif now - self._blocked_at > self._config.slow_reader_s:
@@ -427,6 +436,7 @@ class Socket:
             with contextlib.suppress(OSError):
                 self._transport.write(b"\x88\x02" + (4508).to_bytes(2, "big"))
             self._transport.abort()
+        return True
 
 
 # What a peer says before it has seen our close.
@@ -443,5 +453,5 @@ def _frame(head: int, payload: bytes) -> bytes:
     return bytes((head, 127)) + size.to_bytes(8, "big") + payload
 
 
-# Of a text, a close and a pong, by size.
-_HEADS = {(head, size): bytes((head, size)) for head in (0x81, 0x88, 0x8A) for size in range(126)}
+# Of a text, a close, a ping and a pong, by size.
+_HEADS = {(head, size): bytes((head, size)) for head in (0x81, 0x88, 0x89, 0x8A) for size in range(126)}

@@ -116,8 +116,18 @@ WITH given AS (
 SELECT CASE WHEN count(*) < cardinality(:ids::uuid[]) THEN coalesce(array_agg(saved.id), '{}') END
 FROM saved, progressed;
 
--- name: get_epochs(ids)
-SELECT id, epoch, claimed_by, status FROM video_sessions WHERE id = ANY (:ids::uuid[]);
+-- name: touch_sessions(owner, ids, epochs)
+-- Sessions without news are seen all the same; those that passed the fence.
+UPDATE video_sessions AS s SET owner = :owner::uuid, seen_at = now(), updated_at = now()
+FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
+WHERE s.id = held.id AND s.epoch = held.epoch
+RETURNING s.id;
+
+-- name: list_fenced(ids, epochs)
+-- Of sessions, paired with the epochs under which they are held, those that have another one now, or are gone.
+SELECT held.id, s.epoch, s.claimed_by FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
+LEFT JOIN video_sessions AS s ON s.id = held.id
+WHERE s.epoch IS DISTINCT FROM held.epoch;
 
 -- name: beat(process_id)!
 INSERT INTO processes (id) VALUES (:process_id) ON CONFLICT (id) DO UPDATE SET seen_at = now();

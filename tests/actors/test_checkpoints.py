@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from actors.checkpoints import CHUNK, Checkpoints
+from actors.checkpoints import CHUNK, TOUCH_S, Checkpoints
 from actors.registry import Registry
 from actors.video_session.actor import Checkpoint, VideoSession
 from embedded.postgres import Postgres
@@ -63,6 +63,28 @@ async def test_a_session_whose_row_is_gone_closes_4404(still_core: Core, place: 
     await still_core.db.execute("DELETE FROM video_sessions WHERE id = $1", session_id)
     await still_core.runtime.checkpoints.save_changed()
     assert listener.ended == (4404, "session_not_found")
+
+
+async def test_a_silent_session_counts_as_seen_while_it_is_ours(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await fed(still_core, session_id, 1)
+    checkpoints = still_core.runtime.checkpoints
+    await checkpoints.save_changed()
+    unseen = "UPDATE video_sessions SET seen_at = now() - interval '1 hour' WHERE id = $1"
+    await still_core.db.execute(unseen, session_id)
+    seen = "SELECT seen_at > now() - interval '1 minute' FROM video_sessions WHERE id = $1"
+    await checkpoints.touch([session])
+    assert not await still_core.db.fetchval(seen, session_id)  # it was saved just now
+    session.saved_at -= TOUCH_S + 1
+    await checkpoints.touch([session])
+    assert await still_core.db.fetchval(seen, session_id)
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        await other.open(session_id)
+    await still_core.db.execute(unseen, session_id)
+    session.saved_at -= TOUCH_S + 1
+    await checkpoints.touch([session])
+    assert not await still_core.db.fetchval(seen, session_id)
+    assert listener.ended == (4409, "superseded")
 
 
 async def test_the_same_batch_sent_again_adds_nothing(still_core: Core, place: Place) -> None:
