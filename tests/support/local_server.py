@@ -31,9 +31,19 @@ class LocalServer(TestServer):
 
     async def close(self) -> None:
         """Close, then cut what does not end by itself."""
+        await self._stop_accepting()
         connections = self.runner.server.connections if self.runner is not None and self.runner.server else []
         transports = [connection.transport for connection in connections if connection.transport is not None]
         await super().close()
         for transport in transports:
             transport.abort()
         await asyncio.sleep(0)  # what ends is told in the loop's next turn
+
+    async def _stop_accepting(self) -> None:
+        """Python 3.11 loses a connection, open, that it has accepted and not yet attached when its server is closed."""
+        loop = asyncio.get_running_loop()
+        for site in self.runner.sites if self.runner is not None else ():
+            for listening in getattr(getattr(site, "_server", None), "sockets", None) or ():
+                loop.remove_reader(listening.fileno())
+        for _ in range(4):
+            await asyncio.sleep(0)  # accepted, attached, made, reading

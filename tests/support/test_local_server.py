@@ -38,3 +38,14 @@ def test_a_peer_that_has_not_taken_all_of_an_answer_is_cut() -> None:
         except ConnectionResetError:
             pass
     assert taken < MORE_THAN_IS_BUFFERED
+
+
+async def test_a_peer_that_is_just_being_accepted_is_not_left_behind() -> None:
+    server = LocalServer(web.Application(), shutdown_timeout=0.1)
+    await server.start_server()
+    with socket.create_connection((server.host, server.port)) as peer:
+        for _ in range(2):
+            await asyncio.sleep(0)  # it is accepted, and not yet a connection
+        await server.close()
+        peer.settimeout(10)
+        assert peer.recv(1) == b""
