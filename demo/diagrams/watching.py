@@ -2,6 +2,7 @@
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar, Final
@@ -96,20 +97,20 @@ def _liquid(width: int, height: int) -> Image.Image:
 PLOT: Final = (250, 180, WIDTH - MARGIN, 530)
 
 
-class Plot(Diagram):
+class Plot(Diagram, ABC):
     """A curve that is drawn from left to right while the scene goes on."""
 
     def __init__(self, course: Course, lecture: Lecture, scene: Scene) -> None:
         super().__init__(course, lecture, scene)
         self._full: dict[int, Image.Image] = {}
 
+    @abstractmethod
     def axes(self, pen: Pen) -> None:
         """Draw what is there before the curve."""
-        raise NotImplementedError
 
+    @abstractmethod
     def curves(self, pen: Pen, beat: int) -> None:
         """Draw the whole curve."""
-        raise NotImplementedError
 
     def still(self, pen: Pen, beat: int) -> None:
         super().still(pen, beat)

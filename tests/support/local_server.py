@@ -43,7 +43,7 @@ class LocalServer(TestServer):
         """Python 3.11 loses a connection, open, that it has accepted and not yet attached when its server is closed."""
         loop = asyncio.get_running_loop()
         for site in self.runner.sites if self.runner is not None else ():
-            for listening in getattr(getattr(site, "_server", None), "sockets", None) or ():
+            for listening in site._server.sockets:
                 loop.remove_reader(listening.fileno())
         for _ in range(4):
             await asyncio.sleep(0)  # accepted, attached, made, reading
