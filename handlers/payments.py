@@ -20,6 +20,7 @@ from server.http.idempotency import read_key
 from server.http.keys import CHARGING, PAYMENT_EVENTS
 from server.http.members import Enrollment, PaymentMethod, Transaction
 from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.parsing import check_json
 from server.http.payment_events import Event
 from server.http.problems import (
     AlreadyEnrolled,
@@ -41,7 +42,7 @@ from server.http.problems import (
     UpstreamUnavailable,
     ValidationFailed,
 )
-from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Reply, Routes, arriving, check_json
+from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Reply, Routes, arriving
 from server.services.outside import ServiceHasNone, ServiceLeftAlone
 from server.services.payments import CardRefused, EventRefused, Intent, RequestRefused
 

@@ -30,6 +30,7 @@ from server.data.neighbours import name_of
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CLOCK, CONFIG, DATABASE, EDGE, REDIS, SOCKETS, TOKENS, VIDEO_HOST
+from server.http.parsing import check_json
 from server.http.problems import (
     BodyTooLarge,
     NotEntitled,
@@ -43,7 +44,7 @@ from server.http.problems import (
     VideoNotFound,
     VideoNotReady,
 )
-from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Query, Routes, arriving, check_json, throttle
+from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Query, Routes, arriving, throttle
 from server.http.socket import Goodbye, Socket, check_opening
 from server.services.outside import ServiceError
 

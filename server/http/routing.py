@@ -13,9 +13,7 @@ headers, or a finished `web.StreamResponse`.
 """
 
 import asyncio
-import math
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,25 +24,22 @@ from types import SimpleNamespace
 from typing import Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
-import orjson
 from aiohttp import hdrs, web
 from aiohttp.helpers import ETAG_ANY
 from msgspec import Struct
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from server.config import Config, Limits
 from server.data.db import Database
 from server.data.limits import Verdict
-from server.domain.cards import hide_card_numbers
 from server.http.auth import RANKS, Principal, authenticate
 from server.http.deadlines import Deadline, Deadlines
 from server.http.forms import ReceivedFile, receive_form
 from server.http.idempotency import answer_once, claim, read_key
 from server.http.keys import CONFIG, DATABASE, EDGE, LIMITER, OBJECTS
+from server.http.parsing import parse_body, parse_fields, parse_query, unstorable
 from server.http.problems import (
-    BadCursor,
     BodyTooLarge,
-    MalformedJson,
     NotFound,
     Problem,
     RateLimited,
@@ -52,7 +47,6 @@ from server.http.problems import (
     RoleRequired,
     Unauthorized,
     UnsupportedMediaType,
-    ValidationFailed,
 )
 from server.http.shapes import Shape, dump_json, shape_of
 from server.services.objects import Objects
@@ -74,6 +68,10 @@ SELF_SERVED = "self-served"
 ROLES = frozenset({*RANKS, PUBLIC, ANONYMOUS, SELF_SERVED})
 
 UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+
+# What aiohttp decodes; anything else it hands on as it came.
+_CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
+READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
 
 # The time that a request's handler has.
 _LIMIT = web.RequestKey("limit", Deadline)
@@ -423,7 +421,7 @@ class Endpoint:
         for name, value in values.items():
             if name in self._id_names:
                 values[name] = UUID(value)
-            elif "\0" in value or _has_surrogate(value):
+            elif unstorable(value):
                 raise NotFound
         return SimpleNamespace(**values)
 
@@ -493,148 +491,3 @@ async def arriving(request: web.Request, within_s: float | None = None) -> Async
 def untimed(request: web.Request) -> None:
     """For a handler that sends a long answer: from here on no time runs but the one it sets itself."""
     request[_LIMIT].pause()
-
-
-# -- bodies and queries ------------------------------------------------------------------------------------------------
-
-# What aiohttp decodes; anything else it hands on as it came.
-_CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
-READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
-# Only a body in which one of these can be is walked for what Postgres cannot hold.
-_LONG_NUMBER = re.compile(rb"\d{19}")
-_INT_LIMIT = 1 << 63
-
-
-def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """A validated body. Raises MalformedJson, or ValidationFailed with a pointer for each fault."""
-    check_json(raw)
-    try:
-        return model.model_validate_json(raw, strict=True)
-    except ValidationError as error:
-        raise ValidationFailed(errors=faults_of(error)) from None
-
-
-def check_json(raw: bytes) -> Any:
-    """The JSON value of `raw`. Raises MalformedJson where it is not JSON, ValidationFailed where it holds what can be
-    written in JSON but not be stored (NUL, lone surrogates, NaN and Infinity, integers of 64 bits and more), or means
-    two things (a member that stands there twice)."""
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        _refuse_unstorable(_parse_laxly(raw))
-        raise MalformedJson from None
-    if b"\\u0000" in raw or _LONG_NUMBER.search(raw) or raw.count(b":") != _count_members(value):
-        # Not orjson's value: it makes floats of integers that are too long for it, and forgets what comes twice.
-        _refuse_unstorable(_parse_laxly(raw))
-    return value
-
-
-def _count_members(value: Any) -> int:
-    """Of all objects in it. A text with as many colons repeats none of them; with more it may, or has them in text."""
-    count, waiting = 0, [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            count += len(item)
-            waiting.extend(item.values())
-        elif isinstance(item, list):
-            waiting.extend(item)
-    return count
-
-
-class _Object(dict[str, Any]):
-    """A JSON object that remembers which of its members came twice."""
-
-    def __init__(self, members: list[tuple[str, Any]]) -> None:
-        super().__init__(members)
-        names = Counter(name for name, _ in members) if len(members) > len(self) else {}
-        self.repeated = [name for name, times in names.items() if times > 1]
-
-
-def _parse_laxly(raw: bytes) -> Any:
-    """What the standard library makes of it: it takes NaN and lone surrogates, so that they can be pointed at."""
-    import json  # noqa: PLC0415 - only a malformed body ever needs it
-
-    try:
-        return json.loads(raw.decode(), object_pairs_hook=_Object)
-    except (ValueError, RecursionError):
-        raise MalformedJson from None
-
-
-def _refuse_unstorable(value: Any) -> None:
-    errors = []
-    waiting: list[tuple[str, Any]] = [("", value)]
-    while waiting:
-        pointer, item = waiting.pop()
-        if isinstance(item, _Object):
-            errors += [
-                {"pointer": f"{pointer}/{_escape(name)}", "detail": "The member stands here twice."}
-                for name in item.repeated
-            ]
-            waiting.extend((f"{pointer}/{_escape(key)}", member) for key, member in item.items())
-            waiting.extend((pointer, key) for key in item if "\0" in key or _has_surrogate(key))
-        elif isinstance(item, list):
-            waiting.extend((f"{pointer}/{index}", member) for index, member in enumerate(item))
-        elif (fault := _unstorable(item)) is not None:
-            errors.append({"pointer": pointer, "detail": fault})
-    if errors:
-        raise ValidationFailed(errors=errors[:100])
-
-
-def _unstorable(item: Any) -> str | None:
-    if isinstance(item, str):
-        if "\0" in item:
-            return "The character U+0000 is not allowed."
-        if _has_surrogate(item):
-            return "A lone surrogate is not a character."
-    elif isinstance(item, float):
-        if not math.isfinite(item):
-            return "The number must be finite."
-    elif isinstance(item, int) and not -_INT_LIMIT <= item < _INT_LIMIT:
-        return "The integer is out of range."
-    return None
-
-
-def _has_surrogate(text: str) -> bool:
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
-    """A validated query string; the last of a repeated parameter counts. Raises ValidationFailed."""
-    declared = {info.alias or name for name, info in model.model_fields.items()}
-    values = {name: value for name, value in request.query.items() if name in declared}
-    for name, value in values.items():
-        if "\0" in value or _has_surrogate(value):
-            if name == "cursor":
-                raise BadCursor
-            raise ValidationFailed(errors=[{"pointer": f"/{name}", "detail": "The text holds what is no character."}])
-    try:
-        return model.model_validate_strings(values)
-    except ValidationError as error:
-        raise ValidationFailed(errors=faults_of(error)) from None
-
-
-def parse_fields(model: type[BaseModel], fields: Mapping[str, str]) -> BaseModel:
-    """The validated members of a form; those that are empty count as absent. Raises ValidationFailed."""
-    try:
-        return model.model_validate_strings({name: value for name, value in fields.items() if value != ""})
-    except ValidationError as error:
-        raise ValidationFailed(errors=faults_of(error)) from None
-
-
-def faults_of(error: ValidationError) -> list[dict[str, str]]:
-    """pydantic's errors as JSON pointers with a sentence each."""
-    return [
-        {"pointer": pointer_of(fault["loc"]), "detail": fault["msg"].removeprefix("Value error, ")}
-        for fault in error.errors(include_url=False, include_context=False, include_input=False)[:100]
-    ]
-
-
-def pointer_of(location: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901): ("items", 0, "a/b") is "/items/0/a~1b"."""
-    return "".join(f"/{_escape(str(part))}" for part in location)
-
-
-def _escape(part: str) -> str:
-    part = hide_card_numbers(part).replace("~", "~0").replace("/", "~1")
-    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in part)

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from yarl import URL
 
 from server.http.paging import PageQuery, page, read_cursor, write_cursor
+from server.http.parsing import parse_query
 from server.http.problems import BadCursor
-from server.http.routing import Call, parse_query
+from server.http.routing import Call
 
 
 def call(limit: int) -> Call[Any]:
