@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from embedded.postgres import Postgres
 from embedded.s3 import ObjectStore
@@ -47,6 +48,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, start in enumerate(LONGEST) if start in item.nodeid), len(LONGEST)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties are judged by what they find, never by how long an example took on a machine that stood still.
+
+    The same commit draws the same examples, unless a `--hypothesis-seed` says others (`bin/test --all` does).
+    """
+    same = config.getoption("hypothesis_seed") is None
+    settings.register_profile("lectern", deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("lectern")
 
 
 @pytest.fixture(autouse=True)

@@ -137,7 +137,9 @@ async def take(turn: str, told: Told, other: Core, pieces: list[tuple[float, dic
         await core.runtime.checkpoints.save([zombie.checkpoint(release=True, complete_share=0.9)])
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(turns)
 async def test_analytics_are_what_a_model_counts_whatever_happens_to_the_owners(
     place: Place, turns: list[tuple[int, str, list[tuple[float, dict[str, Any]]]]]

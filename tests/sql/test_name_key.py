@@ -13,7 +13,9 @@ from server.domain.accounts import check_username
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cn", "Cc"), exclude_characters="\0"), min_size=1, max_size=64)
-BUDGET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+BUDGET = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ async def test_a_batch_that_is_sent_again_adds_nothing(sql: Sql) -> None:
     assert one["completed"]
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.lists(st.tuples(st.integers(0, 130), st.integers(0, 40)), max_size=4), max_size=5))
 async def test_what_is_kept_is_the_union_whatever_comes_when(sql: Sql, writes: list[list[tuple[int, int]]]) -> None:
     user, first, _ = await ids(sql)
