@@ -32,9 +32,12 @@ SECRET = "a secret for tests that is long enough"
 
 # How fast an answer is promised to be is tested where it is the matter; elsewhere a busy machine may take its time.
 PATIENCE = {
-    "server": {"handler_timeout_s": 30.0},
+    "server": {"handler_timeout_s": 30.0, "ready_timeout_s": 20.0, "start_timeout_s": 60.0},
     "postgres": {"timeout_s": 20.0},
     "redis": {"timeout_s": 20.0, "count_timeout_s": 20.0},
+    "s3": {"timeout_s": 20.0},
+    "stripe": {"timeout_s": 20.0},
+    "smtp": {"timeout_s": 20.0},
 }
 
 AppClient = TestClient[web.Request, web.Application]

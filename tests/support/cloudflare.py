@@ -83,7 +83,7 @@ class StreamHost:
             "signing_key_id": KEY_ID,
             "signing_key_pem": signing_key_pem(),
             "customer_domain": self.origin,
-            "timeout_s": 1.0,
+            "timeout_s": 20.0,
             "poll_s": 0.001,
         }
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from server.http.keys import DATABASE, HOSTING
+from server.http.keys import CONFIG, DATABASE, HOSTING
 from server.services.video_host import HostedVideo
 from tests.support.app import AppClient, serving, settings
 from tests.support.cloudflare import MASTER, StreamHost, hosting, sign_webhook, webhook_body
@@ -204,14 +204,16 @@ async def test_the_old_video_plays_until_the_new_one_is_ready_and_goes_when_nobo
 
 
 async def test_one_whose_successor_is_deleted_in_time_plays_again(
-    client: AppClient, teacher: Person, lecture: Any, stream: StreamHost, sql: Sql
+    client: AppClient, teacher: Person, lecture: Any, stream: StreamHost, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(client.app[CONFIG].cloudflare.__dict__, "replaced_ttl_s", 3600.0)
     old, new = await upload(teacher, lecture, "old"), await upload(teacher, lecture, "new")
     for video in (new, old):  # the newer one is ready first, and stays the lecture's
         stream.make_ready(video["cloudflare_uid"])
         await once(sql, STATUS, video["id"], wanted="ready")
     assert (await teacher.get(f"/api/lectures/{lecture['id']}")).body["video"]["title"] == "new"
     assert (await teacher.delete(f"/api/videos/{new['id']}")).status == 204
+    await sql.execute("UPDATE jobs SET run_at = now() WHERE kind = 'video_retirement'")  # an hour later
     await once(sql, "SELECT count(*) FROM jobs WHERE kind = 'video_retirement'", wanted=0)
     assert (await teacher.get(f"/api/lectures/{lecture['id']}")).body["video"]["playback"]
 
@@ -289,8 +291,9 @@ async def test_captions_that_change_change_what_is_found(
 
 
 async def test_what_captions_say_is_found_when_they_are_stored(
-    postgres_dsn: str, redis_url: str, stream: StreamHost, sql: Sql
+    postgres_dsn: str, redis_url: str, stream: StreamHost, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("server.http.hosting.INDEXED_WITHIN_S", 30.0)
     config = settings(postgres_dsn, redis_url, cloudflare=stream.settings, jobs={"poll_s": 60})
     async with serving(config) as client:
         teacher = await People(client, sql).join("teacher", "instructor")
