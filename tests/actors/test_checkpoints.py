@@ -163,7 +163,7 @@ async def test_while_postgres_is_paused_frames_are_acknowledged_and_saved_later(
         await eventually(lambda: listener.applied == 11)
         assert listener.saved == 1
         own_postgres.start()
-        await eventually(lambda: listener.saved == 11, 15)
+        await eventually(lambda: listener.saved == 11)
         state = state_of(await core.row(session_id))
         assert (state["frames"], state["gaps"]) == (11, 0)
 

@@ -45,13 +45,13 @@ async def test_while_redis_is_away_frames_wait_and_come_in_once(place: Place, ow
         await asyncio.sleep(0.3)
         assert (listener.applied, len(session.pending)) == (1, 3)
         own_valkey.start()
-        await eventually(lambda: listener.saved == 5, 10)
+        await eventually(lambda: listener.saved == 5)
         state = state_of(await core.row(session_id))
         assert (state["frames"], state["gaps"], session.duplicates) == (4, 1, 0)
 
 
 async def test_a_paused_redis_makes_no_frame_count_twice(place: Place, own_valkey: Valkey) -> None:
-    async with running(place.dsn, own_valkey.url) as core:
+    async with running(place.dsn, own_valkey.url, redis_timeout_s=0.5) as core:
         session, listener = await core.open(await place.new_session(core))
         core.runtime.submit(session, report(1))
         await eventually(lambda: listener.applied == 1)
@@ -62,7 +62,7 @@ async def test_a_paused_redis_makes_no_frame_count_twice(place: Place, own_valke
         await asyncio.sleep(0.8)  # longer than the client waits: nobody knows whether they went in
         os.kill(own_valkey.pid, signal.SIGCONT)
         core.runtime.submit(session, report(4))
-        await eventually(lambda: listener.applied == 4, 10)
+        await eventually(lambda: listener.applied == 4)
         assert (session.state.frames, session.state.gaps, session.duplicates) == (4, 0, 0)
 
 

@@ -18,7 +18,7 @@ sessions = queries("sessions")
 
 async def own(core: Core, session_id: UUID, user_id: UUID) -> dict[str, object]:
     """The row as a REST frame's handler reads it."""
-    return dict(await sessions.get_own_session(core.db, session_id=session_id, user_id=user_id, alive_s=2.0))
+    return dict(await sessions.get_own_session(core.db, session_id=session_id, user_id=user_id, alive_s=30.0))
 
 
 async def test_what_was_never_made_or_has_ended_cannot_be_claimed(core: Core, place: Place) -> None:
@@ -106,7 +106,7 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     for session, _ in opened:
         core.runtime.submit(session, report(1))
     await eventually(lambda: all(listener.applied == 1 for _, listener in opened))
-    await core.runtime.drain(1.0)
+    await core.runtime.drain(20.0)
     for session, listener in opened:
         assert listener.ended == (1012, "restart")
         row = await core.row(session.id)
@@ -126,8 +126,8 @@ async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_
         await eventually(lambda: listener.applied == 1)
         own_valkey.kill()
         began = asyncio.get_running_loop().time()
-        await core.runtime.drain(1.0)
-        assert asyncio.get_running_loop().time() - began < 1.5
+        await core.runtime.drain(60.0)
+        assert asyncio.get_running_loop().time() - began < 30.0
         assert listener.ended == (1012, "restart")
         assert (await core.row(session_id))["last_seq"] == 1
 

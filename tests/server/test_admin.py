@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def admin(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
     environ |= {"LECTERN_POSTGRES__DSN": place.dsn, "LECTERN_REDIS__URL": place.redis_url}
+    environ |= {"LECTERN_POSTGRES__TIMEOUT_S": "20", "LECTERN_REDIS__TIMEOUT_S": "20"}
     command = [sys.executable, "-m", "server.admin", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
 
@@ -79,7 +80,7 @@ async def test_a_letter_of_a_session_that_nobody_holds_is_folded_by_a_reaper(pla
             row = await later.row(session.id)
             return state_of(row)["frames"] == 3 and row["owner"] is None
 
-        await eventually(folded, 10)
+        await eventually(folded)
 
 
 async def test_what_cannot_be_applied_again_is_a_letter_again(core: Core, place: Place) -> None:

@@ -22,7 +22,7 @@ from server.data.neighbours import Neighbours
 from server.data.streams import Streams
 from tests.support.lectures import LADDER, Lecture
 
-FAST = {"checkpoint_s": 0.05, "sweep_s": 0.3, "reaper_s": 0.1, "grace_s": 0.0, "process_alive_s": 2.0}
+FAST = {"checkpoint_s": 0.05, "sweep_s": 0.3, "reaper_s": 0.1, "grace_s": 0.0, "process_alive_s": 30.0}
 
 
 class Listener:
@@ -89,12 +89,19 @@ class Core:
 
 @asynccontextmanager
 async def running(
-    dsn: str, redis_url: str, *, start: bool = True, clock: Clock | None = None, **sessions: Any
+    dsn: str,
+    redis_url: str,
+    *,
+    start: bool = True,
+    clock: Clock | None = None,
+    redis_timeout_s: float = 20.0,
+    **sessions: Any,
 ) -> AsyncIterator[Core]:
     """A runtime on these parts. With `start=False` nothing goes on by itself: the test takes each step."""
-    db = await Database.open(dsn, pool_size=5, timeout_s=2.5)
-    pulse_db = await Database.open(dsn, pool_size=1, timeout_s=2.5)
-    redis = Redis.from_url(redis_url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0))
+    db = await Database.open(dsn, pool_size=5, timeout_s=20.0)
+    pulse_db = await Database.open(dsn, pool_size=1, timeout_s=20.0)
+    within_s = {"socket_timeout": redis_timeout_s, "socket_connect_timeout": redis_timeout_s}
+    redis = Redis.from_url(redis_url, **within_s, retry=Retry(NoBackoff(), 0))
     streams = Streams(redis)
     runtime = Runtime(
         db, streams, Sessions(**(FAST | sessions)), clock or Clock(), pulse_db=pulse_db, neighbours=Neighbours(redis),
@@ -127,7 +134,7 @@ def report(seq: int | None, position: float | None = None, **members: Any) -> Te
     return parse_rest_frame(value if seq is None else value | {"seq": seq})
 
 
-async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 20.0) -> None:
+async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: float = 30.0) -> None:
     """Wait until this holds of what other tasks do. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
         while not (await held if isinstance(held := holds(), Awaitable) else held):  # noqa: ASYNC110  # nothing tells us
