@@ -117,7 +117,7 @@ async def until(holds: Any) -> None:
 
 
 async def test_texts_are_handed_over_and_never_twice(place: Place, peer: Peer, direct: bool) -> None:
-    await asyncio.sleep(0.02)
+    await until(lambda: place.waiting)
     peer.say(frame(1, b"one") + frame(1, b"two") + frame(1, "drei\u00df".encode()))
     await until(lambda: len(place.texts) == 3)
     assert place.texts == ["one", "two", "drei\u00df"]
@@ -136,7 +136,7 @@ async def test_a_text_in_fragments_and_in_single_bytes_is_one_text(place: Place,
 async def test_what_was_declined_comes_through_the_queue_and_all_after_it_behind_it(place: Place, peer: Peer) -> None:
     place.declines = {"slow"}
     place.busy.clear()
-    await asyncio.sleep(0.02)
+    await until(lambda: place.waiting)
     peer.say(frame(1, b"slow") + frame(1, b"next") + frame(1, b"last"))
     await until(lambda: "slow" in place.queued)
     await asyncio.sleep(0.02)

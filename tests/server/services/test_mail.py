@@ -15,7 +15,7 @@ from tests.support.mail import catching
 
 
 def config(port: int, **smtp: Any) -> Config:
-    section = {"host": "127.0.0.1", "port": port, "timeout_s": 2} | smtp
+    section = {"host": "127.0.0.1", "port": port, "timeout_s": 20} | smtp
     return Config.model_validate({"smtp": section, "server": {"public_url": "https://learn.example.org"}})
 
 

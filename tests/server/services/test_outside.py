@@ -57,7 +57,7 @@ def service(clock: SetClock) -> Service:
 
 async def ask(service: Service, host: Any, **how: Any) -> str:
     """One call."""
-    said: str = await service.call("ask", host, **{"timeout_s": 5} | how)
+    said: str = await service.call("ask", host, **{"timeout_s": 60} | how)
     return said
 
 
