@@ -60,6 +60,9 @@ class Model:
         self._weights = weights
         self._meaning: Meaning | None = None
         self._turn = asyncio.Lock()
+        # Cleared, it holds its breath: answers go no further until it is set again.
+        self.flowing = asyncio.Event()
+        self.flowing.set()
         self.forget()
 
     def forget(self) -> None:
@@ -182,6 +185,7 @@ async def _stream(
             return response
         if place == settings.hang_after:
             await asyncio.Event().wait()
+        await request.app[MODEL_KEY].flowing.wait()
         await send([{"index": 0, "delta": {"content": token}, "finish_reason": None}])
         await asyncio.sleep(settings.token_ms / 1000)
     await send([{"index": 0, "delta": {}, "finish_reason": reason}])

@@ -1,6 +1,7 @@
 """The tutor as clients meet it: by REST and over the socket, on real Postgres and Redis, with the stand-in model."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
@@ -282,9 +283,11 @@ async def test_a_socket_that_comes_back_goes_on_after_the_chunk_that_it_has(ada:
         turn = await first.ask(QUEUE)
         had = (await first.until("delta", chunk=3))["chunk"]
         text = "".join(frame["text"] for frame in first.of("delta", turn)[:had])
-    async with chatting(ada) as second:
-        assert second.frames[0]["turn"] == turn
-        await second.say("resume", turn=turn, chunk=had)
+    async with contextlib.AsyncExitStack() as stack:
+        with model.holding_its_breath():
+            second = await stack.enter_async_context(chatting(ada))
+            assert second.frames[0]["turn"] == turn
+            await second.say("resume", turn=turn, chunk=had)
         await second.until("done")
         assert second.chunks(turn)[0] == had + 1
         assert text + second.text(turn) == model._model.settings.says
@@ -300,7 +303,7 @@ async def test_a_socket_that_comes_back_goes_on_after_the_chunk_that_it_has(ada:
 
 
 async def test_one_question_at_a_time_until_it_is_stopped(ada: Person, model: LanguageModel) -> None:
-    model.behave(says="word " * 1000, token_ms=10)
+    model.behave(says="word " * 1000, token_ms=50)
     async with chatting(ada) as chat, chatting(ada) as other:
         turn = await chat.ask(QUEUE)
         await chat.until("delta")
@@ -326,18 +329,21 @@ async def test_of_many_questions_at_once_one_is_answered_and_the_same_one_but_on
 ) -> None:
     model.behave(says="word " * 30, token_ms=20)
     async with chatting(ada) as one, chatting(ada) as other:
-        await asyncio.gather(*(socket.say("message", id="same", message=QUEUE) for socket in (one, other) * 3))
-        turns = {(await socket.until("accepted", id="same"))["turn"] for socket in (one, other)}
-        answers = await asyncio.gather(*(ask(ada, f"Question {n}") for n in range(6)))
-        assert {answer.status for answer in answers} == {409}
+        with model.holding_its_breath():
+            await asyncio.gather(*(socket.say("message", id="same", message=QUEUE) for socket in (one, other) * 3))
+            turns = {(await socket.until("accepted", id="same"))["turn"] for socket in (one, other)}
+            answers = await asyncio.gather(*(ask(ada, f"Question {n}") for n in range(6)))
+            assert {answer.status for answer in answers} == {409}
         for socket in (one, other):
             assert {(await socket.until("done"))["turn"]} == turns == {1}
             assert socket.text(1) == "word " * 30
             assert socket.chunks(1) == list(range(1, len(socket.chunks(1)) + 1))
     assert model.calls == 1
     assert await sql.fetchval("SELECT count(*) FROM chat_turns") == 1
-    answers = await asyncio.gather(*(ask(ada, f"Question {n}") for n in range(4)))
-    assert sorted(answer.status for answer in answers) == [200, 409, 409, 409]
+    with model.holding_its_breath():
+        asking = [asyncio.create_task(ask(ada, f"Question {n}")) for n in range(4)]
+        await eventually(lambda: sum(task.done() for task in asking) == 3)
+    assert sorted([(await task).status for task in asking]) == [200, 409, 409, 409]
     assert model.calls == 2
 
 
@@ -395,7 +401,7 @@ async def test_deleting_takes_all_that_was_said_and_ends_what_is_being_said(
     ada: Person, people: People, model: LanguageModel, sql: Sql, client: AppClient
 ) -> None:
     await ask(ada)
-    model.behave(says="secret " * 1000, token_ms=10)
+    model.behave(says="secret " * 1000, token_ms=50)
     async with chatting(ada) as chat:
         turn = await chat.ask(QUEUE, "m2")
         await chat.until("delta")
@@ -448,8 +454,9 @@ async def test_a_day_s_budget_is_reserved_before_a_question_and_settled_after_it
 ) -> None:
     model.behave(says="word " * 300, token_ms=5)
     async with chatting(ada) as chat:
-        await chat.ask(QUEUE)
-        assert await sql.fetchval("SELECT tokens FROM chat_usage") == 2000
+        with model.holding_its_breath():
+            await chat.ask(QUEUE)
+            assert await sql.fetchval("SELECT tokens FROM chat_usage") == 2000
         done = await chat.until("done")
     used = done["usage"]["prompt_tokens"] + done["usage"]["completion_tokens"]
     assert await sql.fetchval("SELECT tokens FROM chat_usage") == used > 400

@@ -83,9 +83,11 @@ async def test_a_learner_who_is_cut_goes_on_elsewhere_at_the_right_chunk_and_sto
     async with stage.chat(0) as first:
         turn = await first.ask("What is a queue?")
         await first.until("delta", chunk=5)
-    async with stage.chat(1) as second:
-        assert second.frames[0]["turn"] == turn
-        await second.say("resume", turn=turn, chunk=first.chunks(turn)[-1])
+    async with AsyncExitStack() as stack:
+        with stage.model.holding_its_breath():
+            second = await stack.enter_async_context(stage.chat(1))
+            assert second.frames[0]["turn"] == turn
+            await second.say("resume", turn=turn, chunk=first.chunks(turn)[-1])
         done = await second.until("done")
         assert done["stopped"] is False
         assert joined(turn, first, second) == SAYS

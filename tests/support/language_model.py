@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,8 @@ class LanguageModel:
             "embedding_model": "stand-in",
             "input_price": 1.0,
             "output_price": 2.0,
+            "first_token_s": 60.0,
+            "gap_s": 60.0,
         }
 
     @property
@@ -50,6 +52,15 @@ class LanguageModel:
     def behave(self, **settings: Any) -> None:
         """Change how it behaves: see `standins.model.app.Settings`."""
         self._model.settings = replace(self._model.settings, **settings)
+
+    @contextmanager
+    def holding_its_breath(self) -> Iterator[None]:
+        """No answer goes on meanwhile, however long what is done then takes."""
+        self._model.flowing.clear()
+        try:
+            yield
+        finally:
+            self._model.flowing.set()
 
     def forget(self) -> None:
         """As it began."""
