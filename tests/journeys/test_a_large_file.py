@@ -18,7 +18,7 @@ SIZE = 2048 * MEBIBYTE
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_two_gibibytes_cost_no_memory(postgres_dsn: str, redis_url: str, object_store: ObjectStore) -> None:
-    environment = {f"LECTERN_S3__{name.upper()}": value for name, value in s3_settings(object_store).items()}
+    environment = {f"LECTERN_S3__{name.upper()}": str(value) for name, value in s3_settings(object_store).items()}
     async with ServerProcess(postgres_dsn, redis_url, environment) as server, aiohttp.ClientSession() as http:
 
         async def ask(method: str, path: str, json: Any = None, status: int = 200) -> Any:

@@ -19,7 +19,7 @@ PASSWORD = "correct horse battery"
 async def test_a_course_is_found_and_gone_on_with(system: System, page: "Page") -> None:
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text) if message.type == "error" else None)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as http:
         teacher, learner = Client(http, system.local_address), Client(http, system.local_address)
         await teacher.sign_in(ADMIN.email, ADMIN.password)
         for title, description in (("Überblick", "Kafka für Anfänger"), ("Beginners", "An overview of brokers")):

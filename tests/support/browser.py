@@ -111,8 +111,22 @@ async def browser() -> "AsyncIterator[Browser]":
 async def page(browser: "Browser") -> "AsyncIterator[Page]":
     """A page in a context of its own."""
     context = await browser.new_context()
+    context.set_default_timeout(60_000)
     yield await context.new_page()
     await context.close()
+
+
+# A page notes where it plays for the first time, and where it was when it was left.
+NOTE_BEGINNING = "document.addEventListener('playing', (event) => window.began ??= event.target.currentTime, true)"
+LEAVE = "setTimeout(() => { sessionStorage.left = document.querySelector('video').currentTime; location.reload(); })"
+
+
+async def reload(page: "Page") -> float:
+    """Reload a page that plays; where it was then, for a test may stand still before and after. See NOTE_BEGINNING."""
+    await page.add_init_script(NOTE_BEGINNING)
+    async with page.expect_navigation():
+        await page.evaluate(LEAVE)
+    return float(await page.evaluate("sessionStorage.left"))
 
 
 if __name__ == "__main__" and find_chromium() is None:

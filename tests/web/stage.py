@@ -42,7 +42,7 @@ CAPTIONS = "WEBVTT\n\n" + "\n\n".join(
 )
 
 
-async def until(page: Page, expression: str, within_s: float = 30.0) -> Any:
+async def until(page: Page, expression: str, within_s: float = 60.0) -> Any:
     """The expression's value as soon as it is truthy. The page's policy forbids Playwright's own waiting."""
     deadline = asyncio.get_running_loop().time() + within_s
     while not (value := await page.evaluate(expression)):
