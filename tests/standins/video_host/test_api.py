@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from standins.video_host import encoder
 from standins.video_host.clip import cached_clip
 
 StartHost = Callable[..., Awaitable[Any]]
@@ -88,19 +89,26 @@ async def test_an_upload_becomes_a_video_and_its_address_is_spent(start_host: St
     assert not (host.settings.data_dir / "videos" / uid / "source").exists()
 
 
-async def test_progress_is_told_while_encoding(start_host: StartHost) -> None:
+async def test_progress_is_told_while_encoding(start_host: StartHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, noted, encoded, seen = encoder.encode, [], asyncio.Event(), asyncio.Event()
+
+    async def encode_and_wait(source: Any, picture: Any, most_s: float, folder: Any, note: Any) -> None:
+        await encode(source, picture, most_s, folder, lambda done_s: (noted.append(done_s), note(done_s)))
+        encoded.set()
+        await seen.wait()
+
+    monkeypatch.setattr("standins.video_host.encoder.encode", encode_and_wait)
     host = await start_host()
     uid, path = await host.reserve()
     await host.upload(path, cached_clip(seconds=20).read_bytes())
-    seen = set()
     async with asyncio.timeout(60):
-        while True:
-            _, answer = await host.call("GET", f"/{uid}")
-            if answer["result"]["status"]["state"] == "ready":
-                break
-            seen.add(float(answer["result"]["status"].get("pctComplete", 0)))
-            await asyncio.sleep(0.02)
-    assert any(0 < percent < 100 for percent in seen)
+        await encoded.wait()
+    told = (await host.call("GET", f"/{uid}"))[1]["result"]["status"]
+    seen.set()
+    assert told["state"] == "inprogress"
+    assert 0 < float(told["pctComplete"]) < 100
+    assert any(0 < done_s <= 20 for done_s in noted)
+    assert (await host.settled(uid))["status"]["state"] == "ready"
 
 
 async def test_only_one_of_two_uploads_at_once_gets_in(start_host: StartHost) -> None:
@@ -194,7 +202,16 @@ async def test_a_deleted_video_is_gone(host_with_video: tuple[Any, str]) -> None
     assert not (host.settings.data_dir / "videos" / uid).exists()
 
 
-async def test_a_video_deleted_while_it_encodes_frees_the_encoder(start_host: StartHost) -> None:
+async def test_a_video_deleted_while_it_encodes_frees_the_encoder(
+    start_host: StartHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = encoder.encode
+
+    async def encode_and_wait(*arguments: Any) -> None:
+        await encode(*arguments)
+        await asyncio.Event().wait()  # it does not end before it is seen
+
+    monkeypatch.setattr("standins.video_host.encoder.encode", encode_and_wait)
     host = await start_host()
     long, path = await host.reserve()
     await host.upload(path, cached_clip(seconds=20).read_bytes())

@@ -68,7 +68,7 @@ async def test_the_end_of_an_encoding_is_told_signed_and_once(start_host: StartH
     header, body = await receiver.next_call()
     found = re.fullmatch(r"time=(\d+),sig1=([0-9a-f]{64})", header)
     assert found
-    assert abs(int(found[1]) - time.time()) < 10
+    assert abs(int(found[1]) - time.time()) < 60
     assert found[2] == hmac.new(b"webhook-secret", f"{found[1]}.".encode() + body, hashlib.sha256).hexdigest()
     await delivered(host, uid)
     assert receiver.calls.empty()
