@@ -145,9 +145,9 @@ class Keeper:
         return None if self._start_at is None else max(0.0, self._start_at - time.monotonic())
 
 
-def answers(host: str, port: int, path: str) -> bool:
-    """Whether a GET is answered with 200 within two seconds."""
-    connection = http.client.HTTPConnection(host, port, timeout=2)
+def answers(host: str, port: int, path: str, within_s: float = 2) -> bool:
+    """Whether a GET is answered with 200 in time."""
+    connection = http.client.HTTPConnection(host, port, timeout=within_s)
     with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK

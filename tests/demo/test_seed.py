@@ -83,7 +83,7 @@ async def test_one_that_was_interrupted_goes_on_where_it_stopped(
 
     monkeypatch.setattr("demo.seed.say", listen)
     seeding = asyncio.create_task(seed(system, course))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await reached.wait()
     seeding.cancel()
     with pytest.raises(asyncio.CancelledError):

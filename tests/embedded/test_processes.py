@@ -45,7 +45,7 @@ def test_a_child_is_sent_the_signal_that_was_asked_for_when_we_are_asked_to_stop
     log = tmp_path / "log"
     child = processes.spawn([sys.executable, "-c", program], log=log)
     assert eventually(lambda: log.read_bytes() == b"up\n")
-    assert processes.stop(child) == 7
+    assert processes.stop(child, timeout_s=60) == 7
 
 
 def test_a_child_that_does_not_listen_is_ended_after_its_time(tmp_path: Path) -> None:

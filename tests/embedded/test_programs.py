@@ -115,7 +115,7 @@ def program(tmp_path: Path, *argv: str, port: int = 0) -> Program:
         log=tmp_path / "log",
         ready=lambda: programs.answers("127.0.0.1", port, "/readyz"),
         on_parent_death=signal.SIGKILL,
-        stop_timeout_s=5,
+        stop_timeout_s=30,
     )
 
 
@@ -123,8 +123,8 @@ def test_a_program_is_ready_when_it_answers(tmp_path: Path) -> None:
     port = processes.free_port()
     server = program(tmp_path, "-c", SERVER, str(port), port=port)
     server.start()
-    server.await_ready(10)
-    assert programs.answers("127.0.0.1", port, "/readyz")
+    server.await_ready(60)
+    assert programs.answers("127.0.0.1", port, "/readyz", 20)
     assert not programs.answers("127.0.0.1", port, "/other")
     server.stop()
     assert server.pid is None
@@ -135,7 +135,7 @@ def test_a_program_that_refuses_to_start_is_quoted(tmp_path: Path) -> None:
     server = program(tmp_path, "-c", "raise SystemExit('auth.secret is not set')")
     server.start()
     with pytest.raises(PartFailedError, match=r"auth\.secret is not set"):
-        server.await_ready(10)
+        server.await_ready(60)
 
 
 def test_a_long_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class Run:
         return [sys.executable, "-m", "embedded.run", *options]
 
     def is_ready(self) -> bool:
-        return programs.answers("127.0.0.1", self.port, "/readyz")
+        return programs.answers("127.0.0.1", self.port, "/readyz", 20)
 
     def said(self) -> str:
         return self.output.read_text()
@@ -117,7 +117,7 @@ def test_it_runs_everything_says_where_and_stops_all_of_it(directory: Path) -> N
         assert b"<h1>Ledger</h1>" in urllib.request.urlopen(payments[1], timeout=5).read()  # noqa: S310
         for part in PARTS:
             # The kernel leaves some out of the list while one of them ends.
-            assert eventually(lambda part=part: sum(part in command for command in run.children()) == 1, 10), part
+            assert eventually(lambda part=part: sum(part in command for command in run.children()) == 1), part
         pids = run.pids()
 
         run.process.send_signal(signal.SIGINT)
@@ -172,7 +172,7 @@ def test_a_number_of_processes_that_makes_no_sense_is_refused(directory: Path, c
 
 def process_at(port: int) -> str:
     """The id of the process that answers there."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         (found,) = re.findall(rb'^lectern_process\{process="(.+)"\} 1.0$', answer.read(), re.MULTILINE)
     return str(found)
 
@@ -240,7 +240,7 @@ def signs_in(run: Run, login: str, password: str) -> bool:
     body = json.dumps({"login": login, "password": password}).encode()
     address = f"http://127.0.0.1:{run.port}/api/auth/login"
     asked = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310
         return answer.status == 200
 
 

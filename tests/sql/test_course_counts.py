@@ -109,6 +109,6 @@ async def test_who_enrols_neither_changes_nor_locks_the_course(connections: list
         await sql.execute(
             "INSERT INTO enrollments (user_id, course_id, source)"
             " SELECT u.id, c.id, 'free' FROM users AS u, courses AS c",
-            timeout=5,
+            timeout=60,
         )
     assert await sql.fetch("SELECT id, updated_at FROM courses ORDER BY id") == before

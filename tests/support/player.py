@@ -34,7 +34,7 @@ from tests.support.witness import Witness
 
 PROTOCOL = "lectern.v1"
 ANSWER_TIMEOUT_S = 10.0
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 FREE_AFTER_HELLO = 512
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import asyncpg
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+def eventually(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
     """Whether `condition` comes to hold within `timeout_s`; looked at every 10 ms. For tests without a loop."""
     deadline = time.monotonic() + timeout_s
     while not condition():
