@@ -42,7 +42,7 @@ def overrides(object_store: ObjectStore) -> dict[str, dict[str, Any]]:
     """A store, quick jobs and a small quota."""
     return {
         "s3": s3_settings(object_store),
-        "jobs": {"poll_s": 0.05, "reconcile_s": 0.05},
+        "jobs": {"poll_s": 0.05, "reconcile_s": 0.05, "backoff_s": 0.1},
         "files": {"quota_bytes": 40 * MEBIBYTE},
     }
 
@@ -485,11 +485,11 @@ async def test_what_was_stored_for_an_upload_that_failed_is_taken_away(
         raise ServiceAway("the store left between two pictures")
 
     monkeypatch.setattr(uploads, "_store_thumbnails", fail)
-    monkeypatch.setattr(uploads, "_NOTED_S", 0.2)
     answer = await upload(ada, picture())
     assert (answer.status, answer.code, "Retry-After" in answer.headers) == (503, "upstream_unavailable", True)
     ((file_id, there),) = seen
     assert there == ["private/*/original"]
+    await sql.execute("UPDATE jobs SET run_at = now()")
     await eventually(lambda: stored(object_store, file_id) == [])
     assert (await ada.get("/api/files")).body["items"] == []
 
