@@ -432,6 +432,7 @@ async def _open_servers(stage: Stage, stack: AsyncExitStack) -> None:
                 redis_url,
                 {**QUICK, **stage.needs.settings},
                 listener=listener,
+                patient=False,
                 root=stage.options.root,
                 program=stage.needs.program,
             )

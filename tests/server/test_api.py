@@ -35,15 +35,13 @@ async def token_of(postgres_dsn: str, role: str) -> str:
 
 
 def settings_of(stream: StreamHost, stripe: PaymentService, store: ObjectStore) -> dict[str, str]:
-    """No limits, time for a machine that is busy with other tests, a video host, Stripe, and a mail host that nobody
-    answers at: mails are sent beside requests."""
+    """No limits, a video host, Stripe, and a mail host that nobody answers at: mails are sent beside requests."""
     host = {f"LECTERN_CLOUDFLARE__{name.upper()}": str(value) for name, value in stream.settings.items()}
     money = {f"LECTERN_STRIPE__{name.upper()}": str(value) for name, value in stripe.settings.items()}
-    patience = {"LECTERN_SERVER__HANDLER_TIMEOUT_S": "30", "LECTERN_POSTGRES__TIMEOUT_S": "30"}
     unlimited = {f"LECTERN_LIMITS__{name}__RATE": "0" for name in ("CHAT", "LOGIN_ACCOUNT")}
     mail = {"LECTERN_SMTP__HOST": "127.0.0.1", "LECTERN_SMTP__PORT": "9", "LECTERN_SMTP__FROM": "lectern@x.io"}
-    s3 = {f"LECTERN_S3__{name.upper()}": value for name, value in s3_settings(store).items()}
-    return {**s3, **host, **money, **patience, **unlimited, **mail}
+    s3 = {f"LECTERN_S3__{name.upper()}": str(value) for name, value in s3_settings(store).items()}
+    return {**s3, **host, **money, **unlimited, **mail}
 
 
 async def find_faults(

@@ -19,7 +19,8 @@ MEBIBYTE = 1 << 20
 
 def s3_settings(store: ObjectStore) -> dict[str, Any]:
     """Section `s3` that points at the store."""
-    return {"endpoint_url": store.endpoint_url, "access_key": store.access_key, "secret_key": store.secret_key}
+    keys = {"access_key": store.access_key, "secret_key": store.secret_key}
+    return {"endpoint_url": store.endpoint_url, "timeout_s": 20.0, **keys}
 
 
 def picture(width: int = 320, height: int = 200, kind: str = "PNG", **more: Any) -> bytes:

@@ -17,6 +17,7 @@ from embedded.programs import Program
 from embedded.system import VIDEO_HOST, System, is_free
 from server.config import load_config
 from server.listener import bind
+from tests.support.server_process import PATIENCE
 from tests.support.services import data_directory
 
 START_TIMEOUT_S = 60.0
@@ -35,6 +36,7 @@ def whole_system(data: Path) -> Iterator[System]:
             system.start_video_host()
             system.start_model()
             system.start_payments()
+            system.settings |= PATIENCE
             for server in system.start_servers((ADMIN.email, ADMIN.password)):
                 server.await_ready(START_TIMEOUT_S)
             host = system.parts[VIDEO_HOST]
