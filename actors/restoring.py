@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-import msgspec
-
 from actors.checkpoints import REFUSED, Checkpoints, sessions_sql
 from actors.recovery import recover
 from actors.registry import Registry
@@ -40,7 +38,7 @@ class Restorer:
         )
         if row is None:
             return Outcome.GONE
-        refused = {"state": msgspec.json.decode(state), "last_seq": cursor[0], "last_sub": cursor[1]}
+        refused = {"state": state, "last_seq": cursor[0], "last_sub": cursor[1]}
         session = await recover({**row, **refused}, self._streams, self._clock)
         try:
             passed = await self._checkpoints.write([session.checkpoint(release=True)], seen=False)

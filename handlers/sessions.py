@@ -656,7 +656,7 @@ def _shown(row: Record) -> dict[str, Any]:
         "stall_ms": _plain(state.stall_ms),
         "startup_ms": _plain(state.startup_ms),
         "switches": state.switches,
-        "decision": row["decision"] or None,
+        "decision": None if row["decision"] is None else msgspec.json.decode(row["decision"]),
     }
 
 

@@ -69,9 +69,12 @@ class SessionState:
         return sum(end - start for start, end in self.watched_ranges_ms)
 
 
-def load_state(value: object, cursor: tuple[int, int]) -> SessionState:
-    """The state that `msgspec.to_builtins` made JSON of; `{}` is a session that has seen nothing."""
-    state = msgspec.convert(value, SessionState)
+_decoder = msgspec.json.Decoder(SessionState)
+
+
+def load_state(packed: str | bytes, cursor: tuple[int, int]) -> SessionState:
+    """The state that `dump_state` made JSON of; `{}` is a session that has seen nothing."""
+    state = _decoder.decode(packed)
     state.seq, state.sub = cursor
     return state
 

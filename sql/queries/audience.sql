@@ -3,10 +3,11 @@
 -- name: list_live(video_id, most)
 -- Who watches now: sessions that a process holds, and those that report by REST now and then. With how many there are, how
 -- many play and how many stall.
-SELECT s.id, s.user_id, u.username, s.state, s.last_seq, s.last_sub, s.decision, s.resume_ms, s.device, s.created_at,
+SELECT s.id, s.user_id, u.username, s.state, s.last_seq, s.last_sub, s.decision::json AS decision, s.resume_ms,
+       s.device, s.created_at,
        count(*) OVER () AS watching,
-       count(*) FILTER (WHERE s.state ->> 'player_state' = 'p') OVER () AS playing,
-       count(*) FILTER (WHERE s.state ->> 'player_state' = 'r') OVER () AS stalled
+       count(*) FILTER (WHERE s.state::json ->> 'player_state' = 'p') OVER () AS playing,
+       count(*) FILTER (WHERE s.state::json ->> 'player_state' = 'r') OVER () AS stalled
 FROM video_sessions AS s JOIN users AS u ON u.id = s.user_id
 WHERE s.video_id = :video_id AND s.status = 'active' AND (
     s.owner IS NOT NULL AND s.seen_at > now() - interval '45 seconds'

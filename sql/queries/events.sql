@@ -20,8 +20,8 @@ SELECT id, lecture_id, upload_user_id, status, error FROM videos WHERE id = :vid
 -- name: list_moved_sessions(user_ids, own_session_ids, within_s)
 -- Of each page's user the sessions that are not the page's own and reported lately.
 SELECT page.place::integer AS place, s.id, s.video_id, s.lecture_id, l.course_id, s.device, s.seen_at, s.last_seq,
-    s.last_sub::text AS last_sub, coalesce((s.state ->> 'position_ms')::double precision, s.resume_ms) AS position_ms,
-    s.state ->> 'player_state' AS sta
+    s.last_sub::text AS last_sub, coalesce((s.state::json ->> 'position_ms')::double precision, s.resume_ms) AS position_ms,
+    s.state::json ->> 'player_state' AS sta
 FROM unnest(:user_ids::uuid[], :own_session_ids::uuid[]) WITH ORDINALITY AS page (user_id, own_id, place)
 JOIN video_sessions AS s ON s.user_id = page.user_id AND s.id IS DISTINCT FROM page.own_id
 JOIN lectures AS l ON l.id = s.lecture_id

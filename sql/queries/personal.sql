@@ -81,8 +81,8 @@ FROM progress WHERE user_id = :user_id ORDER BY created_at, lecture_id;
 DELETE FROM progress WHERE user_id = :user_id;
 
 -- name: export_video_sessions(user_id)
-SELECT id, video_id, lecture_id, status, state, decision, device, viewport, connection, save_data, player, created_at,
-    seen_at, ended_at
+SELECT id, video_id, lecture_id, status, state::json AS state, decision::json AS decision, device, viewport,
+    connection, save_data, player, created_at, seen_at, ended_at
 FROM video_sessions WHERE user_id = :user_id ORDER BY id;
 
 -- name: erase_video_sessions(user_id)!

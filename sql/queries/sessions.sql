@@ -67,8 +67,8 @@ WITH given AS (
     ) AS g (id, epoch, state, seq, sub_text, duplicates, decision, ranges, position_ms, released, status, sums, percents)
 ), saved AS (
     UPDATE video_sessions AS s
-    SET state = g.state::json, last_seq = g.seq, last_sub = g.sub, duplicates = g.duplicates,
-        decision = g.decision::json,
+    SET state = g.state, last_seq = g.seq, last_sub = g.sub, duplicates = g.duplicates,
+        decision = g.decision,
         owner = CASE WHEN g.released THEN NULL ELSE :owner::uuid END,
         status = coalesce(g.status, s.status),
         ended_at = CASE WHEN g.status = 'ended' THEN coalesce(s.ended_at, now()) ELSE s.ended_at END,
@@ -189,7 +189,7 @@ RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, d
 INSERT INTO video_sessions (video_id, user_id, lecture_id, device, viewport, connection, save_data, player, ladder,
                             segment_s, decision, state, resume_ms)
 VALUES (:video_id, :user_id, :lecture_id, :device, :viewport, :network, :save_data, :player, :ladder,
-        :segment_s, :decision, :state,
+        :segment_s, :decision::json::text, :state::json::text,
         coalesce((SELECT position_ms FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id), 0))
 RETURNING id, resume_ms;
 
@@ -202,7 +202,7 @@ WHERE s.id = :session_id AND (s.user_id = :viewer_id OR c.creator_id = :viewer_i
 
 -- name: get_own_session(session_id, user_id, alive_s)^
 -- For its user's frames: where it stands, and whether the process that owns it is alive.
-SELECT s.id, s.status, s.owner, s.last_seq, s.last_sub, s.decision, s.video_id,
+SELECT s.id, s.status, s.owner, s.last_seq, s.last_sub, s.decision::json AS decision, s.video_id,
        extract(epoch FROM now() - s.created_at)::float8 AS age_s,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive

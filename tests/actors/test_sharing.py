@@ -11,6 +11,7 @@ from actors.sharing import FEWEST, Link, Sharing
 from actors.video_session import quality
 from actors.video_session.actor import VideoSession, decide_all
 from actors.video_session.messages import Cmcd, Rung, Segment, Telemetry
+from actors.video_session.state import SessionState, dump_state
 from loadtests.watching import PAPERS_KBPS
 from server.data.neighbours import SAID_S, Neighbours, Part
 from tests.support.core import Listener
@@ -28,9 +29,10 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 def session(network: str = "school") -> VideoSession:
     """A session on a network, held since second 0."""
+    state = SessionState(quality=quality.QualityState(network=network))
     row = {
         "id": uuid4(), "video_id": uuid4(), "user_id": uuid4(), "lecture_id": uuid4(), "epoch": 1,
-        "state": {"quality": {"network": network}}, "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER,
+        "state": dump_state(state), "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER,
         "viewport": None, "save_data": False, "resume_ms": 0, "length_ms": None, "decisions": None,
     }  # fmt: skip
     return VideoSession(row, now=0.0)

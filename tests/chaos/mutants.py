@@ -119,9 +119,9 @@ MUTANTS = {
                 ),
                 Replacement(
                     "sql/queries/sessions.sql",
-                    "SET state = g.state::json,",
+                    "SET state = g.state,",
                     "SET state = jsonb_set(g.state::jsonb, '{frames}', to_jsonb("
-                    "coalesce((s.state->>'frames')::bigint, 0) + (g.state::json->>'frames')::bigint))::json,",
+                    "coalesce((s.state::json->>'frames')::bigint, 0) + (g.state::json->>'frames')::bigint))::text,",
                 ),
             ],
         ),

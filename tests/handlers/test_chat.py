@@ -131,7 +131,7 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
 ) -> None:
     core = client.app[CONVERSATIONS]
     session_id = await insert_session(
-        core._db, lecture, UUID(ada.id), state={"position_ms": 95_000}, last_seq=3
+        core._db, lecture, UUID(ada.id), state='{"position_ms": 95000}', last_seq=3
     )  # fmt: skip
     answer = await ask(ada, "Explain what was just said", video_session_id=str(session_id))
     assert "checkpoint" in answer.body["text"]

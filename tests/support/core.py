@@ -143,6 +143,5 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], timeout_s: flo
 
 def state_of(row: dict[str, Any]) -> dict[str, Any]:
     """The state in a session's row."""
-    state = row["state"]
-    decoded: dict[str, Any] = orjson.loads(state) if isinstance(state, str) else state
-    return decoded
+    state: dict[str, Any] = orjson.loads(row["state"])
+    return state
