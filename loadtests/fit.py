@@ -55,8 +55,9 @@ CAP_S = 30.0
 # Stalls cost a little more than they are charged, for the same reason: errors there are dear.
 STALL_COST = 1.2
 SWEEPS, FIRST_SWEEPS = 30, 12
-# So many segments before its end the lecture's end is seen.
-END = 6
+# The lecture's end is seen SIGHT segments before. There are values for so many left; other numbers use the nearest, of
+# two as near the fewer.
+ENDS, SIGHT = (1, 2, 4, 7, 11), 12
 # Of what is kept: 43 kbit/s on the papers' ladder. Below the floor nothing but the lowest rung is right.
 UNIT, FLOOR = 0.01, -12.0
 
@@ -149,8 +150,8 @@ def moved(gap: Array, deviation: Array, character: Array, surprise: Array) -> tu
 
 
 def solve(found: Array, segment_s: float, sweeps: int) -> list[Array]:
-    """Values [gap, deviation, character, level, bitrate, buffer] of fetching now, with 1, 2, ... segments left; the
-    last are those far from the end."""
+    """Values [gap, deviation, character, level, bitrate, buffer] of fetching now, with as many segments left as `ENDS`
+    has; the last are those far from the end."""
     grid = np.meshgrid(GAP, DEVIATION, CHARACTER, indexing="ij")
     rise, *after = moved(*(axis[..., None] for axis in grid), found)
     cells = [_cell(axis, values) for axis, values in zip((GAP, DEVIATION, CHARACTER), after, strict=True)]
@@ -172,7 +173,7 @@ def solve(found: Array, segment_s: float, sweeps: int) -> list[Array]:
                     low = next_best[place]
                     worth = cost + np.float32(DISCOUNT) * (low + over * (next_best[place + 1] - low))
                     values[cell] += np.float32(share * chance) * worth
-        if sweep < END or sweep == sweeps - 1:
+        if sweep + 1 in ENDS or sweep == sweeps - 1:
             ahead.append(values)
         options = values[..., None, :, :][..., allowed, :] + gain[:, allowed][:, :, None]
         best = options.max(-2).reshape(best.shape)
@@ -228,6 +229,11 @@ def fit(segment_s: float, over: Sequence[networks.Network]) -> tuple[list[array[
     return packed(solve(found, segment_s, SWEEPS)), found
 
 
+def near_the_end() -> list[int]:
+    """Which of `ENDS` holds with one segment left, two, ..."""
+    return [min(range(len(ENDS)), key=lambda at: (abs(ENDS[at] - left), at)) for left in range(1, SIGHT + 1)]
+
+
 def together(found: Array) -> Array:
     """The surprises with some quantiles taken together: their mean in 1/throughput, as download times add up."""
     shares = np.add.reduceat(SHARES, TOGETHER)
@@ -257,12 +263,14 @@ def about(tables: Sequence[tuple[float, Sequence[array[int]], Array]]) -> dict[s
         "rtt_s": RTT_S,
         "unit": UNIT,
         "shares": [round(float(x), 6) for x in np.add.reduceat(SHARES, TOGETHER)],
+        "ahead": near_the_end(),
         "tables": told,
         "fit": {"seed": SEED, "each": EACH, "discount": DISCOUNT, "stall_cost": STALL_COST},
     }
 
 
-def _table(segment_s: float, ahead: list[array[int]]) -> lookahead.Table:
+def _table(segment_s: float, kept: list[array[int]]) -> lookahead.Table:
+    ahead = [*(kept[which] for which in near_the_end()), kept[-1]]
     axes = Axes(*([round(float(x), 6) for x in axis] for axis in (GAP, DEVIATION, CHARACTER, LEVEL, BITRATE, BUFFER_S)))
     return lookahead.Table(axes, segment_s, RTT_S, UNIT, ahead)
 

@@ -16,7 +16,7 @@ from struct import Struct as Layout
 import numpy as np
 
 from actors.video_session import quality
-from actors.video_session.columns import Array, columns_of, far_from_the_end
+from actors.video_session.columns import Array, columns_of
 from actors.video_session.lookahead import NEAREST, Offer
 from actors.video_session.quality import Question
 
@@ -25,7 +25,7 @@ FEW = 10
 
 _NUMBERS = (
     "inverse_kbps", "newest_kbps", "deviation", "drift", "playback_rate", "buffer_ms", "wait_s", "excess",
-    "fetched_kbps", "decided_kbps", "late", "starved", "shortfall",
+    "fetched_kbps", "decided_kbps", "late", "starved", "shortfall", "position_s",
 )  # fmt: skip
 _numbers = attrgetter(*_NUMBERS)
 _pack = Layout(f"{len(_NUMBERS)}d").pack
@@ -41,12 +41,14 @@ def decide_many(questions: Sequence[Question]) -> None:
     alike: defaultdict[Offer, list[Question]] = defaultdict(list)
     for question in questions:
         state = question.state
+        if not state.fresh and state.rung is not None:
+            continue
         if (
             state.crawl_kbps or not state.samples or not state.fetched_kbps or not state.decided_kbps
-            or state.buffer_ms is None or state.wait_s is None or _ends_soon(question)
+            or state.buffer_ms is None or state.wait_s is None
         ):  # fmt: skip
             quality.decide(question)
-        elif state.fresh or state.rung is None:
+        else:
             alike[question.offer].append(question)
     for offer, group in alike.items():
         if len(group) < FEW:
@@ -56,37 +58,31 @@ def decide_many(questions: Sequence[Question]) -> None:
             _decide_alike(offer, group)
 
 
-def _ends_soon(question: Question) -> bool:
-    """Whether the end is in sight of the tables, which see a segment further where a player obeys late."""
-    if quality.obeys_late(question.state):
-        remaining = question.remaining()
-        return remaining is not None and remaining <= quality.SIGHT
-    return question.ends_soon()
-
-
 def _decide_alike(offer: Offer, group: Sequence[Question]) -> None:
     states = [question.state for question in group]
     columns = np.frombuffer(b"".join(starmap(_pack, map(_numbers, states)))).reshape(-1, len(_NUMBERS)).T
-    rungs, reasons = _decide_columns(offer, *columns)
+    length_s = np.array([question.length_s for question in group])
+    rungs, reasons = _decide_columns(offer, length_s, *columns)
     bitrates_kbps = offer.bitrates_kbps
     for question, state, rung, reason in zip(group, states, rungs, reasons, strict=True):
         state.rung = rung
-        kbps = bitrates_kbps[rung]
-        state.stood_kbps = 0.0 if kbps == state.decided_kbps else state.decided_kbps
+        kbps, before_kbps = bitrates_kbps[rung], state.decided_kbps
+        state.stood_kbps = 0.0 if kbps == before_kbps else before_kbps
         state.decided_kbps = kbps
         state.reason = _REASONS[reason] if reason >= 0 else question.top_reason
         state.fresh = state.abandon = False
 
 
 def _decide_columns(
-    offer: Offer, inverse: Array, newest: Array, deviation: Array, drift: Array, playback_rate: Array, buffer_ms: Array,
-    wait_s: Array, excess: Array, fetched_kbps: Array, decided_kbps: Array, late: Array, starved: Array,
-    shortfall: Array,
+    offer: Offer, length_s: Array, inverse: Array, newest: Array, deviation: Array, drift: Array, playback_rate: Array,
+    buffer_ms: Array, wait_s: Array, excess: Array, fetched_kbps: Array, decided_kbps: Array, late: Array,
+    starved: Array, shortfall: Array, position_s: Array,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """`quality._decide`: rungs, and reasons as indices, -1 for the top's own."""
     table, of = offer.table, columns_of(offer)
-    rate = np.clip(playback_rate, quality.SLOWEST_RATE, quality.FASTEST_RATE)
+    rate = np.minimum(np.maximum(playback_rate, quality.SLOWEST_RATE), quality.FASTEST_RATE)
     buffer_s, shown_kbps = buffer_ms / 1000, fetched_kbps
+    remaining = np.maximum(np.ceil((length_s - position_s - buffer_s) / offer.segment_s - 0.1), 1)
     obeys_late = late > quality.LATE
     if obeys_late.any():
         shown_kbps = np.where(obeys_late, decided_kbps, fetched_kbps)
@@ -94,14 +90,16 @@ def _decide_columns(
         takes_s = wait_s + shown_kbps * offer.segment_s * (1 + quality.SCENE_LASTS * excess) / unseen_kbps
         then_s = np.maximum(buffer_s - takes_s * rate, 0.0) + offer.segment_s
         buffer_s = np.where(obeys_late, then_s, buffer_s)
+        remaining = np.maximum(remaining - obeys_late, 1)
     buffer_s = (buffer_s - (wait_s - table.rtt_s) * rate) / offer.stretch
     slow_s = np.maximum(inverse, 1 / newest) * offer.top_kbps * table.segment_s * rate
     buffers_s = buffer_s[:, None] - (quality.SCENE_LASTS * excess * slow_s)[:, None] * of.share
     ratio = newest * inverse
     deviation_seen = np.maximum(deviation, NEAREST)
-    place, _ = of.places(ratio, deviation_seen, np.maximum(drift, NEAREST))
+    places = of.places(ratio, deviation_seen, np.maximum(drift, NEAREST))
     slowed = rate * np.where(shortfall < quality.CALM, quality.CALM_TAKES, 1.0) * (1 + quality.SCENE_LINGERS * excess)
-    value = of.worth(far_from_the_end(table), place, 1 / (inverse * offer.top_kbps * slowed), buffers_s)
+    start, place = of.horizons.of(remaining, *places)
+    value = of.worth(of.horizons.values, place, 1 / (inverse * offer.top_kbps * slowed), buffers_s, start)
     kbps = of.kbps[:-1]
     last = of.share_of_nearest(shown_kbps)
     value += of.share

@@ -120,7 +120,7 @@ class Table:
         self.rtt_s = rtt_s
         self.axes = axes
         self.unit = unit
-        self._ahead = ahead
+        self.ahead = ahead  # with one segment left, two, ..., and, last, more
         # What the values are made of: log(next sample / level), so many with these shares for each belief, which are in
         # the order of the values. None of it in a table that is only read.
         self.surprises, self.shares = surprises, shares
@@ -153,9 +153,9 @@ class Table:
 
     def horizon(self, remaining: int | None) -> Values:
         """The values that hold while so many segments are left; the last ones hold as long as the end is far off."""
-        if remaining is None or remaining >= len(self._ahead):
-            return self._ahead[-1]
-        return self._ahead[max(remaining, 1) - 1]
+        if remaining is None or remaining >= len(self.ahead):
+            return self.ahead[-1]
+        return self.ahead[max(remaining, 1) - 1]
 
     def worth(
         self, values: Values, belief: Belief, playback_rate: float, steps: Sequence[Step], buffers_s: Sequence[float]
@@ -211,7 +211,9 @@ class Table:
 class Offer:
     """What may be fetched: the rungs of a ladder up to `top`, as segments of `segment_s`. Made once for all alike."""
 
-    __slots__ = ("bitrates_kbps", "columns", "segment_s", "steps", "stretch", "table", "top", "top_kbps")
+    __slots__ = (
+        "bitrates_kbps", "columns", "middles_kbps", "segment_s", "steps", "stretch", "table", "top", "top_kbps",
+    )  # fmt: skip
 
     def __init__(self, bitrates_kbps: tuple[float, ...], segment_s: float, table: Table) -> None:
         self.bitrates_kbps = bitrates_kbps
@@ -221,6 +223,7 @@ class Offer:
         self.table = table
         self.stretch = segment_s / table.segment_s
         self.steps = table.steps(bitrates_kbps)
+        self.middles_kbps = _borders(bitrates_kbps)
         self.columns: Any = None  # the same as arrays, made by who needs them
 
 
@@ -251,10 +254,12 @@ def load(packed: bytes) -> tuple[Table, ...]:
     axes = Axes(**about["axes"])
     made, start = [], 0
     for table in about["tables"]:
-        ahead = []
+        kept = []
         for size in table["sizes"]:
-            ahead.append(values[start : start + size])
+            kept.append(values[start : start + size])
             start += size
+        # Of neighbouring numbers of segments left some share their values.
+        ahead = [*(kept[which] for which in about["ahead"]), kept[-1]] if "ahead" in about else kept
         found = (table["surprises"], about["shares"]) if "surprises" in table else ()
         made.append(Table(axes, table["segment_s"], about["rtt_s"], about["unit"], ahead, *found))
     return tuple(made)

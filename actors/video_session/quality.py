@@ -23,6 +23,7 @@ learned and looked up is `lookahead`'s. What is particular to here:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,7 +77,7 @@ UNKNOWN = -1
 # After so few samples a session's level is no news to its neighbours.
 TELLING_SAMPLES = 5
 # Segments before a lecture's end from which on its end counts.
-SIGHT = 7
+SIGHT = 13
 
 NOT_MEASURED = "nothing measured yet, starting low"
 ROOM = "the network carries this rung"
@@ -390,7 +391,7 @@ def _decide(
         takes_s = wait_s + shown_kbps * offer.segment_s * (1 + SCENE_LASTS * state.excess) / unseen_kbps
         buffer_s = max(buffer_s - takes_s * rate, 0.0) + offer.segment_s
         remaining = None if remaining is None else max(remaining - 1, 1)
-    last = _last_share(state, shown_kbps, offer.bitrates_kbps)
+    last = _last_share(state, shown_kbps, offer)
     if sizes_kbit is None:
         # Seconds that a segment of the top bitrate takes, at the slower of level and newest sample.
         slow_s = max(belief.inverse_kbps, 1 / belief.newest_kbps) * offer.top_kbps * table.segment_s * rate
@@ -442,11 +443,11 @@ def _most_after_drop(state: QualityState, belief: Belief, rate: float) -> float:
     return max(spare_s * belief.newest_kbps / state.segment_s, 0.0)
 
 
-def _last_share(state: QualityState, shown_kbps: float, bitrates: tuple[float, ...]) -> float | None:
+def _last_share(state: QualityState, shown_kbps: float, offer: Offer) -> float | None:
     """The bitrate shown last, as a share of the highest allowed; None before the first."""
     if shown_kbps:
-        return min(bitrates, key=lambda kbps: abs(kbps - shown_kbps)) / bitrates[-1]
-    return None if state.rung is None else bitrates[min(state.rung, len(bitrates) - 1)] / bitrates[-1]
+        return offer.steps[bisect_left(offer.middles_kbps, shown_kbps)].share
+    return None if state.rung is None else offer.steps[min(state.rung, offer.top)].share
 
 
 def _why(state: QualityState, belief: Belief, offer: Offer, rung: int) -> str:

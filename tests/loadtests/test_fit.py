@@ -5,7 +5,8 @@ from math import exp, log
 import numpy as np
 import pytest
 
-from actors.video_session.lookahead import NEAREST, Belief
+from actors.video_session import quality
+from actors.video_session.lookahead import NEAREST, Belief, tables
 from loadtests import fit, networks
 from loadtests.watching import PAPERS_KBPS
 
@@ -47,3 +48,12 @@ def test_collecting_twice_gives_the_same() -> None:
     rows = fit.collect(fit.Cautious(), over, 4.0, 1)
     assert len(rows) == 2 * 63
     assert (rows == fit.collect(fit.Cautious(), over, 4.0, 1)).all()
+
+
+def test_the_end_is_seen_by_the_nearest_values_that_are_kept() -> None:
+    left = [fit.ENDS[which] for which in fit.near_the_end()]
+    assert left == [1, 2, 2, 4, 4, 7, 7, 7, 7, 11, 11, 11]
+    assert quality.SIGHT == fit.SIGHT + 1
+    for table in tables():
+        assert len(table.ahead) == quality.SIGHT
+        assert len({id(values) for values in table.ahead}) == len(fit.ENDS) + 1
