@@ -10,55 +10,70 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, astuple, dataclass
+from itertools import pairwise, starmap
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import imageio_ffmpeg
+import numpy as np
 
 from demo.client import Client
 from loadtests import networks
+from loadtests.link import Link
 from loadtests.networks import Network
 
 FAMILIES = ("wifi", "lte", "bursty", "regimes", "collapses", "umts")
+HEAD = f"{'network':16}{'':10}{'QoE':>8}{'rebuffer %':>12}{'Mbit/s':>9}{'changes':>9}{'startup s':>11}"
+TRIALS = 10_000
+OURS, THEIRS = NAMES = ("Lectern", "hls.js")
 PASSWORD = "a password for measurements"  # noqa: S105
 ENCODE_TIMEOUT_S = 240.0
 # As in `loadtests.watching`: quality is per segment of so many seconds.
 SEGMENT_S = 4.0
 STEP_MS = 100
-CHUNK_BYTES = 4096
+# A large screen, so that every rung is worth fetching, and the picture's width on the page there.
+WINDOW, WIDTH = {"width": 1920, "height": 1080}, 1032
 
 # What hls.js does when it is left alone: its own settings, on a bare video element. The lecture is asked for first, as
 # any page has to.
-ALONE = """async ([lectureId, token]) => {
+ALONE = """async ([lectureId, token, width]) => {
     const asked = fetch(`/api/lectures/${lectureId}`, { headers: { Authorization: `Bearer ${token}` } });
     const source = (await (await asked).json()).video.playback.hls;
     const { default: Hls } = await import("/vendor/hls.js/hls.min.mjs");
     document.body.replaceChildren(document.createElement("video"));
     const video = document.querySelector("video");
-    const hls = new Hls({ workerPath: "/vendor/hls.js/hls.worker.js", capLevelToPlayerSize: true });
-    video.style.width = "960px";
+    const hls = new Hls({ capLevelToPlayerSize: true });
+    video.style.width = `${width}px`;
     hls.attachMedia(video);
     hls.loadSource(source);
     hls.once(Hls.Events.MANIFEST_PARSED, () => video.play());
 }"""
 SAMPLE = """(stepMs) => {
     window.samples = [];
-    const begun = performance.now();
+    const begun = window.begun = performance.now();
+    performance.setResourceTimingBufferSize(10000);
     setInterval(() => {
         const video = document.querySelector("video");
         const height = video?.videoHeight ?? 0;
         window.samples.push([performance.now() - begun, video?.currentTime ?? 0, height, video?.ended ?? false]);
     }, stepMs);
 }"""
+LOG = """() => ({
+    begun: window.begun,
+    requests: performance.getEntriesByType("resource").map((entry) => [
+        entry.startTime, entry.responseStart, entry.responseEnd, entry.encodedBodySize, entry.name,
+    ]),
+    state: window.lectern?.state() ?? null,
+    viewport: [document.querySelector("video").clientWidth, document.querySelector("video").clientHeight],
+    dropped: document.querySelector("video").getVideoPlaybackQuality().droppedVideoFrames,
+})"""
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,15 @@ class Shown:
     mbps: float
     switches: int
     startup_s: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same network, seen through both players."""
+
+    family: str
+    ours: Shown
+    theirs: Shown
 
 
 def shown(samples: Sequence[tuple[float, float, int, bool]], mbps_of: Mapping[int, float]) -> Shown:
@@ -130,110 +154,47 @@ async def make_lecture(client: Client, directory: Path, length_s: int) -> dict[s
     return {"lecture_id": lecture["id"], "video_id": video_id}
 
 
-class Link:
-    """A proxy that lets a browser have a network: all that comes down shares its rate, first come first served.
-
-    Not Chromium's own throttling: whenever its rate is changed it hands out at once what it held back.
-    """
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._begun: float | None = None  # before, everything is fast
-        self._free_s = 0.0
-
-    def begin(self) -> None:
-        """From now on the network is as it is."""
-        self._begun = asyncio.get_running_loop().time()
-
-    async def serve(self) -> asyncio.Server:
-        """Listen on a free port of the loopback."""
-        return await asyncio.start_server(self._connected, "127.0.0.1", 0)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            method, target, rest = head.split(b" ", 2)
-            address = urlsplit(target.decode() if method != b"CONNECT" else f"//{target.decode()}")
-            there, onward = await asyncio.open_connection(address.hostname, address.port or 80)
-            if method == b"CONNECT":
-                writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-                await self._latency()
-            else:
-                path = address.path + (f"?{address.query}" if address.query else "")
-                onward.write(b" ".join((method, path.encode(), rest)).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-            up = asyncio.create_task(_pass_on(reader, onward))
-            await self._down(there, writer, paced=method != b"CONNECT")
-            up.cancel()
-            onward.close()
-        writer.close()
-
-    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, paced: bool) -> None:
-        first = True
-        while chunk := await reader.read(CHUNK_BYTES):
-            if paced:
-                if first:
-                    await self._latency()
-                await self._deliver(len(chunk) * 8 / 1000)
-            first = False
-            writer.write(chunk)
-            await writer.drain()
-
-    async def _latency(self) -> None:
-        await asyncio.sleep(self._network.rtt_s if self._begun is not None else 0)
-
-    async def _deliver(self, kbit: float) -> None:
-        """Wait until so much has come down, behind all that others asked for before."""
-        if self._begun is None:
-            return
-        now_s = asyncio.get_running_loop().time() - self._begun
-        self._free_s = self._network.finish_s(max(now_s, self._free_s), kbit)
-        await asyncio.sleep(self._free_s - now_s)
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(CHUNK_BYTES):
-        writer.write(chunk)
-        await writer.drain()
-
-
 async def compare(
     browser: Any, origin: str, account: Mapping[str, Any], lecture: Mapping[str, Any], network: Network,
-    seconds: int, mbps_of: Mapping[int, float],
-) -> tuple[Shown, Shown]:  # fmt: skip
-    """Ours, and hls.js alone, over one network at the same time."""
+    seconds: int, mbps_of: Mapping[int, float], *, ours_first: bool,
+) -> list[tuple[Shown, dict[str, Any]]]:  # fmt: skip
+    """Ours, and hls.js alone, over one network at the same time; what each showed, and its page's log."""
 
-    async def watch(begin: Any) -> Shown:
+    async def watch(begin: Any) -> tuple[Shown, dict[str, Any]]:
         link = Link(network)
-        server = await link.serve()
-        proxy = {"server": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "bypass": "<-loopback>"}
-        context = await browser.new_context(viewport={"width": 1440, "height": 900}, proxy=proxy)
-        try:
-            page = await context.new_page()
-            await page.goto(origin)
-            await page.evaluate(
-                "(account) => localStorage.setItem('lectern.account', JSON.stringify(account))", account
-            )
-            await page.reload()
-            await page.evaluate("import('/vendor/hls.js/hls.min.mjs').then(() => 0)")
-            link.begin()
-            await page.evaluate(SAMPLE, STEP_MS)
-            await begin(page)
-            await asyncio.sleep(seconds)
-            return shown(await page.evaluate("window.samples"), mbps_of)
-        finally:
-            await context.close()
-            server.close()
+        async with link.serving() as port:
+            proxy = {"server": f"http://127.0.0.1:{port}", "bypass": "<-loopback>"}
+            context = await browser.new_context(viewport=WINDOW, proxy=proxy)
+            try:
+                page = await context.new_page()
+                await page.goto(origin)
+                keep = "(account) => localStorage.setItem('lectern.account', JSON.stringify(account))"
+                await page.evaluate(keep, account)
+                await page.reload()
+                await page.evaluate("import('/vendor/hls.js/hls.min.mjs').then(() => 0)")
+                link.begin()
+                await page.evaluate(SAMPLE, STEP_MS)
+                await begin(page)
+                await asyncio.sleep(seconds)
+                samples = await page.evaluate("window.samples")
+                return shown(samples, mbps_of), {**await page.evaluate(LOG), "samples": samples}
+            finally:
+                await context.close()
 
     async def ours(page: Any) -> None:
         await page.evaluate("(id) => { location.hash = `#/lectures/${id}`; }", lecture["lecture_id"])
 
     async def alone(page: Any) -> None:
-        await page.evaluate(ALONE, [lecture["lecture_id"], account["access_token"]])
+        await page.evaluate(ALONE, [lecture["lecture_id"], account["access_token"], WIDTH])
 
-    return tuple(await asyncio.gather(watch(ours), watch(alone)))
+    if ours_first:
+        return list(await asyncio.gather(watch(ours), watch(alone)))
+    return list(await asyncio.gather(watch(alone), watch(ours)))[::-1]
 
 
-async def measure(system: Any, over: Sequence[Network], seconds: int, directory: Path) -> list[tuple[Shown, Shown]]:
+async def measure(
+    system: Any, over: Sequence[Network], seconds: int, directory: Path, log: Path | None, at_once: int
+) -> list[Pair]:
     """Watch them all, one network after the other, and print what was seen."""
     from playwright.async_api import async_playwright  # noqa: PLC0415 - only here
 
@@ -243,7 +204,6 @@ async def measure(system: Any, over: Sequence[Network], seconds: int, directory:
     if found is None:
         raise SystemExit("bin/bench: no Chromium: install one (Debian: chromium) or let bin/test fetch npm's")
     program, environment = found
-    results = []
     async with aiohttp.ClientSession() as http, async_playwright() as playwright:
         client = Client(http, system.local_address)
         await client.sign_in(*system.admin)
@@ -253,35 +213,83 @@ async def measure(system: Any, over: Sequence[Network], seconds: int, directory:
         chromium = await playwright.chromium.launch(
             executable_path=program, args=ARGUMENTS, env={**os.environ, **environment}
         )
-        print(
-            f"{'network':14}{'':10}{'QoE':>8}{'rebuffer %':>12}{'Mbit/s':>9}{'changes':>9}{'startup s':>11}", flush=True
-        )
-        for network in over:
-            # A learner for each: who watches on too many devices at once is asked which to leave.
-            body = {"username": f"on-{network.name}", "email": f"{network.name}@example.org", "password": PASSWORD}
-            async with http.post(f"{system.local_address}/api/auth/register", json=body) as answer:
-                account = await answer.json()
-            pair = await compare(chromium, system.local_address, account, lecture, network, seconds, mbps_of)
-            results.append(pair)
-            for name, one in zip(("Lectern", "hls.js"), pair, strict=True):
-                show(network.family if name == "Lectern" else "", name, one)
+        turn = asyncio.Semaphore(at_once)
+
+        async def watch_one(number: int, network: Network) -> Pair:
+            async with turn:
+                # A learner for each: who watches on too many devices at once is asked which to leave.
+                body = {"username": f"on-{network.name}", "email": f"{network.name}@example.org", "password": PASSWORD}
+                async with http.post(f"{system.local_address}/api/auth/register", json=body) as answer:
+                    account = await answer.json()
+                busy_before = _busy_s()
+                pair = await compare(
+                    chromium, system.local_address, account, lecture, network, seconds, mbps_of,
+                    ours_first=number % 2 == 0,
+                )  # fmt: skip
+                busy = (_busy_s() - busy_before) / seconds
+            for name, (one, told) in zip(NAMES, pair, strict=True):
+                show(network.name if name == OURS else "", name, one)
+                if log is not None:
+                    about = {"network": network.name, "family": network.family, "player": name, "cores_busy": busy}
+                    with log.open("a") as file:
+                        file.write(json.dumps({**about, "shown": asdict(one), **told}) + "\n")
+            return Pair(network.family, pair[0][0], pair[1][0])
+
+        print(HEAD, flush=True)
+        pairs = await asyncio.gather(*starmap(watch_one, enumerate(over)))
         await chromium.close()
-    return results
+    return pairs
+
+
+def _busy_s() -> float:
+    """Seconds that the machine's cores have worked, all together."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def show(network: str, name: str, one: Shown) -> None:
     """One line of the table."""
     print(
-        f"{network:14}{name:10}{one.quality:8.2f}{100 * one.rebuffer_share:12.2f}{one.mbps:9.2f}{one.switches:9.1f}"
+        f"{network:16}{name:10}{one.quality:8.2f}{100 * one.rebuffer_share:12.2f}{one.mbps:9.2f}{one.switches:9.1f}"
         f"{one.startup_s:11.2f}",
         flush=True,
     )
 
 
-def mean(of: Sequence[Shown]) -> Shown:
-    """Over networks."""
-    columns = zip(*((o.quality, o.rebuffer_share, o.mbps, o.switches, o.startup_s) for o in of), strict=True)
-    return Shown(*(sum(column) / len(of) for column in columns))
+def summarize(pairs: Sequence[Pair]) -> None:
+    """The means, and how far ours is ahead with its 95 % interval."""
+    for number, name in enumerate(NAMES):
+        columns = np.array([astuple((pair.ours, pair.theirs)[number]) for pair in pairs])
+        show("mean" if number == 0 else "", name, Shown(*columns.mean(0)))
+    ahead, low, high = interval(pairs, "quality")
+    print(f"\nQoE of ours less that of hls.js, {len(pairs)} networks: {ahead:+.2f} (95 % {low:+.2f} to {high:+.2f})")
+    ahead, low, high = (100 * figure for figure in interval(pairs, "rebuffer_share"))
+    print(f"rebuffering, points: {ahead:+.2f} (95 % {low:+.2f} to {high:+.2f})", flush=True)
+
+
+def interval(pairs: Sequence[Pair], figure: str) -> tuple[float, float, float]:
+    """The mean difference of a figure, and its 95 % bootstrap interval: networks are drawn anew within their families,
+    each with both its viewings."""
+    rng = np.random.default_rng(1)
+    ahead = np.array([getattr(pair.ours, figure) - getattr(pair.theirs, figure) for pair in pairs])
+    families = np.array([pair.family for pair in pairs])
+    drawn = [rng.choice(ahead[families == family], (TRIALS, (families == family).sum())) for family in set(families)]
+    low, high = np.percentile(np.concatenate(drawn, axis=1).mean(1), [2.5, 97.5])
+    return float(ahead.mean()), float(low), float(high)
+
+
+def logged(logs: Sequence[Path]) -> list[Pair]:
+    """What was written with `--log`."""
+    seen: dict[str, dict[str, Shown]] = {}
+    families = {}
+    for log in logs:
+        for line in map(json.loads, log.read_text().splitlines()):
+            families[line["network"]] = line["family"]
+            seen.setdefault(line["network"], {})[line["player"]] = Shown(**line["shown"])
+    for network, players in seen.items():
+        for name in NAMES:
+            show(network if name == OURS else "", name, players[name])
+    return [Pair(families[network], players[OURS], players[THEIRS]) for network, players in seen.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -294,18 +302,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=6, help="networks at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="of the generated ones (%(default)s)")
     parser.add_argument("--seconds", type=int, default=120, help="watched on each (%(default)s)")
+    parser.add_argument("--at-once", type=int, default=1, help="networks watched at the same time (%(default)s)")
+    parser.add_argument("--log", type=Path, help="write what each page did to this file, a line of JSON each")
+    parser.add_argument("--part", default="1/1", help="which of how many parts of these networks (%(default)s)")
+    parser.add_argument("--again", type=Path, nargs="+", metavar="LOG", help="only show what was written to these")
     options = parser.parse_args(arguments)
+    if options.again:
+        print(HEAD)
+        summarize(logged(options.again))
+        return
     from tests.support.whole import whole_system  # noqa: PLC0415 - it is made for tests, and so are its parts
 
     over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, 1, list(FAMILIES))
-    over = over[:: max(1, len(over) // options.most)][: options.most]
+    part, parts = map(int, options.part.split("/"))
+    over = over[:: max(1, len(over) // options.most)][: options.most][part - 1 :: parts]
     with tempfile.TemporaryDirectory(prefix="lectern-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)
         with whole_system(directory / "data") as system:
-            results = asyncio.run(measure(system, over, options.seconds, directory))
-    for number, name in enumerate(("Lectern", "hls.js")):
-        show("mean" if number == 0 else "", name, mean([pair[number] for pair in results]))
+            measured = measure(system, over, options.seconds, directory, options.log, options.at_once)
+            summarize(asyncio.run(measured))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from loadtests.link import Link
 from loadtests.networks import Network
-from loadtests.qoe_browser import Link, shown
+from loadtests.qoe_browser import Pair, Shown, interval, shown
 
 MBPS = {240: 0.5, 480: 1.0, 720: 3.0}
 
@@ -42,7 +43,7 @@ async def test_a_link_shares_its_rate_and_delays_the_first_byte() -> None:
         writer.close()
 
     async def fetch() -> int:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.sockets[0].getsockname()[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy)
         writer.write(f"GET http://127.0.0.1:{port}/a HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         size = len(await reader.read(-1))
         writer.close()
@@ -51,11 +52,43 @@ async def test_a_link_shares_its_rate_and_delays_the_first_byte() -> None:
     link = Link(Network.of("n", "n", 0.05, [2000.0] * 60))
     origin = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = origin.sockets[0].getsockname()[1]
-    proxy = await link.serve()
-    link.begin()
-    begun = time.monotonic()
-    sizes = await asyncio.gather(fetch(), fetch())
+    async with link.serving() as proxy:
+        link.begin()
+        begun = time.monotonic()
+        sizes = await asyncio.gather(fetch(), fetch())
     assert min(sizes) > 50_000
     assert time.monotonic() - begun > 0.39  # 100 kB at 2 Mbit/s
-    proxy.close()
     origin.close()
+
+
+async def test_what_is_told_on_a_socket_is_answered_a_round_trip_later() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(100):
+            writer.write(said)
+        writer.close()
+
+    link = Link(Network.of("n", "n", 0.1, [2000.0] * 60))
+    origin = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with link.serving() as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy)
+        writer.write(f"CONNECT 127.0.0.1:{origin.sockets[0].getsockname()[1]} HTTP/1.1\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        link.begin()
+        begun = time.monotonic()
+        writer.write(b"seq 1")
+        assert await reader.readexactly(5) == b"seq 1"
+        assert time.monotonic() - begun >= 0.1
+        writer.close()
+    origin.close()
+
+
+def test_the_interval_of_a_difference_is_over_networks_with_both_their_viewings() -> None:
+    def viewing(quality: float) -> Shown:
+        return Shown(quality, 0.0, 1.0, 0, 1.0)
+
+    # However much networks differ, ours is one ahead on each of these, and two or four on those.
+    same = [Pair("a", viewing(level + 1.0), viewing(level)) for level in (0.0, 5.0, 50.0)]
+    assert interval(same, "quality") == (1.0, 1.0, 1.0)
+    apart = [Pair("b", viewing(level), viewing(0.0)) for level in (2.0, 4.0)]
+    ahead, low, high = interval(same + apart, "quality")
+    assert (ahead, low, high) == (pytest.approx(1.8), pytest.approx(1.4), pytest.approx(2.2))
