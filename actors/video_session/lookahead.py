@@ -44,6 +44,9 @@ NEAREST = 0.01
 DISCOUNT = 0.97
 # No transfer is believed to be shorter.
 SHORTEST_MS = 0.001
+# What stalls and changes cost is per segment, as the field has it, but a learner sees seconds: shorter segments are
+# decided as if they lasted so long, or a second of stall would be as cheap as it is short.
+SHORTEST_S = 4.0
 # Ladders whose steps a table remembers: videos have their own.
 MOST_LADDERS = 1024
 
@@ -221,7 +224,7 @@ class Offer:
         self.top_kbps = max(bitrates_kbps[-1], 1.0)
         self.segment_s = segment_s
         self.table = table
-        self.stretch = segment_s / table.segment_s
+        self.stretch = max(segment_s, SHORTEST_S) / table.segment_s
         self.steps = table.steps(bitrates_kbps)
         self.middles_kbps = _borders(bitrates_kbps)
         self.columns: Any = None  # the same as arrays, made by who needs them
@@ -236,7 +239,7 @@ def tables() -> tuple[Table, ...]:
 @lru_cache(maxsize=256)
 def table_for(segment_s: float) -> Table:
     """The table whose segments are nearest in length."""
-    return min(tables(), key=lambda table: abs(log(max(segment_s, 0.1) / table.segment_s)))
+    return min(tables(), key=lambda table: abs(log(max(segment_s, SHORTEST_S) / table.segment_s)))
 
 
 # Neighbours differ little, so that differences pack well.

@@ -9,6 +9,7 @@ learned and looked up is `lookahead`'s. What is particular to here:
 - Throughput is of the transfer alone, the wait for the first byte is counted apart: small segments on a distant
   server look slow otherwise.
 - Sizes of the next segments are unknown, but scenes last: a segment larger than its bitrate says is followed by such.
+- A learner sees seconds: segments shorter than 4 s are decided as if they lasted that long.
 - At playback rate r the buffer drains r times as fast, as if the network were slower by r.
 - A belief forgets within ten segments whether a network has ever dropped; that is remembered beside it. One that has
   hardly been slower than its level for two dozen segments and more is trusted by an eighth more.

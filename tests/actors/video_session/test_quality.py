@@ -30,14 +30,13 @@ from actors.video_session.quality import (
 LADDER = [Rung(0, 300, 426, 240), Rung(1, 800, 640, 360), Rung(2, 1600, 960, 540), Rung(3, 3200, 1280, 720)]
 
 
-def report(kbps: float, *, buffer_s: float = 15.0, br: float = 800, **more: Any) -> Any:
-    """A frame after a segment of 4 s that was fetched at this rate."""
+def report(kbps: float, *, buffer_s: float = 15.0, br: float = 800, segment_s: float = 4.0, **more: Any) -> Any:
+    """A frame after a segment that was fetched at this rate."""
     members = {key: more.pop(key) for key in ("dropped_frames", "viewport") if key in more}
-    size = br * 4 * 1000 / 8
+    size = br * segment_s * 1000 / 8
     segment = {"br": br, "bytes": size, "ms": size * 8 / kbps}
-    return parse_rest_frame(
-        {"position": 1.0, "cmcd": {"bl": buffer_s * 1000, "d": 4000, **more}, "segments": [segment], **members}
-    )
+    cmcd = {"bl": buffer_s * 1000, "d": segment_s * 1000, **more}
+    return parse_rest_frame({"position": 1.0, "cmcd": cmcd, "segments": [segment], **members})
 
 
 def tick(*, buffer_s: float = 15.0, **cmcd: Any) -> Any:
@@ -64,6 +63,15 @@ def test_before_anything_is_measured_it_starts_at_the_lowest_rung_and_says_so() 
 def test_a_fast_network_gets_the_top() -> None:
     decision = decided(QualityState(), *[report(20_000)] * 3)
     assert (decision.rung, decision.mb, decision.etp, decision.reason) == (3, 3200, 20_000, ROOM)
+
+
+@pytest.mark.parametrize("buffer_s", [2, 5, 9, 14, 20, 27])
+@pytest.mark.parametrize("kbps", [900, 1500, 2400, 4000])
+def test_a_second_of_stall_is_as_dear_where_segments_are_shorter(kbps: float, buffer_s: float) -> None:
+    long, short = (
+        decided(QualityState(), *[report(kbps, buffer_s=buffer_s, segment_s=seconds)] * 12) for seconds in (4.0, 2.0)
+    )
+    assert short == long
 
 
 def test_a_collapse_is_believed_before_it_costs_a_stall() -> None:
