@@ -121,9 +121,11 @@ export class Classroom {
       return;
     }
     this.#showLecture();
+    // Its requests go out first: the others can wait.
+    const begun = this.#withVideo(this.#lecture.video);
     this.#callTutor();
     this.#loadCourse();
-    await this.#withVideo(this.#lecture.video);
+    await begun;
   }
 
   /** Leaves for another page: the session ends, and the place is kept. */
@@ -354,12 +356,20 @@ export class Classroom {
     const saved = place.savedSession(this.lectureId);
     if (saved?.video_id === this.#video.id && (await this.#resumeSession(saved))) return;
     place.forgetSession(this.lectureId);
+    // The beginning comes while the session is made.
+    const ahead = fetchedSource(this.lectureId);
+    const source = ahead ?? this.#video.playback.hls;
+    const player = this.#preparePlayer({ source, position: this.#resumePosition(this.#lecture.progress?.position) });
     const created = await this.#createSession();
-    if (!created) return;
+    if (!created || this.#off.signal.aborted) {
+      player.destroy();
+      return;
+    }
     this.#ladder = created.ladder;
     this.#segmentS = created.segment_s;
-    this.#watchLecture({
-      source: fetchedSource(this.lectureId) ?? (created.playback ?? this.#video.playback).hls,
+    // What was fetched ahead is in the cache under its own address.
+    if (created.playback && !ahead) player.renew(created.playback);
+    this.#watchLecture(player, {
       position: this.#resumePosition(created.resume_position),
       decision: created.decision,
     });
@@ -384,7 +394,8 @@ export class Classroom {
     }
     const { progress } = this.#lecture;
     const position = this.#resumePosition(greeting.resume_position ?? progress?.position ?? 0);
-    this.#watchLecture({ source: this.#video.playback.hls, position, decision: greeting.decision });
+    const player = this.#preparePlayer({ source: this.#video.playback.hls, position });
+    this.#watchLecture(player, { position, decision: greeting.decision });
     this.#guard(session);
     return true;
   }
@@ -573,8 +584,14 @@ export class Classroom {
 
   // The picture
 
-  #watchLecture({ source, position, decision }) {
-    const player = new Player(this.#screen, { ladder: this.#ladder, segmentS: this.#segmentS });
+  #preparePlayer(beginning) {
+    const player = new Player(this.#screen, { roundTripMs: () => this.session?.roundTripMs ?? null });
+    player.prepare(beginning);
+    return player;
+  }
+
+  /** Plays what was prepared. */
+  #watchLecture(player, { position, decision }) {
     this.player = player;
     player.addEventListener("moment", ({ detail }) => this.session?.record(detail.frame));
     player.addEventListener("blocked", () => this.#offerToPlay(position));
@@ -602,7 +619,8 @@ export class Classroom {
     if (live) this.#panel.decided({ decision: live, expired: false });
     this.#clocks.push(setInterval(() => this.#showQuality(), 1_000));
     if (live) player.obey(live);
-    this.#startPlaying(player, { source, position, estimateKbps: decision?.cmsd?.etp });
+    const [ladder, segmentS, estimateKbps] = [this.#ladder, this.#segmentS, decision?.cmsd?.etp];
+    this.#startPlaying(player, { ladder, segmentS, position, estimateKbps });
   }
 
   async #startPlaying(player, options) {

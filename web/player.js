@@ -7,10 +7,9 @@
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
-const HLS_WORKER = "/vendor/hls.js/hls.worker.js";
 
-// Long enough to ride out a bad patch, short enough that a decision is seen on the picture and not only in the plot.
-const BUFFER_S = 20;
+// Long enough to ride out a bad patch, short enough that a decision is soon seen on the picture; hls.js alone takes 60 MB.
+const BUFFER_S = 40;
 // Before anything is measured segments are of a low rung; only a few of those are fetched.
 const FIRST_BUFFER_S = 6;
 const FIRST_MS = 2_500;
@@ -19,27 +18,35 @@ const FIRST_MS = 2_500;
 const SPARE = 4;
 const REPLACE_BUFFER_MS = 8_000;
 const REPLACE_EVERY_MS = 15_000;
-// Extra frames around seeks and pauses, per second; the server takes ten of all kinds.
-const MOMENTS_PER_S = 4;
+// Extra frames of segments, seeks and pauses, per second; the server takes ten of all kinds.
+const MOMENTS_PER_S = 6;
 const SEGMENTS_PER_FRAME = 64;
+// A segment is reported so long before its last byte that the decision upon it is here when the next one is asked for:
+// a round trip, and what the browser's own figures of a download lag behind. Not before half of it has come.
+const FORETELL_MS = 150;
+const FORETELL_SHARE = 0.5;
 // A wait shorter than this is a decoder that changes its picture's size, not a network that is late.
 const HITCH_MS = 100;
 
 export class Player extends EventTarget {
   /**
    * @param {HTMLVideoElement} video
-   * @param {{ladder: import("./measure.js").Rung[], segmentS: number}} stream
+   * @param {object} [options]
+   * @param {() => number|null} [options.roundTripMs]  from a report to what is decided upon it; null = nobody decides
    */
-  constructor(video, { ladder, segmentS }) {
+  constructor(video, { roundTripMs = () => null } = {}) {
     super();
     this.video = video;
-    this.ladder = ladder;
-    this.#segmentS = segmentS;
+    this.#roundTripMs = roundTripMs;
     this.#listen();
   }
 
-  #segmentS;
+  /** @type {import("./measure.js").Rung[]} */
+  ladder = [];
+  #segmentS = 0;
+  #roundTripMs;
   #hls = null;
+  #prepared = null; // a promise: hls.js has the element
   #off = new AbortController();
   #rungs = []; // of each hls.js level
   #capKbps = null;
@@ -51,6 +58,8 @@ export class Player extends EventTarget {
   #throughput = new Throughput();
   #inFlight = null;
   #loading = null; // rung of the video segment asked for last
+  #reported = null; // {frag, endMs} of the video segment that was reported and is not in the element's buffer yet
+  #foretelling = null; // the timer that reports the segment on its way
   #segments = [];
   #moments = []; // when the last extra frames were made
 
@@ -77,47 +86,86 @@ export class Player extends EventTarget {
   #retries = 0;
 
   /**
-   * Begins to fetch; resolves when the element may be asked to play.
+   * Begins to fetch, at the lowest rung: what else there is to know of a lecture may be asked for meanwhile.
    *
    * @param {object} options
-   * @param {string} options.source     the HLS manifest
-   * @param {number} options.position   where to begin, s
-   * @param {number} [options.estimateKbps]  what the server expects of the network
+   * @param {string} options.source    the HLS manifest
+   * @param {number} options.position  where to begin, s
    */
-  async load({ source, position, estimateKbps }) {
+  prepare({ source, position }) {
     this.#source = source;
-    this.#askedAt = performance.now();
     this.#lastPosition = position;
+    this.#prepared = this.#prepare(position);
+    this.#prepared.catch(() => {}); // `load` tells
+  }
+
+  async #prepare(position) {
     const { default: Hls } = await import(HLS_MODULE);
-    if (this.#off.signal.aborted) return;
-    if (!Hls.isSupported()) {
-      this.#loadNatively(source, position);
-      return;
-    }
+    if (this.#off.signal.aborted || !Hls.isSupported()) return;
     this.#hls = new Hls({
       startPosition: position,
+      startLevel: 0, // as is decided where nothing was measured
       maxBufferLength: FIRST_BUFFER_S,
       maxMaxBufferLength: FIRST_BUFFER_S,
       backBufferLength: 60,
       // The server sees the viewport and suggests no pixels that nobody sees.
       capLevelToPlayerSize: false,
-      abrEwmaDefaultEstimate: Math.min(Math.max(estimateKbps ?? 1_000, 200), 5_000) * 1_000,
       // Three seconds of memory when it gets worse, and not much more when it gets better.
       abrEwmaFastVoD: 2,
       abrEwmaSlowVoD: 6,
       abrController: obedient(Hls.DefaultConfig.abrController, () => this.#wanted()),
-      workerPath: HLS_WORKER,
+      // The worker is as large as a first segment of the lowest rung, and would be fetched beside it.
+      enableWorker: false,
       xhrSetup: (xhr, url) => {
         const current = this.#currentAddress(url);
         if (current !== url) xhr.open("GET", current, true);
       },
     });
     this.#bind(Hls);
-    this.#hls.loadSource(source);
+    this.#hls.loadSource(this.#source);
     // Attaching resets the element, and would take back a `play` from before.
     const attached = new Promise((resolve) => this.#hls.once(Hls.Events.MEDIA_ATTACHED, resolve));
     this.#hls.attachMedia(this.video);
     await attached;
+  }
+
+  /**
+   * What was prepared, by what is known now; resolves when the element may be asked to play.
+   *
+   * @param {object} options
+   * @param {import("./measure.js").Rung[]} options.ladder
+   * @param {number} options.segmentS
+   * @param {number} options.position   where to begin, s
+   * @param {number} [options.estimateKbps]  what the server expects of the network
+   */
+  async load({ ladder, segmentS, position, estimateKbps }) {
+    this.ladder = ladder;
+    this.#segmentS = segmentS;
+    this.#askedAt = performance.now();
+    await this.#prepared;
+    if (this.#off.signal.aborted) return;
+    if (!this.#hls) {
+      this.#loadNatively(this.#source, position);
+      return;
+    }
+    if (this.#throughput.estimate() === null) {
+      this.#hls.bandwidthEstimate = Math.min(Math.max(estimateKbps ?? 1_000, 200), 5_000) * 1_000;
+    }
+    this.#match();
+    if (Math.abs(position - this.#lastPosition) < 0.5) return;
+    this.#lastPosition = this.#hls.config.startPosition = position;
+    if (this.#hls.levels.length > 0) this.#hls.startLoad(position);
+    if (this.video.readyState > 0) this.video.currentTime = position;
+  }
+
+  /** The ladder's rungs, once both it and the manifest are here. */
+  #match() {
+    const hls = this.#hls;
+    if (hls.levels.length === 0 || this.ladder.length === 0) return;
+    this.#rungs = matchLadder(hls.levels, this.ladder);
+    this.#loading ??= this.#rungs[this.#inFlight?.level] ?? null;
+    hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+    this.dispatchEvent(new Event("levels"));
   }
 
   /** Plays, or tells `blocked` when the browser wants to be asked by a person. */
@@ -137,7 +185,7 @@ export class Player extends EventTarget {
     this.#duress = decision?.cmsd?.du === true;
     this.#waived = false;
     if (!this.#hls) return;
-    this.#hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
+    this.#hls.autoLevelCapping = this.#rungs.length > 0 ? levelUnder(this.#rungs, this.#capKbps) : -1;
     if (decision?.abandon) this.#abandon();
   }
 
@@ -168,7 +216,7 @@ export class Player extends EventTarget {
 
   /** The telemetry of the time since the last frame, with CMCD's keys and units. @returns {import("./session.js").Frame} */
   frame() {
-    const frame = this.#measure(this.#restoring ? this.#lastPosition : this.video.currentTime, this.#status());
+    const frame = this.#measure(this.#position(), this.#status());
     this.#jumped = false;
     return frame;
   }
@@ -204,6 +252,7 @@ export class Player extends EventTarget {
   destroy() {
     this.#off.abort();
     clearTimeout(this.#hitch);
+    clearTimeout(this.#foretelling);
     this.#hls?.destroy();
     this.#hls = null;
     this.video.removeAttribute("src");
@@ -216,11 +265,9 @@ export class Player extends EventTarget {
     const { Events, ErrorTypes } = Hls;
     const hls = this.#hls;
     hls.on(Events.MANIFEST_PARSED, () => {
-      this.#rungs = matchLadder(hls.levels, this.ladder);
       this.#retries = 0;
       this.#fatal = false;
-      hls.autoLevelCapping = levelUnder(this.#rungs, this.#capKbps);
-      this.dispatchEvent(new Event("levels"));
+      this.#match();
     });
     // After this event hls.js chooses a track itself; whoever listens to ours chooses after that.
     hls.on(Events.SUBTITLE_TRACKS_UPDATED, () => queueMicrotask(() => this.#tellCaptions()));
@@ -228,13 +275,17 @@ export class Player extends EventTarget {
     hls.on(Events.FRAG_LOADING, (_, { frag }) => {
       if (!isVideoSegment(frag)) return;
       this.#inFlight = frag;
+      this.#reported = null;
       this.#loading = this.#rungs[frag.level] ?? null;
+      this.#foretell(frag);
     });
     hls.on(Events.FRAG_LOADED, (_, { frag }) => {
       if (isVideoSegment(frag)) this.#fetched(frag);
     });
     hls.on(Events.FRAG_BUFFERED, (_, { frag }) => {
-      if (isVideoSegment(frag)) this.#replace();
+      if (!isVideoSegment(frag)) return;
+      this.#reported = null;
+      this.#replace();
     });
     hls.on(Events.FRAG_LOAD_EMERGENCY_ABORTED, (_, { frag, stats }) => {
       // What was given up is the best evidence there is of a collapse.
@@ -260,19 +311,40 @@ export class Player extends EventTarget {
     const { loading, total, loaded } = frag.stats;
     const bytes = loaded || total;
     if (!bytes || cameFromCache(frag.stats.url ?? this.#currentAddress(frag.url))) return;
-    const download = {
-      br: this.#rungs[frag.level]?.br,
-      bytes,
-      ms: Math.max(1, Math.round(loading.end - loading.start)),
-      ttfb_ms: Math.max(0, Math.round(loading.first - loading.start)),
-    };
     this.#throughput.add({ bytes, ms: loading.end - loading.start });
-    this.#segments.push(download);
     // Follows a network that has become much better sooner than hls.js, whose average weighs seconds, not segments.
     const kbps = this.#throughput.estimate();
     if (kbps * 1_000 > this.#hls.bandwidthEstimate * 1.5) this.#hls.bandwidthEstimate = kbps * 1_000;
-    // Told at once: the next segment is asked for in a moment, and should be of a rung that knows of this one.
-    if (this.#started && this.#moments.length < MOMENTS_PER_S - 1) this.#moment(this.video.currentTime, this.#status());
+    if (this.#reported?.frag !== frag) this.#report(frag, bytes, loading.end);
+  }
+
+  /**
+   * Reports the segment on its way when it is all but here. The next one is asked for as soon as this one is, which is a
+   * round trip sooner than a decision upon its last byte could come: it would be obeyed a segment late.
+   */
+  #foretell(frag) {
+    clearTimeout(this.#foretelling);
+    const [{ loading, loaded, total }, roundTripMs] = [frag.stats, this.#roundTripMs()];
+    if (this.#inFlight !== frag || loading.end || this.#off.signal.aborted) return;
+    const now = performance.now();
+    const leftMs = loaded > 0 && total > 0 ? ((total - loaded) * (now - loading.first)) / loaded : Infinity;
+    const earlyMs = roundTripMs === null ? Infinity : leftMs - roundTripMs - FORETELL_MS;
+    if (earlyMs <= 0 && loaded >= total * FORETELL_SHARE) this.#report(frag, total, now + leftMs);
+    else this.#foretelling = setTimeout(() => this.#foretell(frag), Math.min(Math.max(earlyMs, 20), 100));
+  }
+
+  /** Tells of a segment that is here, or will be at `endMs` (of `performance.now()`). */
+  #report(frag, bytes, endMs) {
+    const { loading } = frag.stats;
+    this.#segments.push({
+      br: this.#rungs[frag.level]?.br,
+      bytes,
+      ms: Math.max(1, Math.round(endMs - loading.start)),
+      ttfb_ms: Math.max(0, Math.round(loading.first - loading.start)),
+    });
+    this.#reported = { frag, endMs };
+    // The last one of a second is a seek's or a pause's.
+    if (this.#started && this.#momentsLeft() > 1) this.#moment(this.#position(), this.#status());
   }
 
   /**
@@ -443,16 +515,24 @@ export class Player extends EventTarget {
     this.#tell("stall", { active: false });
   }
 
-  #moment(position, status) {
+  #momentsLeft() {
     const now = performance.now();
     this.#moments = this.#moments.filter((at) => now - at < 1_000);
-    if (this.#moments.length >= MOMENTS_PER_S) return false;
-    this.#moments.push(now);
+    return MOMENTS_PER_S - this.#moments.length;
+  }
+
+  #moment(position, status) {
+    if (this.#momentsLeft() <= 0) return false;
+    this.#moments.push(performance.now());
     this.#tell("moment", { frame: this.#measure(position, status) });
     return true;
   }
 
   // Measuring
+
+  #position() {
+    return this.#restoring ? this.#lastPosition : this.video.currentTime;
+  }
 
   #status() {
     const { video } = this;
@@ -510,7 +590,17 @@ export class Player extends EventTarget {
     return { bytes: stats.loaded, ms: performance.now() - stats.loading.start };
   }
 
+  /** What may be played on, with the segment that was reported: it is in the buffer in a moment. */
   #bufferMs() {
+    const ms = this.#bufferedMs();
+    if (!this.#reported) return ms;
+    const { frag, endMs } = this.#reported;
+    const here = frag.stats.loading.end > 0 || performance.now() < endMs + FORETELL_MS;
+    const follows = Math.abs(frag.start - this.video.currentTime - ms / 1_000) < 0.5;
+    return here && follows ? ms + frag.duration * 1_000 : ms;
+  }
+
+  #bufferedMs() {
     const { buffered, currentTime } = this.video;
     for (let i = 0; i < buffered.length; i += 1) {
       // A tenth of a second of tolerance: segments do not always meet to the sample.

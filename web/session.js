@@ -105,6 +105,8 @@ export class VideoSession extends EventTarget {
   #acked = 0;
   #saved = 0;
   #gaps = 0;
+  #timed = null; // {seq, at} of the frame whose acknowledgement is timed
+  #roundTripMs = null;
   #allowance = 0; // frames that may still go out before the server counts them
 
   #epoch = 0;
@@ -129,6 +131,7 @@ export class VideoSession extends EventTarget {
       kept: this.#kept.length,
       pending: this.#pending.length,
       openings: this.#openings,
+      round_trip_ms: this.roundTripMs,
       decision: this.#decisionLive ? this.#decision : null,
       stopped: this.#stopReason,
     };
@@ -141,6 +144,11 @@ export class VideoSession extends EventTarget {
 
   get token() {
     return this.#token;
+  }
+
+  /** From a frame to what is decided upon it; null while no socket is live. @returns {number|null} */
+  get roundTripMs() {
+    return this.#connection === "live" ? this.#roundTripMs : null;
   }
 
   /** Opens the socket and begins to report. */
@@ -297,6 +305,7 @@ export class VideoSession extends EventTarget {
   #hello(hello) {
     this.#clear("open");
     this.#greeted = true;
+    this.#timed = null;
     this.#epoch = hello.epoch;
     this.#frameBytes = hello.limits?.frame_bytes ?? this.#frameBytes;
     this.#acked = hello.seq; // may be lower than before: Redis can lose its last second, and we still hold those frames
@@ -316,6 +325,7 @@ export class VideoSession extends EventTarget {
   #ack(ack) {
     this.#attempt = 0; // only now is the connection known to be good for something
     this.#acked = Math.max(this.#acked, ack.seq);
+    this.#learnRoundTrip();
     this.#gaps = ack.gaps ?? this.#gaps;
     this.#forget(ack.saved);
     this.#clear("ack");
@@ -323,6 +333,13 @@ export class VideoSession extends EventTarget {
     if (this.#decision) this.#renewDecision();
     this.#tell("ack", ack);
     if (this.#ending) this.#pump();
+  }
+
+  #learnRoundTrip() {
+    if (!this.#timed || this.#acked < this.#timed.seq) return;
+    const ms = performance.now() - this.#timed.at;
+    this.#roundTripMs = this.#roundTripMs === null ? ms : this.#roundTripMs + (ms - this.#roundTripMs) / 4;
+    this.#timed = null;
   }
 
   #forget(saved) {
@@ -406,6 +423,7 @@ export class VideoSession extends EventTarget {
   #send({ seq, text }) {
     this.#socket.send(text);
     this.#cursor = seq;
+    this.#timed ??= { seq, at: performance.now() };
     if (!this.#timers.ack) this.#watchForAck();
   }
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import subprocess
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from mimetypes import guess_type
@@ -48,6 +48,15 @@ async def until(page: Page, expression: str, within_s: float = 60.0) -> Any:
     while not (value := await page.evaluate(expression)):
         assert asyncio.get_running_loop().time() < deadline, f"not within {within_s} s: {expression}"
         await asyncio.sleep(0.03)
+    return value
+
+
+async def eventually(condition: Callable[[], Any], within_s: float = 30.0) -> Any:
+    """What the condition answers as soon as it is truthy."""
+    deadline = asyncio.get_running_loop().time() + within_s
+    while not (value := condition()):
+        assert asyncio.get_running_loop().time() < deadline, f"not within {within_s} s"
+        await asyncio.sleep(0.01)
     return value
 
 
@@ -133,7 +142,11 @@ class Stage:
         self.role = "student"
         self.too_many = False
         self.resume_position = 0.0
-        self.segment_delay_s = 0.0
+        self.asked_for: list[str] = []  # of the media, in order
+        self.withheld = ""  # a segment whose last hundredth does not go out until `released`
+        self.released = asyncio.Event()
+        self.sessions_open = asyncio.Event()  # until then none is made
+        self.sessions_open.set()
         self.video_status = "ready"
         self.entitled = True
         self.sought: list[str] = []  # what was looked for among the courses
@@ -156,6 +169,11 @@ class Stage:
                 for socket in held.sockets:
                     await socket.close()
             await server.close()
+
+    @property
+    def pictures(self) -> list[str]:
+        """The video segments that were asked for, in order, as `<height>p/segment_<number>`."""
+        return [path.removesuffix(".m4s") for path in self.asked_for if "p/segment_" in path]
 
     @property
     def held(self) -> Held:
@@ -240,12 +258,20 @@ class Stage:
         if request.match_info["token"] != self.playback_tokens[-1]:
             raise web.HTTPForbidden
         assert self.clip is not None
+        path = request.match_info["path"]
+        self.asked_for.append(path)
         # Not as a FileResponse: a page that is closed while one is being opened leaves the file to the collector.
-        return web.Response(
-            body=(self.clip / request.match_info["path"]).read_bytes(),
-            content_type=guess_type(request.match_info["path"])[0] or "application/octet-stream",
-            headers={"Cache-Control": "no-store"},
-        )
+        body = (self.clip / path).read_bytes()
+        kind = guess_type(path)[0] or "application/octet-stream"
+        if not self.withheld or not path.endswith(self.withheld) or path.startswith("audio"):
+            return web.Response(body=body, content_type=kind, headers={"Cache-Control": "no-store"})
+        answer = web.StreamResponse(headers={"Cache-Control": "no-store", "Content-Type": kind})
+        answer.content_length = len(body)
+        await answer.prepare(request)
+        await answer.write(body[: len(body) * 99 // 100])
+        await self.released.wait()
+        await answer.write(body[len(body) * 99 // 100 :])
+        return answer
 
     def playback(self) -> Message:
         """Addresses with the newest playback token."""
@@ -397,6 +423,7 @@ class Stage:
         body = await request.json()
         if self.too_many and not body.get("takeover"):
             return _problem(409, "too_many_sessions", "Too many", sessions=[{}, {}, {}])
+        await self.sessions_open.wait()
         self.created.append(body)
         held = self.open_session()
         answer = {

@@ -10,7 +10,7 @@ import pytest_asyncio
 from playwright.async_api import Page, Route
 
 from tests.support.browser import reload
-from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, until
+from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, eventually, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -44,6 +44,11 @@ def enter(stage: Stage, origin: str, page: Page, faults: list[str]) -> Enter:
 async def hurry(page: Page) -> None:
     """Four times as fast, so that the buffer has room for the next segment soon."""
     await page.evaluate("document.querySelector('video').playbackRate = 4")
+
+
+def reports(stage: Stage) -> list[dict[str, Any]]:
+    """The segments that were told of, in order."""
+    return [segment for held in stage.sessions.values() for frame in held.frames for segment in frame["segments"]]
 
 
 async def state(page: Page) -> dict[str, Any]:
@@ -109,6 +114,72 @@ async def test_the_player_obeys_a_lower_cap_and_climbs_when_it_is_lifted(
     assert await page.text_content(".live .verdict strong") == "Up to 240p. "
     await stage.decide(2548, "the network carries this rung")
     await until(page, "lectern.state().load_rung.br === 2548")
+
+
+async def test_a_segment_is_asked_for_at_the_rung_that_was_decided_upon_the_one_before(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    stage.withheld = "segment_0004.m4s"
+    await enter()
+    reported = await eventually(lambda: stage.pictures[4:] and reports(stage)[4:])
+    assert stage.pictures[-1] == "720p/segment_0004"  # told of, once, and its end is not here yet
+    frames = stage.held.frames
+    telling = next(place for place, frame in enumerate(frames) if reported[-1] in frame["segments"])
+    assert frames[telling]["cmcd"]["bl"] > frames[telling - 1]["cmcd"]["bl"] + 1000  # with what it brings
+    await stage.decide(500, "the network does not carry more")
+    await until(page, "lectern.state().cap === 0")
+    stage.released.set()
+    await eventually(lambda: reports(stage)[5:])
+    assert stage.pictures[4:6] == ["720p/segment_0004", "240p/segment_0005"]
+    assert len(reports(stage)) <= len(stage.pictures)
+
+
+async def test_after_many_segments_in_a_second_the_next_ones_are_told_of_at_once(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    # No report but those of segments, and after ten of them more than a second in which none comes.
+    stage.interval_ms, stage.withheld = 60_000, "segment_0010.m4s"
+    await enter()
+    await eventually(lambda: stage.pictures[10:])
+    position = (await state(page))["position"]
+    await until(page, f"lectern.state().position > {position} + 1.5")
+    stage.released.set()
+    await eventually(lambda: reports(stage)[11:])
+    assert not (await state(page))["ended"]
+
+
+async def test_while_nobody_decides_a_segment_is_told_of_when_it_is_here(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    stage.withheld, stage.acknowledges = "segment_0004.m4s", False
+    await enter()
+    await eventually(lambda: stage.pictures[4:])
+    stage.released.set()
+    await eventually(lambda: reports(stage)[4:])
+    assert await page.evaluate("lectern.state().round_trip_ms") is None
+
+
+async def test_the_manifest_is_fetched_while_the_session_is_made(stage: Stage, page: Page, enter: Enter) -> None:
+    stage.sessions_open.clear()
+    await enter()
+    await eventually(lambda: "video.m3u8" in stage.asked_for)
+    assert (stage.created, stage.pictures) == ([], [])
+    stage.sessions_open.set()
+    await until(page, PLAYING)
+    assert stage.asked_for.count("video.m3u8") == 1
+
+
+async def test_who_leaves_before_the_session_is_made_plays_nothing(stage: Stage, page: Page, enter: Enter) -> None:
+    stage.sessions_open.clear()
+    await enter()
+    await eventually(lambda: "video.m3u8" in stage.asked_for)
+    await page.evaluate("location.hash = '#/'")
+    await until(page, "!document.querySelector('video')")
+    stage.sessions_open.set()
+    await eventually(lambda: stage.created)
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await until(page, PLAYING)
+    assert [len(held.sockets) for held in stage.sessions.values()] == [0, 1]
 
 
 async def test_the_plot_itself_says_why(stage: Stage, page: Page, enter: Enter) -> None:

@@ -68,6 +68,14 @@ async def test_frames_are_numbered_from_one_and_carry_the_contract_s_members(
     assert stage.held.protocols == [["lectern.v1", f"bearer.session-{stage.held.session_id}"]]
 
 
+async def test_the_round_trip_is_known_while_a_socket_is_live(stage: Stage, page: Page, start: Start) -> None:
+    await start()
+    assert await until(page, "session.roundTripMs > 0")
+    stage.refuses = 503
+    stage.cut()
+    await until(page, "session.roundTripMs === null")
+
+
 async def test_a_frame_is_kept_until_it_is_saved_and_not_only_acknowledged(
     stage: Stage, page: Page, start: Start
 ) -> None:
