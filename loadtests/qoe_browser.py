@@ -221,6 +221,7 @@ async def measure(
                 # A learner for each: who watches on too many devices at once is asked which to leave.
                 body = {"username": f"on-{network.name}", "email": f"{network.name}@example.org", "password": PASSWORD}
                 async with http.post(f"{system.local_address}/api/auth/register", json=body) as answer:
+                    answer.raise_for_status()
                     account = await answer.json()
                 busy_before = _busy_s()
                 pair = await compare(
