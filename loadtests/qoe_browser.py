@@ -106,10 +106,11 @@ def shown(samples: Sequence[tuple[float, float, int, bool]], mbps_of: Mapping[in
         if ended:
             break
         passed_s, moved_s = (now_ms - before_ms) / 1000, max(now_s - before_s, 0.0)
-        if moved_s == 0.0 and played_s == 0.0:
+        stood = moved_s < passed_s / 4  # the clock and the position differ by a frame or two
+        if stood and played_s == 0.0:
             startup_s += passed_s
             continue
-        stall_s += passed_s if moved_s < passed_s / 4 else 0.0  # the clock and the position differ by a frame or two
+        stall_s += passed_s if stood else 0.0
         mbps = mbps_of[min(mbps_of, key=lambda known: abs(known - height))]
         played_s, seen = played_s + moved_s, seen + moved_s * mbps
         if last is not None and mbps != last:

@@ -9,7 +9,7 @@ import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
 // Long enough to ride out a bad patch, short enough that a decision is soon seen on the picture; hls.js alone takes 60 MB.
-const BUFFER_S = 40;
+const BUFFER_S = 30;
 // Before anything is measured segments are of a low rung; only a few of those are fetched.
 const FIRST_BUFFER_S = 6;
 const FIRST_MS = 2_500;

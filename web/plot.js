@@ -12,7 +12,7 @@ const GUTTER = 44;
 const AXIS = 18;
 const GAP = 14;
 const BUFFER_SHARE = 0.27;
-const BUFFER_TOP_S = 44;
+const BUFFER_TOP_S = 34;
 // Reasons stand in a strip above the rates; one with less room than this is left to the pointer.
 const REASONS_TOP = 18;
 const SHORTEST_REASON = 28;

@@ -28,6 +28,11 @@ def test_a_smooth_viewing_is_worth_its_bitrate_less_its_startup() -> None:
     assert one.quality == pytest.approx(3.0 - 3.0 * 2 / 10)
 
 
+def test_a_picture_that_came_late_in_a_step_began_then_and_did_not_stall() -> None:
+    one = shown(seen((2, 0, 0), (0.1, 0.1, 720), (40, 1, 720)), MBPS)
+    assert (one.startup_s, one.rebuffer_share) == (pytest.approx(2.1), 0)
+
+
 def test_stalls_and_changes_cost_what_the_papers_charge() -> None:
     one = shown(seen((20, 1, 480), (5, 0, 480), (20, 1, 720)), MBPS)
     assert one.rebuffer_share == pytest.approx(5 / 45)
