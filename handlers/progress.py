@@ -13,7 +13,7 @@ from server.data.audit import audit_foreign
 from server.data.db import Connection, Record, queries
 from server.domain.progress import NotAPosition, parse_position, parse_range, show_progress
 from server.http.events import ProgressEvent
-from server.http.keys import ACCESS_ENDED, EVENTS
+from server.http.keys import EVENTS, WATCHING
 from server.http.members import Enrollment, Progress
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
@@ -301,7 +301,7 @@ async def end_enrollment(call: Call[None]) -> None:
     """Leave a course; what was watched is kept. Sockets that played it end (4403)."""
     if await progress.end_enrollment(call.db, user_id=call.user.id, course_id=call.path.course_id) is None:
         raise EnrollmentNotFound
-    call.afterwards.append(partial(call.app[ACCESS_ENDED], call.user.id))
+    call.afterwards.append(partial(call.app[WATCHING].announce_access_ended, call.user.id))
 
 
 # -- what several of them do -------------------------------------------------------------------------------------------

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -24,12 +22,11 @@ from actors.video_session.messages import BadFrame, Bye, Report, Rung, parse_res
 from actors.video_session.quality import QualityState
 from actors.video_session.state import load_state
 from server import metrics
-from server.config import Config
-from server.data.db import DATABASE_AWAY, Record, queries
+from server.data.db import Record, queries
 from server.data.neighbours import name_of
-from server.data.streams import REDIS_AWAY, StreamFull, Streams
+from server.data.streams import REDIS_AWAY, StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
-from server.http.keys import CLOCK, CONFIG, DATABASE, EDGE, REDIS, SOCKETS, TOKENS, VIDEO_HOST
+from server.http.keys import CONFIG, EDGE, SOCKETS, VIDEO_HOST, WATCHING
 from server.http.parsing import check_json
 from server.http.problems import (
     BodyTooLarge,
@@ -46,6 +43,7 @@ from server.http.problems import (
 )
 from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Query, Routes, arriving, throttle
 from server.http.socket import Goodbye, Socket, check_opening
+from server.http.watching import Watcher
 from server.services.outside import ServiceError
 
 routes = Routes("sessions")
@@ -53,22 +51,7 @@ sessions = queries("sessions")
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class Watcher:
-    """Who watches what at a session's socket, and when new credentials are due (monotonic seconds)."""
-
-    session_id: UUID
-    video_id: UUID
-    claims: Claims
-    renew_at: float
-
-
 CORE: web.AppKey[Runtime] = web.AppKey("core", Runtime)
-WATCHING: web.AppKey[dict[Socket, Watcher]] = web.AppKey("watching")
-# Sockets that one statement asks about.
-ASKED_AT_ONCE = 1000
-# What processes tell one another when somebody may have lost access.
-ACCESS_ENDED = "access_ended"
 
 # For a video whose manifest cannot be read just now: what a video host usually makes, so that nobody has to wait.
 USUAL_LADDER = [
@@ -85,11 +68,6 @@ MOST_FRAMES = 100
 CMCD_TYPE = "application/cmcd"
 CMCD_BYTES = 262_144
 OFFENCES = 3
-# Credentials are renewed when this share of their time is left.
-RENEW_SHARE = 0.2
-RETRY_S = 5.0
-# How often it is looked for credentials that run out.
-RENEWALS_S = 1.0
 
 Pixels = Annotated[int, Field(ge=0, le=100_000)]
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -240,12 +218,12 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
             state={"quality": known},
         )
     await call.app[CORE].finish([dict(row) for row in ended])
-    token, _ = _session_token(call.app, row["id"], call.user.id, call.user.ver, call.user.role)
+    watching = call.app[WATCHING]
     return {
         "session_id": row["id"],
         "ws_url": _ws_url(call, row["id"]),
-        "token": token,
-        "playback": _playback(call.app, video),
+        "token": watching.token(row["id"], call.user.id, call.user.ver, call.user.role),
+        "playback": watching.playback(video),
         "ladder": ladder,
         "segment_s": segment_s,
         "resume_position": row["resume_ms"] / 1000,
@@ -322,7 +300,7 @@ async def open_session_socket(call: Call[None]) -> web.StreamResponse:
 async def _serve(app: web.Application, session: VideoSession, watcher: Watcher, socket: Socket) -> None:
     """The session's socket from when it is open to its end."""
     core, watching = app[CORE], app[WATCHING]
-    watching[socket] = watcher
+    watching.add(socket, watcher)
     try:
         socket.send(_hello(app, session, watcher.claims))
         core.attach(session, socket)
@@ -331,7 +309,7 @@ async def _serve(app: web.Application, session: VideoSession, watcher: Watcher, 
         log.exception("socket_failed", session=str(session.id))
         socket.end(1011, "internal_error")
     finally:
-        del watching[socket]
+        watching.remove(socket)
         core.detach(session, socket)
         await socket.closed()
 
@@ -349,11 +327,8 @@ async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
         session = None if row["status"] == "ended" else await call.app[CORE].claim(row["id"], "socket")
     if session is None:
         raise SessionNotFound
-    # Whose right to watch has ended is told so at once, by a code that keeps players from coming back.
-    # A session's first credentials are as old as itself, and what an earlier socket renewed is not known here: a
-    # session that is older than that gets new ones at once.
-    pause_s = min(max(0.0, _renewed_every_s(call.config) - row["age_s"]), _left_s(call.app, ends_at))
-    return session, Watcher(session.id, session.video_id, claims, call.app[CLOCK].monotonic() + pause_s)
+    renew_at = call.app[WATCHING].first_renewal(row["age_s"], ends_at)
+    return session, Watcher(session.id, session.video_id, claims, renew_at)
 
 
 async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> None:
@@ -377,85 +352,6 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
                 return
             where = f" at {error.pointer}" if error.pointer else ""
             socket.send(messages.encode(messages.Error("bad_frame", error.detail + where)))
-
-
-async def announce_access_ended(app: web.Application, user_id: UUID) -> None:
-    """Somebody may have lost access: every process looks at their sockets now. Never raises when Redis or Postgres is
-    away: then it is found later.
-    """
-    await hear_access_ended(app, user_id)
-    await Streams(app[REDIS]).announce(ACCESS_ENDED, user_id)
-
-
-async def hear_access_ended(app: web.Application, user_id: UUID) -> None:
-    """Some process learned that somebody may have lost access. Never raises when Postgres is away."""
-    with suppress(*DATABASE_AWAY):
-        await end_unentitled(app, user_id)
-
-
-async def end_unentitled(app: web.Application, user_id: UUID | None = None) -> None:
-    """End the sockets of those who may not watch any more: who left or got their money back, whose course was closed;
-    of one user or of all. Raises DATABASE_AWAY.
-    """
-    held = [each for each in app[WATCHING].items() if user_id is None or each[1].claims.sub == user_id]
-    for start in range(0, len(held), ASKED_AT_ONCE):
-        part = held[start : start + ASKED_AT_ONCE]
-        rows = await sessions.list_unentitled(
-            app[DATABASE],
-            video_ids=[watcher.video_id for _, watcher in part],
-            viewer_ids=[watcher.claims.sub for _, watcher in part],
-            roles=[watcher.claims.role for _, watcher in part],
-        )
-        for row in rows:
-            part[row["place"] - 1][0].end(4403, "not_entitled")
-
-
-async def renew_credentials(app: web.Application) -> None:
-    """Send new credentials where the old ones run out soon; end the sockets of those whose right to watch has ended."""
-    now = app[CLOCK].monotonic()
-    for socket, watcher in [(socket, watcher) for socket, watcher in app[WATCHING].items() if watcher.renew_at <= now]:
-        try:
-            video = await sessions.get_watchable_video(
-                app[DATABASE],
-                video_id=watcher.video_id,
-                viewer_id=watcher.claims.sub,
-                viewer_role=watcher.claims.role,
-            )
-        except DATABASE_AWAY:
-            watcher.renew_at = now + RETRY_S
-            continue
-        if video is None or not video["may_watch"]:
-            socket.end(4403, "not_entitled")
-            watcher.renew_at = math.inf
-        else:
-            _renew(app, socket, watcher, video)
-
-
-def _renew(app: web.Application, socket: Socket, watcher: Watcher, video: Record) -> None:
-    left_s, claims = _left_s(app, video["ends_at"]), watcher.claims
-    watcher.renew_at = app[CLOCK].monotonic() + min(_renewed_every_s(app[CONFIG]), left_s)
-    token, _ = _session_token(app, watcher.session_id, claims.sub, claims.ver, claims.role)
-    expires_at = app[CLOCK].now() + timedelta(seconds=min(_credentials_ttl_s(app[CONFIG]), left_s))
-    socket.send(messages.encode(messages.Token(token, _playback(app, video), expires_at)))
-
-
-def _credentials_ttl_s(config: Config) -> float:
-    return min(config.sessions.token_ttl_s, config.cloudflare.playback_ttl_s)
-
-
-def _renewed_every_s(config: Config) -> float:
-    return _credentials_ttl_s(config) * (1 - RENEW_SHARE)
-
-
-def _left_s(app: web.Application, ends_at: datetime | None) -> float:
-    """Until the right to watch ends; a moment more, so that it has ended when one asks again."""
-    return math.inf if ends_at is None else max(0.0, (ends_at - app[CLOCK].now()).total_seconds()) + 0.1
-
-
-def _playback(app: web.Application, video: Record) -> dict[str, Any] | None:
-    """Signed addresses that are good no longer than the viewer's right to watch."""
-    uid = video["cloudflare_uid"]
-    return app[VIDEO_HOST].playback(uid, video["ends_at"]) if uid else None
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------
@@ -598,11 +494,6 @@ async def _make_room(call: Call[NewSession], tx: Any) -> Sequence[Record]:
     return rows
 
 
-def _session_token(app: web.Application, session_id: UUID, user_id: UUID, ver: int, role: str) -> tuple[str, datetime]:
-    ttl_s = app[CONFIG].sessions.token_ttl_s
-    return app[TOKENS].issue_session(user_id, session_id, ver, role, ttl_s)
-
-
 def _ws_url(call: Call[Any], session_id: UUID) -> str:
     """Where the session's socket is, as the client reached us."""
     public = call.config.server.public_url.rstrip("/")
@@ -613,7 +504,6 @@ def _ws_url(call: Call[Any], session_id: UUID) -> str:
 
 def _hello(app: web.Application, session: VideoSession, claims: Claims) -> bytes:
     settings, limit = app[CONFIG].sessions, app[CONFIG].limits.telemetry
-    token, _ = _session_token(app, session.id, claims.sub, claims.ver, claims.role)
     position_ms = session.state.position_ms
     assert session.advice is not None, "a claim decides"
     return messages.encode(
@@ -626,7 +516,7 @@ def _hello(app: web.Application, session: VideoSession, claims: Claims) -> bytes
             resume_position=(session.resume_ms if position_ms is None else position_ms) / 1000,
             ladder=session.ladder,
             decision=session.advice,
-            token=token,
+            token=app[WATCHING].token(session.id, claims.sub, claims.ver, claims.role),
             heartbeat_s=settings.heartbeat_s,
             limits=messages.Limits(
                 frame_bytes=settings.frame_bytes,

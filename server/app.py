@@ -16,6 +16,7 @@ from actors.conversation.conversations import CHAT_STOP, Conversations
 from actors.conversation.material import CourseMaterial
 from actors.conversation.turns import Turns
 from actors.runtime import Runtime, every
+from actors.video_session import messages
 from handlers import (
     account,
     audience,
@@ -58,7 +59,6 @@ from server.http.edge import Edge
 from server.http.events import NEWS, Events
 from server.http.hosting import Hosting
 from server.http.keys import (
-    ACCESS_ENDED,
     CHARGING,
     CLOCK,
     CONFIG,
@@ -81,6 +81,7 @@ from server.http.keys import (
     TOKENS,
     VERSIONS,
     VIDEO_HOST,
+    WATCHING,
 )
 from server.http.load import Load
 from server.http.middleware import edge_middleware, set_headers
@@ -90,6 +91,7 @@ from server.http.routing import add_routes
 from server.http.socket import Sockets
 from server.http.subscribing import Subscribing
 from server.http.texts import Texts
+from server.http.watching import ACCESS_ENDED, RENEWALS_S, Watching
 from server.logs import get_logger
 from server.services.documents import Documents
 from server.services.embeddings import Embedder
@@ -158,7 +160,8 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     groups = [*(module.routes for module in HANDLERS), openapi.routes, health.routes, pages.routes]
     openapi.prepare_documents(app, add_routes(app, groups))
     app.on_response_prepare.append(set_headers)
-    app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, stripe, objects])
+    app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, watching])
+    app.cleanup_ctx.extend([stripe, objects])
     app.cleanup_ctx.extend([sockets, live_core, revocation, pages_told, entitlements, jobs, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
@@ -302,6 +305,20 @@ async def video_host(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def watching(app: web.Application) -> AsyncIterator[None]:
+    """Who watches at the sockets; of what goes on with them the core and `entitlements` take care."""
+    app[WATCHING] = Watching(
+        app[CONFIG],
+        app[DATABASE],
+        Streams(app[REDIS]),
+        app[TOKENS],
+        app[VIDEO_HOST],
+        app[CLOCK],
+        lambda *told: messages.encode(messages.Token(*told)),
+    )
+    yield
+
+
 async def stripe(app: web.Application) -> AsyncIterator[None]:
     """Stripe's client, and what is done with it; nothing is asked of it at the start."""
     config = app[CONFIG]
@@ -310,8 +327,8 @@ async def stripe(app: web.Application) -> AsyncIterator[None]:
     except ValueError as error:
         raise StartError(str(error)) from error
     gateway = Gateway(app[HTTP], config.stripe, app[CLOCK], config.breaker)
-    app[ACCESS_ENDED] = lambda user_id: sessions.announce_access_ended(app, user_id)
-    app[CHARGING] = charging = Charging(config, app[DATABASE], gateway, ring, app[CLOCK], app[ACCESS_ENDED])
+    told = app[WATCHING].announce_access_ended
+    app[CHARGING] = charging = Charging(config, app[DATABASE], gateway, ring, app[CLOCK], told)
     app[PAYMENT_EVENTS] = events = PaymentEvents(app[DATABASE], charging)
     app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging, app[CLOCK])
     events.kinds |= subscribing.kinds
@@ -373,8 +390,8 @@ async def live_core(app: web.Application) -> AsyncIterator[None]:
         neighbours=Neighbours(app[REDIS]),
         complete_share=config.progress.complete_share,
     )
-    app[sessions.CORE], app[sessions.WATCHING] = core, {}
-    core.companions["renewals"] = lambda: every(sessions.RENEWALS_S, lambda: sessions.renew_credentials(app))
+    app[sessions.CORE] = core
+    core.companions["renewals"] = lambda: every(RENEWALS_S, app[WATCHING].renew)
     async with conversations(app, core, streams):
         await core.start()
         yield
@@ -442,17 +459,8 @@ async def pages_told(app: web.Application) -> AsyncIterator[None]:
 
 async def entitlements(app: web.Application) -> AsyncIterator[None]:
     """Sockets end with their viewers' right to watch, however that ended."""
-    app[sessions.CORE].hearers[sessions.ACCESS_ENDED] = lambda user_id: sessions.hear_access_ended(app, user_id)
-
-    async def run() -> None:
-        while True:
-            await asyncio.sleep(app[CONFIG].sessions.entitled_s)
-            try:
-                await sessions.end_unentitled(app)
-            except DATABASE_AWAY as error:
-                log.warning("not_asked_who_may_watch", error=str(error))
-
-    async with _going_on("entitlements", run()):
+    app[sessions.CORE].hearers[ACCESS_ENDED] = app[WATCHING].hear_access_ended
+    async with _going_on("entitlements", app[WATCHING].run()):
         yield
 
 

@@ -1,9 +1,7 @@
 """What hangs on the application, by typed key. Each is made and closed by a `cleanup_ctx` in `server.app`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
-from uuid import UUID
 
 from aiohttp import ClientSession, web
 
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from server.http.revocation import Revocation
     from server.http.socket import Sockets
     from server.http.subscribing import Subscribing
+    from server.http.watching import Watching
     from server.services.objects import Objects
     from server.services.pictures import Pictures
     from server.services.video_host import VideoHost
@@ -57,5 +56,5 @@ SOCKETS: "web.AppKey[Sockets]" = web.AppKey("sockets")
 EVENTS: "web.AppKey[Events]" = web.AppKey("events")
 # To tell that a user's tokens are no longer good.
 REVOCATION: "web.AppKey[Revocation]" = web.AppKey("revocation")
-# To tell that a user's right to watch may have ended; it never raises.
-ACCESS_ENDED: "web.AppKey[Callable[[UUID], Awaitable[None]]]" = web.AppKey("access_ended")
+# Who watches at the process's sockets, and that they may.
+WATCHING: "web.AppKey[Watching]" = web.AppKey("watching")

@@ -37,6 +37,7 @@ from server.http.problems import (
     UpgradeRequired,
 )
 from server.http.upgrades import ServedResponse
+from server.timer_wheel import TimerWheel
 
 log = structlog.get_logger()
 
@@ -109,6 +110,9 @@ class Sockets:
         self.clock = clock
         self._open: set[Socket] = set()
         self._to_flush: list[Socket] = []
+        self._pause_s = min(1.0, config.sessions.heartbeat_s / 30, config.sessions.slow_reader_s / 5)
+        # Who may be silent by then.
+        self._hearings: TimerWheel[Socket] = TimerWheel(self._pause_s / 4, clock.monotonic())
         # Written to, and not yet seen with all of it gone.
         self.unread: set[Socket] = set()
 
@@ -137,6 +141,7 @@ class Sockets:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         accepted = Socket(response, transport, principal, self, kind)
         self._open.add(accepted)
+        self._hearings.put(accepted, accepted.hear_by)
         metrics.SOCKETS.labels(kind).inc()
         return accepted
 
@@ -144,6 +149,7 @@ class Sockets:
         """A socket has ended."""
         if closed in self._open:
             self._open.discard(closed)
+            self._hearings.remove(closed, closed.hear_by)
             metrics.SOCKETS.labels(kind).dec()
 
     def flush_soon(self, socket: Socket) -> None:
@@ -164,17 +170,17 @@ class Sockets:
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        pause_s = min(1.0, self.config.sessions.heartbeat_s / 30, self.config.sessions.slow_reader_s / 5)
         while True:
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(self._pause_s)
             self.look(self.clock.monotonic())
 
     def look(self, now: float) -> None:
         """Look after slow readers and silent peers, which are few: of the others nothing needs to be asked."""
         self.unread = {each for each in list(self.unread) if each.check_reader(now)}
-        quiet_since = now - self.config.sessions.heartbeat_s
-        for silent in [each for each in self._open if each.heard_at <= quiet_since]:
-            silent.check_peer(now)
+        for each in self._hearings.due(now):
+            each.check_peer(now)
+            if each in self._open:
+                self._hearings.put(each, each.hear_by)
 
 
 class Socket:
@@ -182,8 +188,8 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
-        "_kind", "_left", "_limit", "_paid", "_pinged_at", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
-        "heard_at", "parting", "paused", "principal", "response",
+        "_kind", "_left", "_limit", "_paid", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
+        "hear_by", "heard_at", "parting", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
@@ -209,7 +215,9 @@ class Socket:
         self._limit: Limit = sockets.config.limits.telemetry
         self._free = self._config.replay_burst
         self._allowance: float = self._limit.at_once
-        self._allowed_at = self.heard_at = self._pinged_at = now
+        self._allowed_at = self.heard_at = now
+        # When it is looked whether the peer is silent (monotonic seconds).
+        self.hear_by = now + self._config.heartbeat_s
         self._blocked_at: float | None = None
         self._ack: bytes | None = None
         self._decision: bytes | None = None
@@ -404,19 +412,21 @@ class Socket:
         return self._allowance >= 0
 
     def check_peer(self, now: float) -> None:
-        """A peer that is silent for `heartbeat_s` is pinged, later given up; `now` is monotonic seconds."""
+        """It is `hear_by`: a peer that was silent for `heartbeat_s` is pinged, later given up."""
+        heartbeat_s = self._config.heartbeat_s
         if self._transport.is_closing():
             self._sockets.forget(self, self._kind)
-            return
-        if self.paused:
-            return
-        heartbeat_s = self._config.heartbeat_s
-        if now - self.heard_at > HALF_OPEN * heartbeat_s:
-            self._transport.abort()
-        elif now - self._pinged_at >= heartbeat_s:
-            self._pinged_at = now
+        elif self.paused:
+            self.hear_by = now + heartbeat_s
+        elif now - self.heard_at < heartbeat_s:
+            self.hear_by = self.heard_at + heartbeat_s
+        elif now - self.heard_at < HALF_OPEN * heartbeat_s:
+            self.hear_by = self.heard_at + HALF_OPEN * heartbeat_s
             if not self.ending:
                 self._write(0x89, b"")
+        else:
+            self.hear_by = now + heartbeat_s
+            self._transport.abort()
 
     def check_reader(self, now: float) -> bool:
         """Cut a peer that does not read; whether it has to be looked at again although nothing more is written."""

@@ -1,4 +1,4 @@
-"""How many frames a socket takes, by a clock that the test moves: which one is the first too many, and no other."""
+"""How many frames a socket takes, and how long a peer may be silent, by a clock that the test moves."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
@@ -30,9 +30,17 @@ class Hand(Clock):
 class Peer:
     """A client of a server that says every text again. What is sent here has passed, or the test fails."""
 
-    def __init__(self, socket: ClientWebSocketResponse, clock: Hand) -> None:
+    def __init__(self, socket: ClientWebSocketResponse, clock: Hand, sockets: Sockets) -> None:
         self.socket = socket
         self.clock = clock
+        self.sockets = sockets
+
+    def pass_time(self, seconds: float) -> None:
+        """The clock goes on, with the ticker."""
+        until = self.clock.seconds + seconds
+        while self.clock.seconds < until:
+            self.clock.seconds = min(self.clock.seconds + 20 / 30, until)
+            self.sockets.look(self.clock.seconds)
 
     async def send(self, count: int, kind: WSMsgType = TEXT) -> None:
         """So many frames. Pongs are not answered: whether they have passed, the next frame shows."""
@@ -87,7 +95,7 @@ async def opened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         app.router.add_get("/", echo)
         clients.append(client := TestClient(LocalServer(app)))
         await client.start_server()
-        return Peer(await client.ws_connect("/", protocols=(PROTOCOL,), autoping=False), clock)
+        return Peer(await client.ws_connect("/", protocols=(PROTOCOL,), autoping=False), clock, sockets)
 
     yield open_socket
     for client in clients:
@@ -134,4 +142,38 @@ async def test_a_rate_of_zero_limits_nothing(opened: Opened) -> None:
     peer = await opened(sessions={"replay_burst": 0}, limits={"telemetry": {"rate": 0, "burst": 1}})
     await peer.send(100)
     await peer.send(100, PING)
+    await peer.send(1)
+
+
+async def test_who_is_silent_for_20_s_is_pinged_and_who_answers_is_kept(opened: Opened) -> None:
+    peer = await opened()
+    for _ in range(3):
+        peer.pass_time(19.9)
+        await peer.send(1)  # which nothing came before
+        peer.pass_time(21.0)
+        assert (await peer.socket.receive(30)).type is PING
+        await peer.socket.pong()
+        await peer.send(1)
+
+
+async def test_who_does_not_answer_is_gone_within_175_hundredths_of_the_heartbeat(opened: Opened) -> None:
+    peer = await opened()
+    peer.pass_time(33.9)
+    assert len(peer.sockets) == 1
+    peer.pass_time(35.0 - 33.9)
+    assert (await peer.socket.receive(30)).type is PING
+    assert (await peer.socket.receive(30)).type is WSMsgType.CLOSED
+    assert peer.socket.close_code == 1006
+    assert len(peer.sockets) == 0
+
+
+async def test_who_said_something_in_between_is_silent_from_then_on(opened: Opened) -> None:
+    peer = await opened()
+    peer.pass_time(30.0)
+    assert (await peer.socket.receive(30)).type is PING
+    await peer.send(1)
+    peer.pass_time(19.9)
+    await peer.send(1)
+    peer.pass_time(33.9)
+    assert (await peer.socket.receive(30)).type is PING
     await peer.send(1)
