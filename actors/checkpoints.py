@@ -82,11 +82,12 @@ class Checkpoints:
         loop = asyncio.get_running_loop()
         while True:
             # Who came in the middle of the last round has their turn in the middle of this one.
-            held = sorted(self._registry, key=attrgetter("saved_at"))
+            held = sorted(self._registry.restless, key=attrgetter("saved_at"))
             size = max(1, min(CHUNK, math.ceil(len(held) / PARTS)))
             parts = [held[start : start + size] for start in range(0, len(held), size)] or [[]]
             try:
                 await self.touch(held)
+                await self.touch(self._registry.resting)
                 for part in parts:
                     until = loop.time() + self._settings.checkpoint_s / len(parts)
                     await self._save_part(part)
@@ -109,7 +110,7 @@ class Checkpoints:
         self._kicked.clear()
         return True
 
-    async def touch(self, held: Sequence[VideoSession]) -> None:
+    async def touch(self, held: Iterable[VideoSession]) -> None:
         """Say of sessions with a socket but nothing to save that they are seen; `held` are sorted by when they were
         saved. Raises PostgresAway."""
         long_ago = self._clock.monotonic() - TOUCH_S
@@ -129,7 +130,9 @@ class Checkpoints:
                 )
             now = self._clock.monotonic()
             for row in rows:
-                part.pop(row["id"]).saved_at = now
+                session = part.pop(row["id"])
+                session.saved_at = now
+                self._registry.rest(session)
             if part:
                 await self.check_fences(part.values())
 
@@ -202,6 +205,7 @@ class Checkpoints:
         metrics.FENCED_WRITES.inc(len(checkpoints) - len(passed))
         for checkpoint in passed:
             checkpoint.session.saved_as(checkpoint, now)
+            self._registry.rest(checkpoint.session)
             self._drop_if_done(checkpoint, now)
         await self._trim(passed)
         if fenced := [c.session for c in checkpoints if c.session.id not in saved]:

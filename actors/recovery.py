@@ -39,7 +39,7 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
             metrics.STREAMS_LOST.inc()
             log.warning("stream_lost_entries", session=str(session.id), cursor=session.state.cursor)
             await streams.delete([session.key])
-            session.version += 1
+            session.changed()
             break
     metrics.REPLAY_SECONDS.observe(clock.monotonic() - started)
     metrics.REPLAYED.inc(session.state.frames - before)

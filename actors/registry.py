@@ -24,6 +24,11 @@ class Registry:
     def __init__(self, process_id: UUID) -> None:
         self.process_id = process_id
         self._sessions: dict[UUID, VideoSession] = {}
+        # Each is in one of these. Those at rest are in the order in which they were saved: of ten thousand silent ones
+        # only those that are due have to be looked at.
+        self.restless: dict[VideoSession, None] = {}
+        self.resting: dict[VideoSession, None] = {}
+        self._told = self._stir
         # Claimed by this process, perhaps, and yet not held, for a part was away in between. The reaper finishes them.
         self.strays: set[UUID] = set()
 
@@ -47,13 +52,31 @@ class Registry:
         if held is not None:
             self.drop(held, 4409, "superseded")
         self._sessions[session.id] = session
+        self.restless[session] = None
         metrics.SESSIONS.set(len(self._sessions))
+
+    def rest(self, session: VideoSession) -> None:
+        """The session was saved or seen just now: when it is at rest, it is not looked at until it changes."""
+        if session.at_rest and self._sessions.get(session.id) is session:
+            self._forget(session)
+            self.resting[session] = None
+            session.on_stir = self._told
+
+    def _stir(self, session: VideoSession) -> None:
+        self._forget(session)
+        self.restless[session] = None
+
+    def _forget(self, session: VideoSession) -> None:
+        session.on_stir = None
+        self.restless.pop(session, None)
+        self.resting.pop(session, None)
 
     def drop(self, session: VideoSession, code: int, reason: str) -> None:
         """Let go of a session and end its socket, if it has one, with this close code."""
         session.dropped_as = code, reason
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
+            self._forget(session)
         metrics.SESSIONS.set(len(self._sessions))
         if session.peer is not None:
             session.peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)

@@ -192,7 +192,7 @@ class Runtime:
             session.used_at = session.closed_at - self.settings.rest_idle_s  # a socket does not linger
             if told := quality.told_by(session.state.quality):
                 self._levels.append(told)
-                session.version += 1
+            session.changed()
             self.checkpoints.kick(session)
 
     def submit(self, session: VideoSession, frame: Report, blob: bytes | None = None) -> None:
@@ -225,7 +225,7 @@ class Runtime:
         """The player said `bye`: apply what is on its way, then end the session in Postgres."""
         await self.ingest.served(session, self.settings.checkpoint_s / 2)
         session.bye = True
-        session.version += 1
+        session.changed()
         self.checkpoints.kick(session)
 
     def crowded(self, session: VideoSession) -> bool:
@@ -293,7 +293,7 @@ class Runtime:
         """Frames that wait long are acknowledged as far as they are in, so that players know we are here."""
         now = self._clock.monotonic()
         lag = unsaved = 0
-        for session in [each for each in self.registry if each.pending or each.version != each.saved_version]:
+        for session in list(self.registry.restless):
             pending = len(session.pending)
             lag += pending
             unsaved += session.state.frames - session.saved_frames

@@ -7,7 +7,7 @@ outside reason: the ingest moves frames, the checkpoints move state, the socket 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
@@ -81,9 +81,9 @@ class VideoSession:
 
     __slots__ = (
         "_decisions", "_ladder_kbps", "_length_ms", "advice", "bye", "closed_at", "dropped_as", "duplicates", "epoch",
-        "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "peer",
-        "pending", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at", "saved_frames", "saved_version",
-        "state", "trimmed_frames", "untold", "used_at", "user_id", "version", "video_id",
+        "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "on_stir",
+        "peer", "pending", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at", "saved_frames",
+        "saved_version", "state", "trimmed_frames", "untold", "used_at", "user_id", "version", "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -118,6 +118,8 @@ class VideoSession:
         self.dropped_as: tuple[int, str] | None = None
         self.version = 0
         self.saved_version = 0
+        # Told, while the session is at rest, that it is no more.
+        self.on_stir: Callable[[VideoSession], None] | None = None
         # As what the video's figures have the session: of which version, and since when (monotonic seconds).
         self.figured_version = -1
         self.figured_at = now
@@ -160,12 +162,14 @@ class VideoSession:
         if seq > highest + MAX_SEQ_JUMP:
             raise BadFrame(f"`seq` may be at most {MAX_SEQ_JUMP} above the highest, which is {highest}", "/seq")
         pending.append(Pending(seq, blob or encode_frame(frame)))
+        if self.on_stir is not None:
+            self.on_stir(self)
         return True
 
     def count_duplicates(self, count: int) -> None:
         """Count frames that were refused as had before or late."""
         self.duplicates += count
-        self.version += 1
+        self.changed()
         metrics.DUPLICATES.inc(count)
 
     def next_write(self, most: int) -> Write | None:
@@ -206,7 +210,7 @@ class VideoSession:
                 dead.append((Entry(kept.seq, 0, None, kept.blob), repr(error)))
                 advance(self.state, kept.seq, 0)
         del self.pending[:count]
-        self.version += count
+        self.changed(count)
         return dead
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
@@ -219,7 +223,8 @@ class VideoSession:
                 dead.append((entry, repr(error)))
                 advance(self.state, entry.seq, entry.sub)
                 new = True
-            self.version += new
+            if new:
+                self.changed()
         if self.pending:
             self.pending = [pending for pending in self.pending if pending.seq > self.state.seq]
         return dead
@@ -246,7 +251,7 @@ class VideoSession:
         decided = quality.decide(self.question)
         self.advice = decided.advice(n=before.n + 1 if before else 1, epoch=self.epoch, ttl_ms=ttl_ms)
         self.untold = before is not None
-        self.version += 1
+        self.changed()
         self._decisions[PLACES.get(decided.reason, 0)] += 1
         _DECISIONS.get(decided.reason, _OTHER_DECISIONS).inc()
 
@@ -271,6 +276,20 @@ class VideoSession:
             metrics.ACKS.inc()
 
     # What is kept ----------------------------------------------------------------------------------------------------
+
+    def changed(self, count: int = 1) -> None:
+        """Something changed that a checkpoint should keep."""
+        self.version += count
+        if self.on_stir is not None:
+            self.on_stir(self)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether a player listens, and nothing has to be done or saved until something happens."""
+        return (
+            self.version == self.saved_version == self.figured_version
+            and self.peer is not None and not self.pending and not self.bye
+        )  # fmt: skip
 
     def idle(self, now: float, linger_s: float, give_up_s: float) -> bool:
         """Whether nobody needs the session here any more: no socket, nothing on its way, not used for `linger_s`.

@@ -1,7 +1,7 @@
 """Checkpoints: fenced, in batches, repeatable; one row that Postgres refuses spoils no other."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -213,6 +213,44 @@ def changed_session(now: float) -> VideoSession:
     )
     session.version += 1
     return session
+
+
+def test_what_is_saved_rests_until_it_changes_and_is_not_looked_at() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(2, checkpoint_s=1.0)
+        for session in checkpoints.sessions:
+            session.peer = Listener()
+        await checkpoints.run_for(20.0)  # the video's figures, too, have what the sessions add
+        registry, (first, second) = checkpoints.registry, checkpoints.sessions
+        assert (list(registry.restless), set(registry.resting)) == ([], {first, second})
+        checkpoints.saved.clear()
+        await checkpoints.run_for(3.0)
+        assert checkpoints.saved == []
+        second.accept(report(1))
+        assert (list(registry.restless), list(registry.resting)) == ([second], [first])
+        second.take_written(1)
+        await checkpoints.run_for(1.0)
+        assert [ids for _, ids in checkpoints.saved] == [{second.id}]
+        registry.drop(first, 1012, "restart")
+        assert (list(registry.restless), list(registry.resting)) == ([], [second])
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("change", [lambda s: s.count_duplicates(1), lambda s: s.changed()])
+def test_whatever_changes_a_session_at_rest_has_it_saved(change: Callable[[VideoSession], None]) -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(1, checkpoint_s=1.0)
+        (session,) = checkpoints.sessions
+        session.peer = Listener()
+        await checkpoints.run_for(20.0)
+        assert session in checkpoints.registry.resting
+        change(session)
+        assert session in checkpoints.registry.restless
+        await checkpoints.run_for(1.5)
+        assert session.saved_version == session.version
+
+    run_virtually(scenario())
 
 
 @pytest.mark.parametrize(("sessions", "most"), [(5, 1), (160, 10), (10_000, CHUNK)])
