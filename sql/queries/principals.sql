@@ -3,11 +3,10 @@
 -- name: get_user_version(user_id)$
 SELECT ver FROM users WHERE id = :user_id;
 
--- name: list_revoked(ids, versions)
--- Of tokens' users, paired with the versions that the tokens carry, those that have another version now, or are gone.
-SELECT held.id FROM unnest(:ids::uuid[], :versions::int[]) AS held (id, ver)
-LEFT JOIN users AS u ON u.id = held.id
-WHERE u.ver IS DISTINCT FROM held.ver;
+-- name: list_changed_versions(within_s)
+-- Who was changed in this time and has another version than a new user.
+SELECT id, ver FROM users
+WHERE updated_at > now() - make_interval(secs => :within_s) AND ver > 1;
 
 -- name: insert_first_admin(username, email, password_hash)<!
 -- Nothing when the address or every name that was tried is taken.
