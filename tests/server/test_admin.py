@@ -1,5 +1,6 @@
 """`bin/admin`, as an operator sees it."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -18,16 +19,19 @@ __all__ = ["core", "place", "still_core"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def admin(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+async def admin(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it, while the core goes on."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LECTERN_")}
     environ |= {"LECTERN_POSTGRES__DSN": place.dsn, "LECTERN_REDIS__URL": place.redis_url}
     environ |= {"LECTERN_POSTGRES__TIMEOUT_S": "20", "LECTERN_REDIS__TIMEOUT_S": "20"}
     command = [sys.executable, "-m", "server.admin", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    return await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
-def letters(place: Place) -> list[dict[str, str]]:
-    done = admin(place, "dead-letters", "list")
+async def letters(place: Place) -> list[dict[str, str]]:
+    done = await admin(place, "dead-letters", "list")
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -39,7 +43,7 @@ async def bury(core: Core, place: Place) -> tuple[object, str]:
         await core.redis.xadd(session.key, {"prev": seq - 1, "frame": frame}, id=f"{seq}-0")
     core.runtime.ingest.mark(session)
     await eventually(lambda: listener.saved == 3)
-    (letter,) = letters(place)
+    (letter,) = await letters(place)
     assert (letter["session"], letter["entry"], letter["frame"]) == (str(session.id), "2-0", "not a frame")
     assert letter["error"]
     return session, letter["letter"]
@@ -55,7 +59,7 @@ async def mend(core: Core, letter: str) -> str:
 
 async def test_a_dead_letter_is_listed_and_replayed_to_a_session_that_goes_on(core: Core, place: Place) -> None:
     session, letter = await bury(core, place)
-    done = admin(place, "dead-letters", "replay", await mend(core, letter))
+    done = await admin(place, "dead-letters", "replay", await mend(core, letter))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(": replayed\n")
 
@@ -63,8 +67,8 @@ async def test_a_dead_letter_is_listed_and_replayed_to_a_session_that_goes_on(co
         return state_of(await core.row(session.id))["frames"] == 3
 
     await eventually(counted)
-    assert letters(place) == []
-    again = admin(place, "dead-letters", "replay", letter)
+    assert await letters(place) == []
+    again = await admin(place, "dead-letters", "replay", letter)
     assert (again.returncode, again.stdout) == (1, f"{letter}: there is no such letter\n")
 
 
@@ -74,7 +78,7 @@ async def test_a_letter_of_a_session_that_nobody_holds_is_folded_by_a_reaper(pla
         await mend(core, letter)
     async with running(place.dsn, place.redis_url) as later:
         await later.db.execute("UPDATE video_sessions SET owner = NULL WHERE id = $1", session.id)
-        assert admin(place, "dead-letters", "replay", "--all").returncode == 0
+        assert (await admin(place, "dead-letters", "replay", "--all")).returncode == 0
 
         async def folded() -> bool:
             row = await later.row(session.id)
@@ -85,9 +89,13 @@ async def test_a_letter_of_a_session_that_nobody_holds_is_folded_by_a_reaper(pla
 
 async def test_what_cannot_be_applied_again_is_a_letter_again(core: Core, place: Place) -> None:
     _, letter = await bury(core, place)
-    assert admin(place, "dead-letters", "replay", letter).returncode == 0
-    await eventually(lambda: [found["frame"] for found in letters(place)] == ["not a frame"])
-    assert letters(place)[0]["entry"] == "3-1"
+    assert (await admin(place, "dead-letters", "replay", letter)).returncode == 0
+
+    async def buried() -> bool:
+        return [found["frame"] for found in await letters(place)] == ["not a frame"]
+
+    await eventually(buried)
+    assert (await letters(place))[0]["entry"] == "3-1"
 
 
 async def test_a_letter_of_a_session_that_has_ended_is_kept(core: Core, place: Place) -> None:
@@ -98,9 +106,9 @@ async def test_a_letter_of_a_session_that_has_ended_is_kept(core: Core, place: P
         return bool((await core.row(session.id))["status"] == "ended")
 
     await eventually(ended)
-    done = admin(place, "dead-letters", "replay", letter)
+    done = await admin(place, "dead-letters", "replay", letter)
     assert (done.returncode, "has ended" in done.stdout) == (1, True)
-    assert [found["letter"] for found in letters(place)] == [letter]
+    assert [found["letter"] for found in await letters(place)] == [letter]
 
 
 async def test_a_state_that_postgres_refused_is_listed_and_given_to_it_once_more(
@@ -111,30 +119,32 @@ async def test_a_state_that_postgres_refused_is_listed_and_given_to_it_once_more
     session.state.position_ms = 2**40  # no column takes it
     session.version += 1
     await still_core.runtime.checkpoints.save_changed()
-    (letter,) = letters(place)
+    (letter,) = await letters(place)
     assert (letter["session"], letter["entry"]) == (str(session.id), "3-0")
-    again = admin(place, "dead-letters", "replay", letter["letter"])
+    again = await admin(place, "dead-letters", "replay", letter["letter"])
     assert (again.returncode, "refuses it; the letter is kept" in again.stdout) == (1, True)
 
     mended = orjson.dumps(orjson.loads(letter["state"]) | {"position_ms": 3000})
     ((_, fields),) = await still_core.redis.xrange("dead:telemetry")
     await still_core.redis.xtrim("dead:telemetry", maxlen=0, approximate=False)
     await still_core.redis.xadd("dead:telemetry", fields | {b"state": mended})
-    assert admin(place, "dead-letters", "replay", "--all").returncode == 0
+    assert (await admin(place, "dead-letters", "replay", "--all")).returncode == 0
     assert (await still_core.row(session.id))["last_seq"] == 3
-    assert letters(place) == []
+    assert await letters(place) == []
 
 
 @pytest.mark.parametrize("arguments", [(), ("dead-letters",), ("dead-letters", "replay"), ("no-such-command",)])
-def test_a_command_line_that_makes_no_sense_is_refused_with_exit_code_2(place: Place, arguments: tuple[str]) -> None:
-    done = admin(place, *arguments)
+async def test_a_command_line_that_makes_no_sense_is_refused_with_exit_code_2(
+    place: Place, arguments: tuple[str]
+) -> None:
+    done = await admin(place, *arguments)
     assert done.returncode == 2
     assert "usage" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_redis_that_is_away_is_told_in_one_line(place: Place) -> None:
+async def test_a_redis_that_is_away_is_told_in_one_line(place: Place) -> None:
     place.redis_url = "redis://127.0.0.1:1/0"
-    done = admin(place, "dead-letters", "list")
+    done = await admin(place, "dead-letters", "list")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1

@@ -4,7 +4,6 @@ One Chromium serves all tests of this folder, each in a context of its own, so t
 (`pytest.mark.asyncio(loop_scope="session")`).
 """
 
-import fcntl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,17 +34,10 @@ async def page(browser: "Browser") -> "AsyncIterator[Page]":
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A directory with an HLS ladder of real segments, made by whichever of the run's workers wants it first."""
-    own = tmp_path_factory.getbasetemp()
-    run = own if worker_id == "master" else own.parent
-    directory = run / "clip"
-    with (run / "clip.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not directory.exists():
-            part = tmp_path_factory.mktemp("part")
-            encode_ladder(part)
-            part.rename(directory)
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with an HLS ladder of real segments."""
+    directory = tmp_path_factory.mktemp("clip")
+    encode_ladder(directory)
     return directory
 
 
