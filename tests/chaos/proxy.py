@@ -1,7 +1,7 @@
 """Between a server and what it is connected to: passes bytes on until it is told to do harm.
 
 `Proxy` knows no protocol: it cuts connections, or leaves them open and dead. `PostgresProxy` cuts between a commit and
-its answer, `RedisProxy` lets one write fail while the next one succeeds.
+its answer, or holds a statement back, `RedisProxy` lets one write fail while the next one succeeds.
 """
 
 from __future__ import annotations
@@ -52,7 +52,11 @@ class Link:
             pass
         finally:
             if self.alive.is_set():
-                writer.close()
+                self.hang_up(writer)
+
+    def hang_up(self, writer: asyncio.StreamWriter) -> None:
+        """The other end is gone."""
+        writer.close()
 
 
 class Proxy:
@@ -147,6 +151,9 @@ class PostgresLink(Link):
         self._started = False
         self._names: set[bytes] = set()
         self._doomed = False
+        self._held: bytearray | None = None
+        self._let_go = self._gone = False
+        self.answered = asyncio.Event()  # what was held back and let go
 
     def upward(self, data: bytes) -> bytes:
         self._said += data
@@ -158,11 +165,34 @@ class PostgresLink(Link):
             elif kind == b"B":  # Bind: the portal, the statement's name
                 _, name, *_ = body.split(b"\0", 2)
                 self._doom(name in self._names)
+                self._hold(name in self._names, body)
             elif kind == b"Q":  # a simple query: asyncpg's COMMIT
                 self._doom(self.proxy.commits and body.startswith(b"COMMIT"))
-        return data
+        if self._held is None:
+            return data
+        self._held += data
+        return b""
+
+    def hang_up(self, writer: asyncio.StreamWriter) -> None:
+        if writer is self.upper and (self._held is not None or self._let_go):
+            self._gone = True  # until what was held back is answered
+        else:
+            super().hang_up(writer)
+
+    def let_go(self) -> None:
+        """Pass on what is held back, even if who said it is gone."""
+        assert self._held is not None
+        self.upper.write(self._held)
+        self._held, self._let_go = None, True
 
     def downward(self, data: bytes) -> bytes:
+        if self._let_go:
+            self._answered += data
+            if any(kind == b"Z" for kind, _ in _framed(self._answered)):
+                self._let_go = False
+                self.answered.set()
+                if self._gone:
+                    self.upper.close()
         if not self._doomed:
             return data
         # Carried out once ReadyForQuery, the last message of an answer, has come; nobody is told.
@@ -177,6 +207,11 @@ class PostgresLink(Link):
             self.proxy.to_cut -= 1
             self._doomed = True
 
+    def _hold(self, matches: bool, body: bytes) -> None:
+        if matches and self.proxy.to_hold is not None and self.proxy.to_hold in body:
+            self.proxy.to_hold, self.proxy.held = None, self
+            self._held = bytearray()
+
     def _messages(self) -> list[tuple[bytes, bytes]]:
         if not self._started:  # the first message has no kind
             if len(self._said) < 4 or len(self._said) < (size := int.from_bytes(self._said[:4], "big")):
@@ -188,7 +223,7 @@ class PostgresLink(Link):
 
 class PostgresProxy(Proxy):
     """`to_cut` of the next commits, or statements whose text has `marker` in it, get through and are not answered;
-    `cuts` counts those."""
+    `cuts` counts those. The next such statement with `to_hold` among its parameters is held back until `let_go`."""
 
     link = PostgresLink
 
@@ -198,6 +233,15 @@ class PostgresProxy(Proxy):
         self.commits = True  # cut at those too, whatever they commit
         self.to_cut = 0
         self.cuts = 0
+        self.to_hold: bytes | None = None
+        self.held: PostgresLink | None = None
+
+    async def let_go(self) -> None:
+        """Pass on what is held back, and wait until Postgres has done it."""
+        assert self.held is not None
+        link, self.held = self.held, None
+        link.let_go()
+        await link.answered.wait()
 
     def _introduce(self, link: Link) -> None:
         assert isinstance(link, PostgresLink)

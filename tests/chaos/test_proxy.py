@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -39,6 +40,55 @@ async def test_a_commit_gets_through_and_its_answer_does_not(empty_postgres_dsn:
             again = await asyncpg.connect(f"postgresql://lectern@/{database}?host={places}")
             assert await again.fetchval("SELECT count(*) FROM marked") == 1
             await again.close()
+
+
+async def test_one_statement_is_held_back_until_it_is_let_go_and_others_pass(empty_postgres_dsn: str):
+    database, _, sockets = empty_postgres_dsn.partition("@/")[2].partition("?host=")
+    insert = "INSERT INTO marked VALUES ($1::uuid)"
+    held, other = uuid4(), uuid4()
+    with data_directory() as places:
+        listen = places / ".s.PGSQL.5432"
+        async with PostgresProxy(Path(sockets) / ".s.PGSQL.5432", listen, marker=insert.encode()) as proxy:
+            through = f"postgresql://lectern@/{database}?host={places}"
+            first, second = await asyncpg.connect(through), await asyncpg.connect(through)
+            await first.execute("CREATE TABLE marked (id uuid)")
+            proxy.to_hold = held.bytes
+            await first.execute(insert, other)
+            waiting = asyncio.create_task(first.execute(insert, held))
+            async with asyncio.timeout(30):
+                while proxy.held is None:  # noqa: ASYNC110  nothing tells us
+                    await asyncio.sleep(0.002)
+            await second.execute(insert, held)  # only one is held back
+            assert await second.fetchval("SELECT count(*) FROM marked") == 2
+            assert not waiting.done()
+            await proxy.let_go()
+            assert await second.fetchval("SELECT count(*) FROM marked") == 3
+            await waiting
+            await first.execute(insert, held)
+            await first.close()
+            await second.close()
+
+
+async def test_what_was_held_back_is_done_even_if_who_said_it_is_gone(empty_postgres_dsn: str):
+    database, _, sockets = empty_postgres_dsn.partition("@/")[2].partition("?host=")
+    insert, held = "INSERT INTO marked VALUES ($1::uuid)", uuid4()
+    with data_directory() as places:
+        listen = places / ".s.PGSQL.5432"
+        async with PostgresProxy(Path(sockets) / ".s.PGSQL.5432", listen, marker=insert.encode()) as proxy:
+            direct = await asyncpg.connect(empty_postgres_dsn)
+            await direct.execute("CREATE TABLE marked (id uuid)")
+            through = await asyncpg.connect(f"postgresql://lectern@/{database}?host={places}")
+            proxy.to_hold = held.bytes
+            waiting = asyncio.create_task(through.execute(insert, held))
+            async with asyncio.timeout(30):
+                while proxy.held is None:  # noqa: ASYNC110  nothing tells us
+                    await asyncio.sleep(0.002)
+            through.terminate()
+            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+                await waiting
+            await proxy.let_go()
+            assert await direct.fetchval("SELECT count(*) FROM marked") == 1
+            await direct.close()
 
 
 async def test_one_write_fails_while_its_neighbours_succeed(redis_url: str):

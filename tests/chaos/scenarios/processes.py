@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 from tests.chaos.players import Repeater
+from tests.chaos.proxy import PostgresProxy
 from tests.chaos.scenarios.registry import scenario, victim
-from tests.chaos.stage import Stage
+from tests.chaos.stage import PATIENCE_S, Stage
 from tests.support.core import eventually
 from tests.support.player import SimulatedPlayer
 
@@ -70,16 +72,20 @@ def _check_told_to_leave(stage: Stage, player: SimulatedPlayer, since: float) ->
         stage.breach(f"{player.session_id} was told to leave {closed.at - since:.1f} s after SIGTERM")
 
 
-@scenario("stopped-owner", settings={"LECTERN_SESSIONS__CHECKPOINT_S": "2"})
+@scenario("stopped-owner", postgres_proxy=True)
 async def stopped_owner(stage: Stage) -> None:
     """SIGSTOP of an owner while its players move, SIGCONT: the zombie writes nothing, old sockets get 4409."""
+    proxy = stage.postgres_proxy
+    assert proxy is not None
     owner = stage.choose()
     others = [stage.address_of(server) for server in stage.servers if server is not owner]
     await stage.pause(0.5, 1.5)
     there = [player for player in stage.on(owner) if isinstance(player, Repeater)]
     stage.may_cut.add(owner)
-    # Every second one is acknowledged, not saved and silent: the zombie's row will be as good as its heir's.
-    await _fall_silent_unsaved(stage, there[::2])
+    # Every second one is silent: what the zombie has of it will be as good as what its heir has.
+    for player in there[::2]:
+        stage.room.hush(player)
+    await _hold_back_a_checkpoint(proxy, there[0])
     owner.pause()
     try:
         # The others go on at the dead end for a while: what they send waits in its sockets.
@@ -89,6 +95,9 @@ async def stopped_owner(stage: Stage) -> None:
         for player, heir in list(heirs.items())[1::2]:
             stage.settle(heir, [player, heir])
         await stage.pause(0.5, 1.0)
+        # Whatever the zombie comes to learn before it writes again: this it has written.
+        async with asyncio.timeout(PATIENCE_S):
+            await proxy.let_go()
     finally:
         owner.resume()
     await _learn_that_they_are_superseded(stage, there)
@@ -99,14 +108,15 @@ async def stopped_owner(stage: Stage) -> None:
         pass
 
 
-async def _fall_silent_unsaved(stage: Stage, players: Sequence[Repeater]) -> None:
-    """Some of these have acknowledged frames that are not saved, and none reports anything more."""
-    for player in players:
-        stage.room.hush(player)
-    while not any(player.acked > player.saved for player in players):
-        for player in players:
-            player.report(player.last_seq)
-        await asyncio.gather(*(player.until_acked() for player in players))
+async def _hold_back_a_checkpoint(proxy: PostgresProxy, player: Repeater) -> None:
+    """All that this silent player was acknowledged is in a checkpoint that has not come to Postgres."""
+    while proxy.held is None:
+        player.report(player.last_seq)
+        await player.until_acked()
+        proxy.to_hold = UUID(player.session_id).bytes
+        # Or it was saved before we looked, and there is nothing to write.
+        await eventually(lambda: proxy.held is not None or player.saved >= player.acked, PATIENCE_S)
+        proxy.to_hold = None
 
 
 async def _learn_that_they_are_superseded(stage: Stage, players: Sequence[Repeater]) -> None:
