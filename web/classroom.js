@@ -1,36 +1,29 @@
 /**
- * The classroom: one lecture, its video and captions, the course around it, and what the server decides about it.
+ * The classroom: one lecture, its video, what is around it, and what the server decides about it.
  *
  * Player and session are two things with two lives: the picture goes on when the session's server is away, and a
  * session can be replaced under a playing picture.
  */
 import { fetchAhead, fetchedSource } from "./ahead.js";
 import { explain } from "./api.js";
-import { courseOf, lectureList, rememberCourse } from "./catalogue.js";
-import { materials } from "./files.js";
+import { courseOf } from "./catalogue.js";
+import { Controls } from "./controls.js";
 import { h, icon, setText } from "./dom.js";
-import { elsewhereHint } from "./elsewhere.js";
-import { Events } from "./events.js";
-import { clock, rateText, rungName, span } from "./format.js";
-import { ForumPanel } from "./forum.js";
+import { clock } from "./format.js";
 import { LivePanel } from "./live.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
-import { TutorPanel } from "./tutor-panel.js";
-import { UploadPanel } from "./upload.js";
+import { Surroundings } from "./surroundings.js";
 
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
 const ENCODING_POLL_MS = 2_500;
-const PROGRESS_MS = 15_000;
 const RETRY_MS = 5_000;
 const CREDENTIALS_AGAIN_MS = 60_000;
 const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
-const RATES = [0.75, 1, 1.25, 1.5, 2];
 // So long before its end a lecture that is fetched whole makes room for the next.
 const AHEAD_S = 30;
-const CAPTIONS_KEY = "lectern.captions";
 const PLAY = "M8 5.5v13l10.5-6.5z";
 
 export class Classroom {
@@ -44,13 +37,26 @@ export class Classroom {
     this.#api = api;
     this.lectureId = lectureId;
     this.#navigate = navigate;
+    this.#around = new Surroundings({
+      api,
+      lectureId,
+      session: () => this.session,
+      duration: () => this.#video?.duration_seconds ?? null,
+      position: () => this.#screen.currentTime,
+      seek: (seconds) => {
+        this.#screen.currentTime = seconds;
+        this.#stage.scrollIntoView({ block: "nearest" });
+      },
+      go: (id, seconds) => this.#goTo(id, seconds),
+      // One who watches the old video goes on with it.
+      uploaded: () => !this.player && this.#again(),
+    });
     this.element = this.#build();
     const on = (target, name, listener) => target.addEventListener(name, listener, { signal: this.#off.signal });
     on(window, "pagehide", () => this.#hide());
     on(window, "pageshow", (event) => event.persisted && location.reload());
     on(window, "online", () => this.session?.wake());
     on(document, "visibilitychange", () => this.#visibility());
-    on(document, "keydown", (event) => this.#key(event));
   }
 
   /** @type {VideoSession|null} */
@@ -63,15 +69,12 @@ export class Classroom {
   #off = new AbortController();
   #lecture = null;
   #video = null;
-  #course = null;
-  #lectures = [];
   #ladder = [];
   #segmentS = 4;
   #panel = null;
   #renewing = false;
   #finished = false;
   #credentialsRenewedAt = -Infinity;
-  #clocks = [];
   #log = { decisions: [], acks: [], frames: [] };
 
   #stage = h("div", { class: "stage" });
@@ -79,23 +82,11 @@ export class Classroom {
   #overlay = h("div", { class: "overlay", role: "status", hidden: true });
   #title = h("h1", { tabindex: "-1" }, " ");
   #description = h("p", { class: "description" });
-  #crumbs = h("p", { class: "crumbs" });
-  #toolbar = h("div", { class: "toolbar", hidden: true });
-  #captions = h("button", { type: "button", class: "toggle", "aria-pressed": "false", hidden: true }, "Captions");
-  #quality = h("span", { class: "quality" });
+  #controls = new Controls(this.#screen, () => this.player);
   #side = h("aside", { class: "side", "aria-label": "Tutor and live quality" });
   #beside = h("div");
-  #quarters = h("div");
-  #tutor = null;
-  #list = h("div");
-  #upload = null;
+  #around;
   #waiting = null; // who waits for a video that cannot be played yet: one at a time
-  #workshop = h("div");
-  #files = h("div");
-  #marks = h("div");
-  #questions = h("div");
-  #events = null;
-  #forum = null;
 
   /** What end-to-end tests and the curious look at. Times in `at` are ms of `performance.now()`. */
   state() {
@@ -107,8 +98,7 @@ export class Classroom {
       decisions: [...this.#log.decisions],
       acks: [...this.#log.acks],
       frames: [...this.#log.frames],
-      upload: this.#upload?.state ?? null,
-      tutor: this.#tutor?.state ?? null,
+      ...this.#around.state,
     };
   }
 
@@ -123,8 +113,7 @@ export class Classroom {
     this.#showLecture();
     // Its requests go out first: the others can wait.
     const begun = this.#withVideo(this.#lecture.video);
-    this.#callTutor();
-    this.#loadCourse();
+    this.#around.open(this.#lecture);
     await begun;
   }
 
@@ -132,15 +121,12 @@ export class Classroom {
   close() {
     this.#keepPlace();
     this.#off.abort();
-    this.#clocks.forEach(clearInterval);
     const left = this.player && !this.#finished ? this.player.frame() : null;
     if (left) this.session?.record(left);
     this.session?.end();
     place.forgetSession(this.lectureId);
-    this.#upload?.close();
-    this.#forum?.close();
-    this.#events?.close();
-    this.#tutor?.close();
+    this.#around.close();
+    this.#controls.close();
     this.#panel?.destroy();
     this.player?.destroy();
   }
@@ -149,9 +135,8 @@ export class Classroom {
 
   #build() {
     this.#stage.append(this.#screen, this.#overlay);
-    this.#side.append(this.#quarters, this.#beside);
-    this.#toolbar.append(this.#captions, this.#rateChooser(), this.#quality);
-    this.#captions.addEventListener("click", () => this.#toggleCaptions());
+    const around = this.#around;
+    this.#side.append(around.tutor, this.#beside);
     return h(
       "div",
       { class: "classroom" },
@@ -159,13 +144,13 @@ export class Classroom {
         "div",
         { class: "main" },
         this.#stage,
-        this.#marks,
-        this.#toolbar,
-        h("header", { class: "about" }, this.#crumbs, this.#title, this.#description),
-        this.#workshop,
-        this.#files,
-        this.#questions,
-        h("section", { class: "outline", "aria-label": "Lectures of this course" }, this.#list),
+        around.marks,
+        this.#controls.element,
+        h("header", { class: "about" }, around.crumbs, this.#title, this.#description),
+        around.workshop,
+        around.files,
+        around.questions,
+        around.outline,
       ),
       this.#side,
     );
@@ -181,23 +166,6 @@ export class Classroom {
     if (video?.cloudflare_uid) this.#title.after(h("p", { class: "meta beside" }, h("a", { href: `#/videos/${video.id}` }, "Audience")));
   }
 
-  /** For who is signed in: somebody to ask, who knows the second that is being watched. */
-  #callTutor() {
-    if (this.#tutor || !this.#api.user || this.#off.signal.aborted) return;
-    const { course_id: courseId } = this.#lecture;
-    this.#tutor = new TutorPanel({
-      api: this.#api,
-      about: () => {
-        const { session } = this;
-        const watching = session && !["ended", "gone"].includes(session.state.stopped);
-        return watching ? { course_id: courseId, video_session_id: session.sessionId } : { course_id: courseId };
-      },
-      go: (lectureId, seconds) => this.#goTo(lectureId, seconds),
-    });
-    this.#quarters.replaceChildren(this.#tutor.element);
-    this.#tutor.open();
-  }
-
   /** To a second of this lecture, or of another. */
   #goTo(lectureId, seconds) {
     if (lectureId === this.lectureId) {
@@ -208,90 +176,6 @@ export class Classroom {
     }
     place.keepPlace(lectureId, { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null });
     this.#navigate(`#/lectures/${lectureId}`);
-  }
-
-  async #loadCourse() {
-    const { course_id: courseId } = this.#lecture;
-    try {
-      [this.#course, this.#lectures] = await Promise.all([this.#api.course(courseId), this.#api.lectures(courseId)]);
-    } catch {
-      return; // the lecture plays without its surroundings
-    }
-    rememberCourse(this.#lectures, courseId);
-    this.#crumbs.replaceChildren(h("a", { href: `#/courses/${courseId}` }, this.#course.title));
-    this.#showList();
-    const { user } = this.#api;
-    const owner = user !== null && (user.role === "admin" || user.id === this.#course.creator_id);
-    this.#files.replaceChildren(materials({ api: this.#api, lecture: this.#lecture, owner }));
-    if (this.#off.signal.aborted) return;
-    this.#offerUpload();
-    this.#clocks.push(setInterval(() => this.#updateProgress(), PROGRESS_MS));
-    await this.#openForum(owner);
-  }
-
-  /** The course's questions, where one may ask them, and what happens elsewhere. */
-  async #openForum(owner) {
-    const { course_id: courseId } = this.#lecture;
-    if (!this.#api.user || this.#events) return;
-    try {
-      await this.#api.call("GET", `/api/forums/courses/${courseId}/topics?limit=1`);
-    } catch {
-      return; // a preview has no forum
-    }
-    if (this.#off.signal.aborted || this.#events) return;
-    const events = (this.#events = new Events(this.#api));
-    const position = () => this.#screen.currentTime;
-    const seek = (seconds) => {
-      this.#screen.currentTime = seconds;
-      this.#stage.scrollIntoView({ block: "nearest" });
-    };
-    const duration = () => this.#video?.duration_seconds ?? this.#lecture.duration ?? 0;
-    this.#forum = new ForumPanel({ api: this.#api, events, lecture: this.#lecture, owner, position, seek, duration });
-    this.#questions.replaceChildren(this.#forum.element);
-    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
-    const hint = elsewhereHint({ events, lectureId: this.lectureId, position, seek, titleOf });
-    this.#marks.replaceChildren(this.#forum.marks, hint);
-    events.playing(this.session?.sessionId ?? null);
-    this.#clocks.push(setInterval(() => events.playing(this.session?.sessionId ?? null), 1_000));
-  }
-
-  /** For who owns the course: another video, which plays when it is ready. */
-  #offerUpload() {
-    const { user } = this.#api;
-    if (this.#upload || !user || (this.#course.creator_id !== user.id && user.role !== "admin")) return;
-    const replaces = this.#lecture.video?.status === "ready";
-    this.#upload = new UploadPanel({ api: this.#api, lectureId: this.lectureId, replaces });
-    // One who watches the old one goes on with it.
-    this.#upload.addEventListener("ready", () => !this.player && this.#again());
-    this.#workshop.replaceChildren(this.#upload.element);
-    this.#upload.open();
-  }
-
-  #showList() {
-    const here = this.#lectures.find(({ id }) => id === this.lectureId);
-    if (here) here.duration ??= this.#video?.duration_seconds ?? null;
-    const focused = this.#list.contains(document.activeElement);
-    this.#list.replaceChildren(
-      h("h2", { class: "section" }, "Lectures", h("span", null, this.#courseSummary())),
-      lectureList(this.#lectures, { currentId: this.lectureId }),
-    );
-    if (focused) this.#list.querySelector("[aria-current]")?.focus();
-  }
-
-  #courseSummary() {
-    const done = this.#lectures.filter(({ progress }) => progress?.completed).length;
-    const length = this.#lectures.reduce((sum, { duration }) => sum + (duration ?? 0), 0);
-    return [`${done} of ${this.#lectures.length} completed`, span(length)].filter(Boolean).join(" · ");
-  }
-
-  async #updateProgress() {
-    if (document.hidden || this.#off.signal.aborted || this.#list.contains(document.activeElement)) return;
-    try {
-      this.#lectures = await this.#api.lectures(this.#lecture.course_id);
-      this.#showList();
-    } catch {
-      // The next round tries again.
-    }
   }
 
   #refused(error) {
@@ -338,7 +222,7 @@ export class Classroom {
     }
     this.#notice(null);
     this.#video = video;
-    if (this.#lectures.length > 0) this.#showList();
+    this.#around.showList();
     await this.#begin();
   }
 
@@ -595,7 +479,7 @@ export class Classroom {
     this.player = player;
     player.addEventListener("moment", ({ detail }) => this.session?.record(detail.frame));
     player.addEventListener("blocked", () => this.#offerToPlay(position));
-    player.addEventListener("captions", ({ detail }) => this.#showCaptionsState(detail));
+    this.#controls.show(player);
     player.addEventListener("expired", () => this.#renewPlayback());
     player.addEventListener("fatal", ({ detail }) => this.#notice("The picture has stopped", detail.message));
     player.addEventListener("ended", () => this.#end());
@@ -614,10 +498,8 @@ export class Classroom {
       session: () => this.session?.state ?? null,
     });
     this.#beside.replaceChildren(this.#panel.element);
-    this.#toolbar.hidden = false;
     const live = this.session?.state.decision ?? decision ?? null;
     if (live) this.#panel.decided({ decision: live, expired: false });
-    this.#clocks.push(setInterval(() => this.#showQuality(), 1_000));
     if (live) player.obey(live);
     const [ladder, segmentS, estimateKbps] = [this.#ladder, this.#segmentS, decision?.cmsd?.etp];
     this.#startPlaying(player, { ladder, segmentS, position, estimateKbps });
@@ -638,25 +520,21 @@ export class Classroom {
     if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
   }
 
-  get #next() {
-    return this.#lectures[this.#lectures.findIndex(({ id }) => id === this.lectureId) + 1] ?? null;
-  }
-
   /** Nearly over and all of it here: then the network is free for the beginning of what comes next. */
   #lookAhead() {
     const { position, duration, buffer_s: buffer } = this.player?.state ?? {};
     const left = duration - position;
-    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#next || navigator.connection?.saveData) return;
+    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#around.next || navigator.connection?.saveData) return;
     if (this.session?.state.decision?.cmsd?.du) return; // a full link that many share
-    fetchAhead(this.#api, this.#next.id);
+    fetchAhead(this.#api, this.#around.next.id);
   }
 
   #end() {
     this.#finished = true;
     place.forgetPlace(this.lectureId);
     place.forgetSession(this.lectureId);
-    this.session?.end().then(() => this.#updateProgress());
-    const next = this.#next;
+    this.session?.end().then(() => this.#around.update());
+    const { next } = this.#around;
     const again = () => {
       this.#notice(null);
       this.#screen.currentTime = 0;
@@ -692,57 +570,6 @@ export class Classroom {
       h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: act }, label),
     );
     this.#overlay.replaceChildren(h("h2", null, title), h("p", null, text), h("div", { class: "actions" }, ...buttons));
-  }
-
-  #showQuality() {
-    const state = this.player?.state;
-    if (!state?.rung) return;
-    setText(this.#quality, [...new Set([rungName(state.rung), rateText(state.rung.br)])].join(" · "));
-  }
-
-  #rateChooser() {
-    const select = h(
-      "select",
-      { id: "rate", onchange: (event) => (this.#screen.playbackRate = Number(event.target.value)) },
-      ...RATES.map((value) => h("option", { value, selected: value === 1 }, `${value}×`)),
-    );
-    this.#screen.addEventListener("ratechange", () => (select.value = String(this.#screen.playbackRate)));
-    return h("label", { class: "rate" }, "Speed ", select);
-  }
-
-  // Captions: on until somebody turns them off, and remembered.
-
-  #showCaptionsState({ tracks, active }) {
-    this.#captions.hidden = tracks.length === 0;
-    this.#captions.setAttribute("aria-pressed", String(active >= 0));
-    if (tracks.length > 0 && active < 0 && !this.#captions.dataset.chosen && wantsCaptions()) {
-      this.#captions.dataset.chosen = "by default";
-      this.player.showCaptions(0);
-    }
-  }
-
-  #toggleCaptions() {
-    const on = this.#captions.getAttribute("aria-pressed") !== "true";
-    this.#captions.dataset.chosen = "by hand";
-    localStorage.setItem(CAPTIONS_KEY, on ? "on" : "off");
-    this.player.showCaptions(on ? 0 : -1);
-    this.#captions.setAttribute("aria-pressed", String(on));
-  }
-
-  #key(event) {
-    const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.player) return;
-    const screen = this.#screen;
-    const seek = (by) => (screen.currentTime = Math.min(Math.max(0, screen.currentTime + by), screen.duration || 0));
-    const keys = {
-      k: () => (screen.paused ? this.player.play() : screen.pause()),
-      j: () => seek(-10),
-      l: () => seek(10),
-      c: () => !this.#captions.hidden && this.#toggleCaptions(),
-      m: () => (screen.muted = !screen.muted),
-      f: () => (document.fullscreenElement ? document.exitFullscreen() : screen.requestFullscreen()),
-    };
-    keys[event.key.toLowerCase()]?.();
   }
 
   // Keeping the place
@@ -807,8 +634,4 @@ function decisionSummary({ n, epoch, rung, cmsd, reason, ttl_ms }) {
 function deviceKind() {
   if (!matchMedia("(pointer: coarse)").matches) return "desktop";
   return Math.min(screen.width, screen.height) < 600 ? "phone" : "tablet";
-}
-
-function wantsCaptions() {
-  return localStorage.getItem(CAPTIONS_KEY) !== "off";
 }

@@ -1,0 +1,99 @@
+/** Beside the picture: captions, speed, what is shown now; and keys for all of it. */
+import { h, setText } from "./dom.js";
+import { rateText, rungName } from "./format.js";
+
+const RATES = [0.75, 1, 1.25, 1.5, 2];
+const QUALITY_MS = 1_000;
+const CAPTIONS_KEY = "lectern.captions";
+
+export class Controls {
+  /**
+   * @param {HTMLVideoElement} screen
+   * @param {() => import("./player.js").Player|null} player
+   */
+  constructor(screen, player) {
+    this.#screen = screen;
+    this.#player = player;
+    this.element.append(this.#captions, this.#rateChooser(), this.#quality);
+    this.#captions.addEventListener("click", () => this.#toggleCaptions());
+    document.addEventListener("keydown", (event) => this.#key(event), { signal: this.#off.signal });
+  }
+
+  #screen;
+  #player;
+  #off = new AbortController();
+  #clock = 0;
+  #captions = h("button", { type: "button", class: "toggle", "aria-pressed": "false", hidden: true }, "Captions");
+  #quality = h("span", { class: "quality" });
+
+  element = h("div", { class: "toolbar", hidden: true });
+
+  /** Something plays. */
+  show(player) {
+    player.addEventListener("captions", ({ detail }) => this.#showCaptions(detail));
+    this.element.hidden = false;
+    clearInterval(this.#clock);
+    this.#clock = setInterval(() => this.#showQuality(), QUALITY_MS);
+  }
+
+  close() {
+    this.#off.abort();
+    clearInterval(this.#clock);
+  }
+
+  #showQuality() {
+    const state = this.#player()?.state;
+    if (!state?.rung) return;
+    setText(this.#quality, [...new Set([rungName(state.rung), rateText(state.rung.br)])].join(" · "));
+  }
+
+  #rateChooser() {
+    const select = h(
+      "select",
+      { id: "rate", onchange: (event) => (this.#screen.playbackRate = Number(event.target.value)) },
+      ...RATES.map((value) => h("option", { value, selected: value === 1 }, `${value}×`)),
+    );
+    this.#screen.addEventListener("ratechange", () => (select.value = String(this.#screen.playbackRate)));
+    return h("label", { class: "rate" }, "Speed ", select);
+  }
+
+  // Captions: on until somebody turns them off, and remembered.
+
+  #showCaptions({ tracks, active }) {
+    this.#captions.hidden = tracks.length === 0;
+    this.#captions.setAttribute("aria-pressed", String(active >= 0));
+    if (tracks.length > 0 && active < 0 && !this.#captions.dataset.chosen && wantsCaptions()) {
+      this.#captions.dataset.chosen = "by default";
+      this.#player().showCaptions(0);
+    }
+  }
+
+  #toggleCaptions() {
+    const on = this.#captions.getAttribute("aria-pressed") !== "true";
+    this.#captions.dataset.chosen = "by hand";
+    localStorage.setItem(CAPTIONS_KEY, on ? "on" : "off");
+    this.#player().showCaptions(on ? 0 : -1);
+    this.#captions.setAttribute("aria-pressed", String(on));
+  }
+
+  #key(event) {
+    const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
+    const player = this.#player();
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !player) return;
+    const screen = this.#screen;
+    const seek = (by) => (screen.currentTime = Math.min(Math.max(0, screen.currentTime + by), screen.duration || 0));
+    const keys = {
+      k: () => (screen.paused ? player.play() : screen.pause()),
+      j: () => seek(-10),
+      l: () => seek(10),
+      c: () => !this.#captions.hidden && this.#toggleCaptions(),
+      m: () => (screen.muted = !screen.muted),
+      f: () => (document.fullscreenElement ? document.exitFullscreen() : screen.requestFullscreen()),
+    };
+    keys[event.key.toLowerCase()]?.();
+  }
+}
+
+function wantsCaptions() {
+  return localStorage.getItem(CAPTIONS_KEY) !== "off";
+}

@@ -1,0 +1,176 @@
+/** What is around a lecture's picture: its course, files, questions, the tutor, and for its owner another video. */
+import { lectureList, rememberCourse } from "./catalogue.js";
+import { h } from "./dom.js";
+import { elsewhereHint } from "./elsewhere.js";
+import { Events } from "./events.js";
+import { materials } from "./files.js";
+import { span } from "./format.js";
+import { ForumPanel } from "./forum.js";
+import { TutorPanel } from "./tutor-panel.js";
+import { UploadPanel } from "./upload.js";
+
+const PROGRESS_MS = 15_000;
+const PLAYING_MS = 1_000;
+
+export class Surroundings {
+  /**
+   * @param {object} picture  what there is to know of the picture, and to do with it
+   * @param {import("./api.js").Api} picture.api
+   * @param {string} picture.lectureId
+   * @param {() => import("./session.js").VideoSession|null} picture.session
+   * @param {() => number|null} picture.duration  of the video, in seconds
+   * @param {() => number} picture.position  in seconds
+   * @param {(seconds: number) => void} picture.seek
+   * @param {(lectureId: string, seconds: number) => void} picture.go  plays from a second of this lecture, or of another
+   * @param {() => void} picture.uploaded  another video can be played
+   */
+  constructor(picture) {
+    this.#picture = picture;
+    this.#api = picture.api;
+  }
+
+  #picture;
+  #api;
+  #lecture = null;
+  #course = null;
+  #lectures = [];
+  #tutor = null;
+  #upload = null;
+  #events = null;
+  #forum = null;
+  #clocks = [];
+  #closed = false;
+
+  // Where each of these stands is the page's business.
+  crumbs = h("p", { class: "crumbs" });
+  tutor = h("div");
+  marks = h("div");
+  workshop = h("div");
+  files = h("div");
+  questions = h("div");
+  #list = h("div");
+  outline = h("section", { class: "outline", "aria-label": "Lectures of this course" }, this.#list);
+
+  /** What end-to-end tests look at. */
+  get state() {
+    return { upload: this.#upload?.state ?? null, tutor: this.#tutor?.state ?? null };
+  }
+
+  /** The lecture after this one in its course, once that is known. */
+  get next() {
+    return this.#lectures[this.#lectures.findIndex(({ id }) => id === this.#picture.lectureId) + 1] ?? null;
+  }
+
+  /** Fetches what is around this lecture; without it the lecture plays as well. */
+  async open(lecture) {
+    this.#lecture = lecture;
+    this.#callTutor();
+    const { course_id: courseId } = lecture;
+    try {
+      [this.#course, this.#lectures] = await Promise.all([this.#api.course(courseId), this.#api.lectures(courseId)]);
+    } catch {
+      return;
+    }
+    rememberCourse(this.#lectures, courseId);
+    this.crumbs.replaceChildren(h("a", { href: `#/courses/${courseId}` }, this.#course.title));
+    this.showList();
+    const { user } = this.#api;
+    const owner = user !== null && (user.role === "admin" || user.id === this.#course.creator_id);
+    this.files.replaceChildren(materials({ api: this.#api, lecture, owner }));
+    if (this.#closed) return;
+    if (owner) this.#offerUpload();
+    if (this.#clocks.length === 0) this.#clocks.push(setInterval(() => this.update(), PROGRESS_MS));
+    await this.#openForum(owner);
+  }
+
+  /** Lets go of what goes on by itself. */
+  close() {
+    this.#closed = true;
+    this.#clocks.forEach(clearInterval);
+    this.#upload?.close();
+    this.#forum?.close();
+    this.#events?.close();
+    this.#tutor?.close();
+  }
+
+  /** Looks how far one is, unless one is busy with the list. */
+  async update() {
+    if (document.hidden || this.#closed || this.#list.contains(document.activeElement)) return;
+    try {
+      this.#lectures = await this.#api.lectures(this.#lecture.course_id);
+      this.showList();
+    } catch {
+      // The next round tries again.
+    }
+  }
+
+  /** Shows the course's lectures, as far as they are known. */
+  showList() {
+    if (this.#lectures.length === 0) return;
+    const { lectureId, duration } = this.#picture;
+    const here = this.#lectures.find(({ id }) => id === lectureId);
+    if (here) here.duration ??= duration();
+    const focused = this.#list.contains(document.activeElement);
+    this.#list.replaceChildren(
+      h("h2", { class: "section" }, "Lectures", h("span", null, this.#summary())),
+      lectureList(this.#lectures, { currentId: lectureId }),
+    );
+    if (focused) this.#list.querySelector("[aria-current]")?.focus();
+  }
+
+  #summary() {
+    const done = this.#lectures.filter(({ progress }) => progress?.completed).length;
+    const length = this.#lectures.reduce((sum, { duration }) => sum + (duration ?? 0), 0);
+    return [`${done} of ${this.#lectures.length} completed`, span(length)].filter(Boolean).join(" · ");
+  }
+
+  /** For who is signed in: somebody to ask, who knows the second that is being watched. */
+  #callTutor() {
+    if (this.#tutor || !this.#api.user || this.#closed) return;
+    const { course_id: courseId } = this.#lecture;
+    const { session: sessionNow, go } = this.#picture;
+    this.#tutor = new TutorPanel({
+      api: this.#api,
+      about: () => {
+        const session = sessionNow();
+        const watching = session && !["ended", "gone"].includes(session.state.stopped);
+        return watching ? { course_id: courseId, video_session_id: session.sessionId } : { course_id: courseId };
+      },
+      go,
+    });
+    this.tutor.replaceChildren(this.#tutor.element);
+    this.#tutor.open();
+  }
+
+  /** For who owns the course: another video, which plays when it is ready. */
+  #offerUpload() {
+    if (this.#upload) return;
+    const { lectureId, uploaded } = this.#picture;
+    this.#upload = new UploadPanel({ api: this.#api, lectureId, replaces: this.#lecture.video?.status === "ready" });
+    this.#upload.addEventListener("ready", uploaded);
+    this.workshop.replaceChildren(this.#upload.element);
+    this.#upload.open();
+  }
+
+  /** The course's questions, where one may ask them, and what happens elsewhere. */
+  async #openForum(owner) {
+    if (!this.#api.user || this.#events) return;
+    try {
+      await this.#api.call("GET", `/api/forums/courses/${this.#lecture.course_id}/topics?limit=1`);
+    } catch {
+      return; // a preview has no forum
+    }
+    if (this.#closed || this.#events) return;
+    const { lectureId, position, seek, session } = this.#picture;
+    const events = (this.#events = new Events(this.#api));
+    const duration = () => this.#picture.duration() ?? this.#lecture.duration ?? 0;
+    this.#forum = new ForumPanel({ api: this.#api, events, lecture: this.#lecture, owner, position, seek, duration });
+    this.questions.replaceChildren(this.#forum.element);
+    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
+    const hint = elsewhereHint({ events, lectureId, position, seek, titleOf });
+    this.marks.replaceChildren(this.#forum.marks, hint);
+    const tell = () => events.playing(session()?.sessionId ?? null);
+    tell();
+    this.#clocks.push(setInterval(tell, PLAYING_MS));
+  }
+}
