@@ -12,6 +12,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,7 @@ from embedded.s3 import ObjectStore
 from embedded.valkey import Valkey
 from tests.support import services
 from tests.support.browser import browser, page
+from tests.support.once import made_once
 from tests.support.whole import system
 
 __all__ = ["browser", "page", "system"]
@@ -69,13 +71,16 @@ def left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a Postgres that was never used has on disk."""
+    return made_once(tmp_path_factory, "cluster", services.make_cluster)
+
+
+@pytest.fixture(scope="session")
+def postgres(cluster: Path) -> Iterator[Postgres]:
     """The session's Postgres 18. Tests that stop or kill one want `own_postgres`."""
-    with services.data_directory() as directory:
-        server = Postgres(directory, durable=False)
-        server.start()
+    with services.started_postgres(cluster) as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -135,13 +140,10 @@ def object_store() -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
+def own_postgres(cluster: Path) -> Iterator[Postgres]:
     """A Postgres of this test alone, to be killed, paused or restarted; its database `lectern` is empty."""
-    with services.data_directory() as directory:
-        server = Postgres(directory, durable=False)
-        server.start()
+    with services.started_postgres(cluster) as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

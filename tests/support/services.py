@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from embedded.postgres import Postgres, program
 
 ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = "data"
 TEMPLATE = "migrated"
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 << 30
@@ -42,6 +43,34 @@ def run_apart(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine on a loop of its own in a thread of its own, so that the test's loop is not touched."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
+
+
+def make_cluster(directory: Path) -> None:
+    """Put there what a Postgres has on disk that was started for the first time, which takes it more than a second."""
+    with data_directory() as place:
+        server = Postgres(place, durable=False)
+        server.start()
+        server.stop()
+        _copy(server.data, directory / CLUSTER)
+
+
+@contextmanager
+def started_postgres(made: Path) -> Iterator[Postgres]:
+    """A Postgres of one's own that goes on from what `make_cluster` has made."""
+    with data_directory() as place:
+        server = Postgres(place, durable=False)
+        server.data.parent.mkdir(parents=True, exist_ok=True)
+        _copy(made / CLUSTER, server.data)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _copy(source: Path, target: Path) -> None:
+    # With its owner, who is not who runs the tests where that is root.
+    subprocess.run(["cp", "-a", source, target], check=True)
 
 
 def migrate_template(postgres: Postgres) -> None:

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.browser import chromium
+from tests.support.once import made_once
 from tests.web.stage import ROOT, Stage, encode_ladder
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ async def page(browser: "Browser") -> "AsyncIterator[Page]":
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with an HLS ladder of real segments."""
-    directory = tmp_path_factory.mktemp("clip")
-    encode_ladder(directory)
-    return directory
+    return made_once(tmp_path_factory, "clip", encode_ladder)
 
 
 @pytest.fixture
