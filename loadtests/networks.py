@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +21,8 @@ SECONDS = 320
 # Means outside are drawn again: below nothing can be watched, above everything is easy.
 MEAN_KBPS = (450, 9000)
 SLOWEST_KBPS, FASTEST_KBPS = 5.0, 60_000.0
+# What lies in a view's beginning is startup, and what is shorter is ridden out by any buffer.
+BEGUN_S, SHORT_S = 30, 20
 
 Rng = np.random.Generator
 Rates = np.ndarray[Any, np.dtype[np.float64]]
@@ -70,6 +72,26 @@ def recorded(path: Path) -> list[Network]:
             kbps = [max(float(k), 1e-3) for k in trace["kbps"]]
             found.append(Network.of(trace["id"], trace["family"], trace.get("rtt_ms", 80) / 1000, kbps))
     return found
+
+
+def falls_short(network: Network, kbps: float, seconds: int) -> bool:
+    """Whether a view of so many seconds may stall there: the network carries so much in the mean, and less for SHORT_S
+    together, after the first BEGUN_S. Says nothing of who decides."""
+    carried = np.resize(network.kbps, seconds)
+    later = np.convolve(carried[BEGUN_S:], np.full(SHORT_S, 1 / SHORT_S), "valid")
+    return bool(carried.mean() > kbps > later.min())
+
+
+def evenly(over: Sequence[Network], most: int) -> list[Network]:
+    """At most so many of them, from each family as many as from the others or all that it has."""
+    families: dict[str, list[Network]] = {}
+    for network in over:
+        families.setdefault(network.family, []).append(network)
+    chosen: list[Network] = []
+    for number, group in enumerate(sorted(families.values(), key=len)):
+        share = min(len(group), (most - len(chosen)) // (len(families) - number))
+        chosen += [group[len(group) * at // share] for at in range(share)]
+    return chosen
 
 
 def generated(seed: int, each: int, families: list[str] | None = None) -> list[Network]:

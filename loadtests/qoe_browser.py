@@ -295,6 +295,16 @@ def logged(logs: Sequence[Path]) -> list[Pair]:
     return [Pair(families[network], players[OURS], players[THEIRS]) for network, players in seen.items()]
 
 
+def chosen(options: argparse.Namespace) -> list[Network]:
+    """The networks to watch."""
+    over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, 1, list(FAMILIES))
+    part, parts = map(int, options.part.split("/"))
+    if options.hard is not None:
+        may_stall = [network for network in over if networks.falls_short(network, options.hard, options.seconds)]
+        return networks.evenly(may_stall, options.most)[part - 1 :: parts]
+    return over[:: max(1, len(over) // options.most)][: options.most][part - 1 :: parts]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -304,6 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--traces", type=Path, help="recorded networks: JSON lines with id, family, rtt_ms, kbps")
     parser.add_argument("--most", type=int, default=6, help="networks at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="of the generated ones (%(default)s)")
+    hard = "only networks that carry more in the mean, and less for 20 s together after the first 30; evenly by family"
+    parser.add_argument("--hard", type=float, metavar="KBPS", help=hard)
     parser.add_argument("--seconds", type=int, default=120, help="watched on each (%(default)s)")
     parser.add_argument("--at-once", type=int, default=1, help="networks watched at the same time (%(default)s)")
     parser.add_argument("--log", type=Path, help="write what each page did to this file, a line of JSON each")
@@ -316,9 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     from tests.support.whole import whole_system  # noqa: PLC0415 - it is made for tests, and so are its parts
 
-    over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, 1, list(FAMILIES))
-    part, parts = map(int, options.part.split("/"))
-    over = over[:: max(1, len(over) // options.most)][: options.most][part - 1 :: parts]
+    over = chosen(options)
     with tempfile.TemporaryDirectory(prefix="lectern-bench-") as name:
         directory = Path(name)
         directory.chmod(0o755)

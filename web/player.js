@@ -10,6 +10,11 @@ const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
 // Long enough to ride out a bad patch, short enough that a decision is soon seen on the picture; hls.js alone takes 60 MB.
 const BUFFER_S = 30;
+// Who has watched for a while watches on, and has time to meet a long outage: after so many seconds watched the buffer
+// grows by so much with each, up to the longest. Who leaves soon, or saves data, does not fetch what is never seen.
+const GROWS_AFTER_S = 30;
+const GROWTH = 1 / 3;
+const LONGEST_BUFFER_S = 60;
 // Before anything is measured segments are of a low rung; only a few of those are fetched.
 const FIRST_BUFFER_S = 6;
 const FIRST_MS = 2_500;
@@ -64,6 +69,7 @@ export class Player extends EventTarget {
   #moments = []; // when the last extra frames were made
 
   #started = false;
+  #filling = false; // as far ahead as is right, no longer a few segments
   #playing = false; // as the learner wants it
   #restoring = false; // the element begins anew, and is not where it was yet
   #blocked = false;
@@ -285,6 +291,7 @@ export class Player extends EventTarget {
     hls.on(Events.FRAG_BUFFERED, (_, { frag }) => {
       if (!isVideoSegment(frag)) return;
       this.#reported = null;
+      this.#grow();
       this.#replace();
     });
     hls.on(Events.FRAG_LOAD_EMERGENCY_ABORTED, (_, { frag, stats }) => {
@@ -486,10 +493,20 @@ export class Player extends EventTarget {
     this.#started = true;
     this.#startupMs = Math.round(performance.now() - this.#askedAt);
     const timer = setTimeout(() => {
-      if (!this.#hls) return;
-      this.#hls.config.maxBufferLength = this.#hls.config.maxMaxBufferLength = BUFFER_S;
+      this.#filling = true;
+      this.#grow();
     }, FIRST_MS);
     this.#off.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+  }
+
+  /** Lets hls.js fetch as far ahead as is right by now. */
+  #grow() {
+    if (!this.#filling || !this.#hls) return;
+    const { config } = this.#hls;
+    // hls.js lowered it: the browser has no room.
+    if (config.maxMaxBufferLength < config.maxBufferLength) return;
+    const longS = navigator.connection?.saveData ? 0 : Math.max(watchedS(this.video) - GROWS_AFTER_S, 0);
+    config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longS * GROWTH, LONGEST_BUFFER_S);
   }
 
   #beginStall() {
@@ -547,6 +564,7 @@ export class Player extends EventTarget {
     const cmcd = {
       sta,
       bl: Math.round(this.#bufferMs()),
+      tbl: this.#targetMs(),
       d: Math.round(this.#segmentS * 1_000),
       pr: this.video.playbackRate,
       tb: this.ladder.at(-1)?.br,
@@ -600,6 +618,12 @@ export class Player extends EventTarget {
     return here && follows ? ms + frag.duration * 1_000 : ms;
   }
 
+  /** How much is to be buffered. */
+  #targetMs() {
+    const { maxBufferLength, maxMaxBufferLength } = this.#hls?.config ?? {};
+    return maxBufferLength === undefined ? undefined : Math.round(Math.min(maxBufferLength, maxMaxBufferLength)) * 1_000;
+  }
+
   #bufferedMs() {
     const { buffered, currentTime } = this.video;
     for (let i = 0; i < buffered.length; i += 1) {
@@ -634,6 +658,13 @@ function obedient(Rule, wanted) {
 export function viewportOf(video) {
   const scale = window.devicePixelRatio || 1;
   return [Math.round(video.clientWidth * scale), Math.round(video.clientHeight * scale)];
+}
+
+/** Seconds of it that were watched, each counted once. @param {HTMLVideoElement} video */
+function watchedS({ played }) {
+  let sum = 0;
+  for (let i = 0; i < played.length; i += 1) sum += played.end(i) - played.start(i);
+  return sum;
 }
 
 function isVideoSegment(frag) {

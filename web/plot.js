@@ -12,7 +12,7 @@ const GUTTER = 44;
 const AXIS = 18;
 const GAP = 14;
 const BUFFER_SHARE = 0.27;
-const BUFFER_TOP_S = 34;
+const BUFFER_TOP_S = 64;
 // Reasons stand in a strip above the rates; one with less room than this is left to the pointer.
 const REASONS_TOP = 18;
 const SHORTEST_REASON = 28;
@@ -130,7 +130,7 @@ export class Plot {
         lastLabel = y;
       }
     }
-    for (const seconds of [10, 20]) {
+    for (const seconds of [20, 40]) {
       const y = Math.round(bufferY(seconds)) + 0.5;
       line(pen, left, y, right, y);
       pen.fillText(`${seconds} s`, left - 8, y);

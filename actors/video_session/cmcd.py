@@ -39,7 +39,7 @@ _BARE = re.compile(
 )
 
 _RATES_KBPS = {"br", "mtp", "rtp", "tb"}
-_TIMES_MS = {"bl", "bsd", "d", "dl", "msd"}
+_TIMES_MS = {"bl", "bsd", "d", "dl", "msd", "tbl"}
 _PICTURE = (None, "v", "av")  # the bitrate of a sound track is none of a rung
 _VIDEO = ("v", "av")
 MAX_POSITION_S = 1_000_000.0

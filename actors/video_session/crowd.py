@@ -25,7 +25,7 @@ FEW = 10
 
 _NUMBERS = (
     "inverse_kbps", "newest_kbps", "deviation", "drift", "playback_rate", "buffer_ms", "wait_s", "excess",
-    "fetched_kbps", "decided_kbps", "late", "starved", "shortfall", "position_s",
+    "fetched_kbps", "decided_kbps", "late", "starved", "shortfall", "position_s", "target_ms",
 )  # fmt: skip
 _numbers = attrgetter(*_NUMBERS)
 _pack = Layout(f"{len(_NUMBERS)}d").pack
@@ -76,7 +76,7 @@ def _decide_alike(offer: Offer, group: Sequence[Question]) -> None:
 def _decide_columns(
     offer: Offer, length_s: Array, inverse: Array, newest: Array, deviation: Array, drift: Array, playback_rate: Array,
     buffer_ms: Array, wait_s: Array, excess: Array, fetched_kbps: Array, decided_kbps: Array, late: Array,
-    starved: Array, shortfall: Array, position_s: Array,
+    starved: Array, shortfall: Array, position_s: Array, target_ms: Array,
 ) -> tuple[list[int], list[int]]:  # fmt: skip
     """`quality._decide`: rungs, and reasons as indices, -1 for the top's own."""
     table, of = offer.table, columns_of(offer)
@@ -91,6 +91,8 @@ def _decide_columns(
         then_s = np.maximum(buffer_s - takes_s * rate, 0.0) + offer.segment_s
         buffer_s = np.where(obeys_late, then_s, buffer_s)
         remaining = np.maximum(remaining - obeys_late, 1)
+    part = np.minimum(np.maximum(quality.HELD_MS / target_ms, quality.LEAST_PART), 1.0)
+    buffer_s = np.where(remaining < quality.SIGHT, buffer_s, buffer_s * part)
     buffer_s = (buffer_s - (wait_s - table.rtt_s) * rate) / offer.stretch
     slow_s = np.maximum(inverse, 1 / newest) * offer.top_kbps * table.segment_s * rate
     buffers_s = buffer_s[:, None] - (quality.SCENE_LASTS * excess * slow_s)[:, None] * of.share

@@ -37,6 +37,7 @@ class Cmcd(Struct, omit_defaults=True, gc=False, rename={
     "buffer_length_ms": "bl", "measured_throughput_kbps": "mtp", "encoded_bitrate_kbps": "br", "top_bitrate_kbps": "tb",
     "object_duration_ms": "d", "deadline_ms": "dl", "playback_rate": "pr", "player_state": "sta", "starved": "bs",
     "starved_ms": "bsd", "startup_delay_ms": "msd", "requested_throughput_kbps": "rtp", "startup": "su",
+    "target_buffer_ms": "tbl",
 }):  # fmt: skip
     """The CMCD keys that we read; others are ignored. Durations in ms, rates in kbit/s."""
 
@@ -53,6 +54,7 @@ class Cmcd(Struct, omit_defaults=True, gc=False, rename={
     startup_delay_ms: Amounts | UnsetType = UNSET
     requested_throughput_kbps: Amounts | UnsetType = UNSET
     startup: bool | UnsetType = UNSET
+    target_buffer_ms: Amounts | UnsetType = UNSET
 
 
 class Segment(Struct, omit_defaults=True, gc=False):

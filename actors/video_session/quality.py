@@ -10,6 +10,7 @@ learned and looked up is `lookahead`'s. What is particular to here:
   server look slow otherwise.
 - Sizes of the next segments are unknown, but scenes last: a segment larger than its bitrate says is followed by such.
 - A learner sees seconds: segments shorter than 4 s are decided as if they lasted that long.
+- A player that wants to hold more than the tables know of keeps that in reserve: of its buffer a part counts.
 - At playback rate r the buffer drains r times as fast, as if the network were slower by r.
 - A belief forgets within ten segments whether a network has ever dropped; that is remembered beside it. One that has
   hardly been slower than its level for two dozen segments and more is trusted by an eighth more.
@@ -65,6 +66,9 @@ DROPS, SPARED_REPORTS = 5.0, 300
 # that the picture follows.
 COLLAPSED_SHARE, DROPPED_SHARE, AT_STAKE = 0.3, 0.7, 0.3
 AT_STAKE_MS = 20_000.0
+# The tables' players hold so much. Of one that wants to hold more (CMCD's `tbl`) as large a part counts as that is of
+# it, no smaller one than LEAST_PART: the rest is for outages that last longer than the tables prepare for.
+HELD_MS, LEAST_PART = 30_000.0, 0.5
 # A player that did so twice in a row obeys late. What it then fetches unseen is thought to get this part of what the
 # slower of level and newest sample promises.
 LATE_WEIGHT, LATE = 0.5, 0.6
@@ -103,6 +107,7 @@ class QualityState(Belief):
     """What is remembered between reports: the belief about the network, and where the player stands."""
 
     buffer_ms: float | None = None
+    target_ms: float = HELD_MS  # what the player wants to hold
     playback_rate: float = 1.0
     starved: bool = False
     rung: int | None = None  # the last decision, why, and the highest rung that was allowed then
@@ -249,6 +254,8 @@ def observe(state: QualityState, frame: Report) -> None:
     buffer = cmcd.buffer_length_ms
     buffer_ms = buffer if isinstance(buffer, float) and buffer < MAX_MS else first(buffer, MAX_MS)
     state.buffer_ms = buffer_ms
+    target = cmcd.target_buffer_ms
+    state.target_ms = target if isinstance(target, float) and target else first(target, MAX_MS) or state.target_ms
     if frame.segments:
         state.full_ms, state.stalled_ms = buffer_ms or 0.0, 0.0
         for segment in frame.segments:
@@ -392,6 +399,8 @@ def _decide(
         takes_s = wait_s + shown_kbps * offer.segment_s * (1 + SCENE_LASTS * state.excess) / unseen_kbps
         buffer_s = max(buffer_s - takes_s * rate, 0.0) + offer.segment_s
         remaining = None if remaining is None else max(remaining - 1, 1)
+    if remaining is None or remaining >= SIGHT:
+        buffer_s *= min(max(HELD_MS / state.target_ms, LEAST_PART), 1.0)
     last = _last_share(state, shown_kbps, offer)
     if sizes_kbit is None:
         # Seconds that a segment of the top bitrate takes, at the slower of level and newest sample.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.networks import FAMILIES, MEAN_KBPS, SECONDS, Network, generated, recorded
+from loadtests.networks import FAMILIES, MEAN_KBPS, SECONDS, Network, evenly, falls_short, generated, recorded
 
 
 def test_one_seed_always_gives_the_same_networks() -> None:
@@ -49,3 +49,23 @@ def test_recorded_networks_are_read_from_lines_of_json(tmp_path: Path) -> None:
     (network,) = recorded(file)
     assert (network.name, network.family, network.rtt_s) == ("a", "f", 0.1)
     assert network.finish_s(0.0, 1100) == pytest.approx(2.2, abs=1e-3)
+
+
+def test_a_view_may_stall_where_the_network_falls_below_the_rate_for_long_and_not_at_once() -> None:
+    def network(*pieces: tuple[int, float]) -> Network:
+        return Network.of("n", "n", 0.1, [kbps for seconds, kbps in pieces for _ in range(seconds)])
+
+    assert falls_short(network((40, 2000.0), (20, 300.0), (60, 2000.0)), 500, 120)
+    assert not falls_short(network((40, 2000.0), (10, 300.0), (70, 2000.0)), 500, 120)  # soon over
+    assert not falls_short(network((30, 300.0), (90, 2000.0)), 500, 120)  # the beginning
+    assert not falls_short(network((120, 400.0)), 500, 120)  # carries less all the time
+    assert not falls_short(network((120, 2000.0), (60, 10.0)), 500, 120)  # after the view
+    assert falls_short(network((60, 2000.0), (25, 10.0)), 500, 120)  # it begins again at its end
+
+
+def test_networks_are_chosen_evenly_over_families() -> None:
+    over = [*generated(3, 1, ["lte"]), *generated(3, 9, ["umts"]), *generated(3, 4, ["wifi"])]
+    names = [network.name for network in evenly(over, 7)]
+    assert names == ["lte-3-0", "wifi-3-0", "wifi-3-1", "wifi-3-2", "umts-3-0", "umts-3-3", "umts-3-6"]
+    assert len(evenly(over, 99)) == len(over)
+    assert evenly(over, 0) == []

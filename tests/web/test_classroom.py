@@ -51,6 +51,11 @@ def reports(stage: Stage) -> list[dict[str, Any]]:
     return [segment for held in stage.sessions.values() for frame in held.frames for segment in frame["segments"]]
 
 
+def targets(stage: Stage) -> list[int]:
+    """How much was to be buffered, as the page told, ms."""
+    return [frame["cmcd"]["tbl"] for frame in stage.held.frames if "tbl" in frame["cmcd"]]
+
+
 async def state(page: Page) -> dict[str, Any]:
     """What the page knows of itself."""
     return dict(await page.evaluate("lectern.state()"))
@@ -157,6 +162,34 @@ async def test_while_nobody_decides_a_segment_is_told_of_when_it_is_here(
     stage.released.set()
     await eventually(lambda: reports(stage)[4:])
     assert await page.evaluate("lectern.state().round_trip_ms") is None
+
+
+WATCHED = """(seconds) => Object.defineProperty(document.querySelector("video"), "played", {
+    value: { length: 2, start: (range) => 200 * range, end: (range) => 200 * range + seconds / 2 },
+})"""
+
+
+async def test_who_has_watched_for_a_while_is_buffered_further_ahead(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate(WATCHED, 75)
+    await until(page, "lectern.state().buffer_s > 36")
+    await eventually(lambda: targets(stage)[-1] == 45_000)
+    assert targets(stage) == sorted(targets(stage))
+
+
+async def test_a_learner_who_saves_data_is_buffered_no_further_ahead(stage: Stage, page: Page, enter: Enter) -> None:
+    saves = "Object.defineProperty(navigator, 'connection', { value: { saveData: true } })"
+    await page.add_init_script(saves)
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate(WATCHED, 75)
+    await eventually(lambda: targets(stage)[-1] == 30_000)
+    # With each of these segments it would grow, if it did.
+    fetched = await eventually(lambda: len(stage.pictures) > 15 and len(stage.pictures))
+    await hurry(page)
+    await eventually(lambda: len(reports(stage)) >= fetched + 3)
+    assert set(targets(stage)) == {6000, 30_000}
 
 
 async def test_the_manifest_is_fetched_while_the_session_is_made(stage: Stage, page: Page, enter: Enter) -> None:

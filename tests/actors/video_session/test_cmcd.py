@@ -27,6 +27,7 @@ READ = (
     "rtp",
     "sta",
     "su",
+    "tbl",
     "ttfb",
     "ttlb",
 )

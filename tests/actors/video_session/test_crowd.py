@@ -30,6 +30,7 @@ FRAME = st.fixed_dictionaries(
             optional={
                 "bl": st.one_of(st.integers(0, 40_000), st.just([])), "d": st.sampled_from([2000, 4000, 6000]),
                 "pr": st.sampled_from([0, 0.1, 1, 2, 8]), "bs": st.booleans(), "mtp": st.integers(0, 20_000),
+                "tbl": st.sampled_from([0, 6000, 45_000, [60_000], 600_000]),
             },
         ),
     },
@@ -108,4 +109,5 @@ def report(seq: int, number: int) -> Telemetry:
     ms = 300 + 7 * number if good else 2500 + 90 * number
     segment = {"br": (300, 800, 1600, 3200)[(seq + number) % 4], "bytes": 400_000, "ms": ms, "ttfb_ms": 5 * number}
     cmcd = {"bl": (1731 * (seq + number)) % 30_000, "d": 4000, "pr": 2 if number % 5 == 0 else 1, "bs": number % 9 == 0}
+    cmcd["tbl"] = 1000 * (number + 3 * seq)
     return parse_rest_frame({"position": 1.0, "cmcd": cmcd, "segments": [segment]})

@@ -74,6 +74,34 @@ def test_a_second_of_stall_is_as_dear_where_segments_are_shorter(kbps: float, bu
     assert short == long
 
 
+@pytest.mark.parametrize(("tbl", "part"), [(45_000, 2 / 3), (60_000, 1 / 2), ([60_000], 1 / 2), (600_000, 1 / 2)])
+def test_of_a_buffer_that_is_to_be_longer_than_usual_a_part_counts(tbl: Any, part: float) -> None:
+    def rung(kbps: float, buffer_s: float, **more: Any) -> int:
+        return decided(QualityState(), *[report(kbps, buffer_s=buffer_s, **more)] * 12).rung
+
+    cases = [(kbps, buffer_s) for kbps in (900, 1500, 2400) for buffer_s in (4, 10, 18, 26, 40, 54)]
+    reserved = [rung(kbps, buffer_s, tbl=tbl) for kbps, buffer_s in cases]
+    assert reserved == [rung(kbps, buffer_s * part) for kbps, buffer_s in cases]
+    assert sum(reserved) < sum(rung(kbps, buffer_s) for kbps, buffer_s in cases)
+
+
+@pytest.mark.parametrize("tbl", [0, 6000, 30_000, []])
+def test_a_buffer_that_is_to_be_no_longer_than_usual_counts_whole(tbl: Any) -> None:
+    for buffer_s in (4, 10, 18, 26):
+        plain = decided(QualityState(), *[report(1500, buffer_s=buffer_s)] * 12)
+        assert decided(QualityState(), *[report(1500, buffer_s=buffer_s, tbl=tbl)] * 12) == plain
+
+
+def test_what_was_held_in_reserve_is_spent_near_the_end() -> None:
+    def rung(length_s: float) -> int:
+        state = QualityState()
+        for _ in range(8):
+            observe(state, report(1200, br=800, buffer_s=36, tbl=60_000))
+        return decide(Question(state, LADDER, length_s=length_s)).rung
+
+    assert rung(1.0 + 36 + 16) > rung(3000)
+
+
 def test_a_collapse_is_believed_before_it_costs_a_stall() -> None:
     state = QualityState()
     decided(state, *[report(6000, br=3200, buffer_s=26)] * 10)
