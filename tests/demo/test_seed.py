@@ -94,7 +94,7 @@ async def test_one_that_was_interrupted_goes_on_where_it_stopped(
 
 
 async def test_the_demo_s_people_can_sign_in_with_what_the_screen_shows(system: System):
-    await seed(system, short_course("Somebody's", lectures=1))
+    await seed(system, short_course("Somebody's", lectures=0))
     async with aiohttp.ClientSession() as http:
         for account in ACCOUNTS:
             client = Client(http, system.local_address)
@@ -113,7 +113,7 @@ async def test_the_first_lecture_is_told_before_the_second_is_begun(system: Syst
 
 
 async def test_a_taken_address_is_named(system: System, monkeypatch: pytest.MonkeyPatch):
-    await seed(system, short_course("Taken", lectures=1))
+    await seed(system, short_course("Taken", lectures=0))
     monkeypatch.setattr("demo.seed.LEARNER", type(LEARNER)(LEARNER.username, LEARNER.email, "another one", "student"))
     with pytest.raises(SeedFailed, match="is there already, with another password"):
         await seed(system, short_course("Taken by others", lectures=1))

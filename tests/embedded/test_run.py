@@ -92,7 +92,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """One for all tests that only look at it."""
+    """One for all tests that leave it as well as they found it."""
     with data_directory() as path, running(path) as run:
         yield run
 
@@ -134,13 +134,6 @@ def test_a_second_one_says_where_the_first_one_is(run: Run) -> None:
     assert run.is_ready()
 
 
-def test_a_server_that_is_killed_comes_back_and_the_screen_says_so(directory: Path) -> None:
-    with running(directory) as run:
-        os.kill(run.child("-m server"), signal.SIGKILL)
-        assert eventually(lambda: "server is started again" in run.said())
-        assert eventually(run.is_ready, 60)
-
-
 def test_several_server_processes_share_the_address_and_each_answers_at_one_of_its_own(directory: Path) -> None:
     with running(directory, "--no-demo", "--processes", "3") as run:
         direct = [int(port) for port in re.findall(r"[123]: http://127\.0\.0\.1:(\d+)", run.said())]
@@ -175,13 +168,6 @@ def process_at(port: int) -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         (found,) = re.findall(rb'^lectern_process\{process="(.+)"\} 1.0$', answer.read(), re.MULTILINE)
     return str(found)
-
-
-def test_a_database_that_is_killed_comes_back(directory: Path) -> None:
-    with running(directory) as run:
-        os.kill(run.child("/postgres"), signal.SIGKILL)
-        assert eventually(lambda: "Postgres 18 is started again" in run.said())
-        assert eventually(run.is_ready, 60)
 
 
 def test_killed_itself_it_leaves_nothing_and_starts_again_at_once(directory: Path) -> None:
@@ -249,6 +235,18 @@ def test_without_the_demo_the_screen_shows_an_administrator_of_this_installation
     assert shown[0] != ADMIN.email
     assert signs_in(run, *shown)
     assert "learner" not in run.said()
+
+
+def test_a_server_that_is_killed_comes_back_and_the_screen_says_so(run: Run) -> None:
+    os.kill(run.child("-m server"), signal.SIGKILL)
+    assert eventually(lambda: "server is started again" in run.said())
+    assert eventually(run.is_ready, 60)
+
+
+def test_a_database_that_is_killed_comes_back(run: Run) -> None:
+    os.kill(run.child("/postgres"), signal.SIGKILL)
+    assert eventually(lambda: "Postgres 18 is started again" in run.said())
+    assert eventually(run.is_ready, 60)
 
 
 def test_with_the_demo_the_screen_shows_its_people_and_goes_on_with_its_lectures(directory: Path) -> None:

@@ -36,7 +36,7 @@ def whole_system(data: Path) -> Iterator[System]:
             system.start_video_host()
             system.start_model()
             system.start_payments()
-            system.settings |= PATIENCE
+            system.settings |= PATIENCE | {"LECTERN_AUTH__BCRYPT_COST": "4"}  # every seed signs in a dozen times
             for server in system.start_servers((ADMIN.email, ADMIN.password)):
                 server.await_ready(START_TIMEOUT_S)
             host = system.parts[VIDEO_HOST]
