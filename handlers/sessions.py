@@ -102,9 +102,9 @@ class LadderRung(BaseModel):
 
 
 class QualityDecision(BaseModel):
-    """Advice for the player, good for `ttl_ms`. `cmsd` is CTA-5006's: maximum suggested bitrate `mb` and, once it was
-    measured, estimated throughput `etp`, both kbit/s; `du` on a full link that many share. `abandon`: give up what is
-    being fetched above `rung`."""
+    """Advice for the player, good for `ttl_ms`. `cmsd` is CTA-5006's: maximum suggested bitrate `mb` and estimated
+    throughput `etp`, both kbit/s (`etp` is `mb` before anything was measured); `du` on a full link that many share.
+    `abandon`: give up what is being fetched above `rung`."""
 
     n: int
     epoch: int

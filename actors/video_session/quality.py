@@ -151,7 +151,8 @@ class Decision(Struct, frozen=True):
 
     def advice(self, *, n: int, epoch: int, ttl_ms: int) -> Advice:
         """The decision in the player's words: the `n`-th of this `epoch`."""
-        cmsd = Cmsd(self.mb, UNSET if self.etp is None else self.etp, True if self.du else UNSET)
+        # What was never measured is expected to carry what is allowed, and no more.
+        cmsd = Cmsd(self.mb, self.mb if self.etp is None else self.etp, True if self.du else UNSET)
         abandon = True if self.abandon else UNSET
         return Advice(n=n, epoch=epoch, rung=self.rung, cmsd=cmsd, reason=self.reason, ttl_ms=ttl_ms, abandon=abandon)
 

@@ -127,12 +127,14 @@ async def test_a_session_tells_a_player_all_it_needs(player: Player) -> None:
     assert session["segment_s"] == 2
     assert session["resume_position"] == 0
     assert session["ws_url"].endswith(f"/api/videos/ws/{session['session_id']}")
-    assert session["decision"]["cmsd"]["mb"] > 0
+    lowest = LADDER[0]["br"]
+    assert session["decision"]["cmsd"] == {"mb": lowest, "etp": lowest}  # nothing was measured
     wire = await player.open(session)
     assert wire.hello["type"] == "hello"
     assert wire.hello["protocol"] == "lectern.v1"
     assert (wire.hello["epoch"], wire.hello["seq"], wire.hello["saved"]) == (1, 0, 0)
     assert wire.hello["decision"]["n"] == 1
+    assert wire.hello["decision"]["cmsd"] == {"mb": lowest, "etp": lowest}
     assert wire.hello["limits"] == {
         "frame_bytes": 16_384, "rate": 10, "per_s": 1, "burst": 40, "interval_ms": 1000,
     }  # fmt: skip

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from actors.video_session.quality import NOT_MEASURED
 from tests.support.app import bearer, serving, settings
 from tests.support.lectures import make_learner, make_lecture
 from tests.web.stage import Stage
@@ -57,7 +58,7 @@ async def test_hls_js_reports_by_itself_and_is_decided_for(
 
         shown: dict[str, Any] = {}
         async with asyncio.timeout(60):
-            while shown.get("frames", 0) < 10 or shown["decision"]["cmsd"].get("etp") is None:
+            while shown.get("frames", 0) < 10 or shown["decision"]["reason"] == NOT_MEASURED:
                 await asyncio.sleep(0.1)
                 shown = await (await client.get(address, headers=headers)).json()
         await context.close()

@@ -308,10 +308,10 @@ def test_absurd_figures_of_a_loopback_are_clamped() -> None:
     assert decided(QualityState(), parse_rest_frame(tiny)).etp == 1
 
 
-def test_the_wire_speaks_cmsd_and_leaves_out_what_is_not_known() -> None:
+def test_the_wire_speaks_cmsd_and_expects_what_it_allows_before_anything_was_measured() -> None:
     advice = decided(QualityState()).advice(n=1, epoch=2, ttl_ms=10_000)
     assert msgspec.to_builtins(advice) == {
-        "n": 1, "epoch": 2, "rung": 0, "cmsd": {"mb": 300}, "reason": NOT_MEASURED, "ttl_ms": 10_000,
+        "n": 1, "epoch": 2, "rung": 0, "cmsd": {"mb": 300, "etp": 300}, "reason": NOT_MEASURED, "ttl_ms": 10_000,
     }  # fmt: skip
 
 
