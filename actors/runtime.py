@@ -103,7 +103,7 @@ class Runtime:
             "beat": lambda: every(BEAT_S, self.pulse.beat),
             "look": lambda: every(BEAT_S, self._look),
             "sweep": lambda: every(self.settings.sweep_s, self._sweep),
-            "remind": lambda: every(BEAT_S, self._remind),
+            "remind": lambda: every(BEAT_S, self.remind),
             "neighbours": lambda: every(BEAT_S, self._tell_neighbours),
             "sharing": lambda: every(SHARING_S, lambda: self.sharing.beat(self.registry)),
             "nudges": self._listen,
@@ -289,18 +289,19 @@ class Runtime:
         with looked_at("redis"):
             await self._streams.ping()
 
-    async def _remind(self) -> None:
-        """Frames that wait long are acknowledged as far as they are in, so that players know we are here."""
+    async def remind(self) -> None:
+        """Frames that wait long, for Redis or Postgres, are acknowledged as far as they are in: so players know that we
+        are here, and that the last decision holds."""
         now = self._clock.monotonic()
         lag = unsaved = 0
         for session in list(self.registry.restless):
-            pending = len(session.pending)
-            lag += pending
-            unsaved += session.state.frames - session.saved_frames
-            if pending and now - session.last_ack_at >= self.settings.ack_s:
+            lag += len(session.pending)
+            waiting = session.unsaved
+            unsaved += waiting
+            if waiting and now - session.last_ack_at >= self.settings.ack_s:
                 session.send_ack(now)
         metrics.STREAM_LAG.set(lag)
-        metrics.UNSAVED.set(unsaved + lag)
+        metrics.UNSAVED.set(unsaved)
 
     async def _tell_neighbours(self) -> None:
         """Best effort: what cannot be told now never is."""

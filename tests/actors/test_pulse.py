@@ -3,23 +3,12 @@
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
-from server.clock import Clock
 from server.data.db import queries
 from tests.actors.conftest import Place
-from tests.support.core import Core, report, running
+from tests.support.core import Core, SetClock, report, running
 
 sessions = queries("sessions")
 ALIVE_S = 5.0
-
-
-class SetClock(Clock):
-    """Monotonic time that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
 
 
 async def beats(core: Core, clock: SetClock, seconds: int) -> None:

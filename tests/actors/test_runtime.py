@@ -11,7 +11,7 @@ from embedded.valkey import Valkey
 from server.data.db import queries
 from server.data.streams import StreamFull
 from tests.actors.conftest import Place
-from tests.support.core import Core, Listener, eventually, insert_session, report, running, state_of
+from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
 
 sessions = queries("sessions")
 
@@ -99,6 +99,31 @@ async def test_a_session_claimed_elsewhere_tells_its_old_socket_even_without_a_n
         )
         await eventually(lambda: second.ended is not None)
         assert second.ended == (1012, "restart")
+
+
+async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_every_five_seconds(place: Place) -> None:
+    clock = SetClock()
+    async with running(place.dsn, place.redis_url, start=False, clock=clock) as core:
+        session, listener = await core.open(await place.new_session(core))
+
+        async def acknowledged(at_s: float) -> list[tuple[int, int]]:
+            """What is said at this time, as (seq, saved)."""
+            told, clock.now_s = len(listener.acks), at_s
+            await core.runtime.remind()
+            return [(ack.seq, ack.saved) for ack in listener.acks[told:]]
+
+        await core.feed(session, 2)
+        session.answer(1000.0)
+        assert await acknowledged(1004.9) == []
+        assert await acknowledged(1005.0) == [(2, 0)]  # Postgres does not know them yet
+        assert await acknowledged(1009.9) == []
+        assert await acknowledged(1010.0) == [(2, 0)]
+        await core.runtime.checkpoints.save_changed()
+        saved_at_s = clock.now_s
+        assert (listener.applied, listener.saved) == (2, 2)
+        assert await acknowledged(saved_at_s + 60.0) == []  # nothing waits
+        session.accept(report(3))
+        assert await acknowledged(saved_at_s + 61.0) == [(2, 2)]  # Redis has not taken it
 
 
 async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core, place: Place) -> None:

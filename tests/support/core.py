@@ -25,6 +25,16 @@ from tests.support.lectures import LADDER, Lecture
 FAST = {"checkpoint_s": 0.05, "sweep_s": 0.3, "reaper_s": 0.1, "grace_s": 0.0, "process_alive_s": 30.0}
 
 
+class SetClock(Clock):
+    """Monotonic time that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
 class Listener:
     """A player's socket that keeps what a session says."""
 
