@@ -528,5 +528,6 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
 
 async def drain_core(app: web.Application) -> None:
     """Before anything is closed: save every session, and send its player and whoever talks with the tutor elsewhere."""
+    app[SOCKETS].hurry()
     app[chat.CONVERSATIONS].drain()
     await app[sessions.CORE].drain(app[CONFIG].sessions.drain_close_s * 0.8)

@@ -209,8 +209,8 @@ class Rung(Struct, frozen=True):
 
 
 class Cmsd(Struct, omit_defaults=True):
-    """CTA-5006's words: maximum suggested bitrate, estimated throughput (both kbit/s; as much as `mb` before anything was
-    measured), and duress: a full link that many share, on which nothing should be fetched that can wait."""
+    """CTA-5006's words: maximum suggested bitrate, estimated throughput (both kbit/s; as much as `mb` before anything
+    was measured), and duress: a full link that many share, on which nothing should be fetched that can wait."""
 
     mb: int
     etp: int

@@ -5,7 +5,7 @@ costs more than all the rest. Here a text is first offered to whoever the socket
 the queue; what that one does not take goes into the queue as ever. Pings, closes, errors, backpressure and the parsing
 itself stay aiohttp's.
 
-This needs five names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
+This needs six names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
 goes through the queue.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 
 from server.http.upgrades import ServedResponse
 
@@ -52,6 +52,14 @@ class Inbox(WebSocketDataQueue):
         """Called by the reader for every message. It must not raise: the compiled reader would swallow it."""
         if self.offer is None or self._size or data[0] is not _TEXT or not self.offer(data[1]):
             super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Called by the reader when the peer breaks the protocol. It becomes a message: aiohttp would hang up together
+        with its close, which a peer that looks late takes for a broken connection."""
+        if isinstance(exc, WebSocketError):
+            super().feed_data(WSMessage(WSMsgType.ERROR, exc, None), 0)
+        else:
+            super().set_exception(exc, *cause)
 
 
 class DirectResponse(ServedResponse):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import msgspec
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 
 from server import metrics
 from server.clock import Clock
@@ -46,8 +46,11 @@ BEARER = "bearer."
 SEND_BUFFER = 64 * 1024
 # Bytes that wait in the process for one slow reader; above it acknowledgements and decisions wait in their slots.
 OUTBOX = 16 * 1024
-# How long a peer may take to answer our close.
+# How long a peer may take to answer our close. Who did nothing wrong and is not to come back gets longer: it may be
+# busy, and takes a connection that is gone when it answers for a broken one (1006).
 CLOSE_S = 1.0
+PATIENT_CLOSE_S = 10.0
+PATIENT = frozenset({1000, 4401, 4403, 4404, 4409})
 HALF_OPEN = 1.7
 # Codes that are not announced by a `bye`: what went wrong is the transport itself.
 UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
@@ -115,6 +118,7 @@ class Sockets:
         self._hearings: TimerWheel[Socket] = TimerWheel(self._pause_s / 4, clock.monotonic())
         # Written to, and not yet seen with all of it gone.
         self.unread: set[Socket] = set()
+        self.hurried = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -126,7 +130,7 @@ class Sockets:
         """Upgrade. `kind` names the sort of socket in metrics; it lives as long as the principal's version is good."""
         response = make_response(
             protocols=(PROTOCOL,),
-            timeout=CLOSE_S,
+            timeout=PATIENT_CLOSE_S,
             autoping=False,
             autoclose=False,
             compress=False,  # 14 KB a connection, not 117
@@ -144,6 +148,12 @@ class Sockets:
         self._hearings.put(accepted, accepted.hear_by)
         metrics.SOCKETS.labels(kind).inc()
         return accepted
+
+    def hurry(self) -> None:
+        """The process stops: who has not answered a close has no longer than `CLOSE_S`."""
+        self.hurried = True
+        for each in self:
+            each.hurry()
 
     def forget(self, closed: Socket, kind: str) -> None:
         """A socket has ended."""
@@ -188,7 +198,7 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
-        "_kind", "_left", "_limit", "_paid", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
+        "_kind", "_left", "_limit", "_paid", "_patience", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
         "hear_by", "heard_at", "parting", "paused", "principal", "response",
     )  # fmt: skip
 
@@ -222,6 +232,7 @@ class Socket:
         self._ack: bytes | None = None
         self._decision: bytes | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._patience: asyncio.Timeout | None = None
         self._left: asyncio.Future[None] | None = None
         self._take: Take | None = None
         self._to_flush = False
@@ -250,20 +261,19 @@ class Socket:
                 self.heard_at = self._clock.monotonic()
                 if self._ending is not None and message.type in _CONTENT:
                     continue  # we have said our last word; what is waited for is the peer's
+                if message.type in _COUNTED and not self._within_rate():
+                    return
                 if message.type is WSMsgType.TEXT:
-                    if not self._within_rate():
-                        return
                     yield message.data
                 elif message.type is WSMsgType.PING:
-                    if not self._within_rate():
-                        return
                     self._pong(message.data)
                 elif message.type is WSMsgType.BINARY:
                     self.end(1003, "not_text")
-                elif message.type is not WSMsgType.PONG:
-                    return  # closed by either side, or a protocol error that aiohttp has closed with its code
-                elif not self._within_rate():
+                elif message.type is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
+                    self.end(message.data.code, "protocol_error")  # but for an aiohttp that has closed already
                     return
+                elif message.type is not WSMsgType.PONG:
+                    return  # closed by either side
         finally:
             self._waiting = False
             if self._left is not None and not self._left.done():
@@ -344,8 +354,9 @@ class Socket:
     async def _end(self, code: int, reason: str, retry_ms: int | None) -> None:
         if code not in UNANNOUNCED:
             self._write(0x81, msgspec.json.encode(Goodbye(code, retry_ms)))
+        patient = code in PATIENT and not self._sockets.hurried
         try:
-            async with asyncio.timeout(CLOSE_S):
+            async with asyncio.timeout(PATIENT_CLOSE_S if patient else CLOSE_S) as self._patience:
                 if self._waiting:
                     await self._close_while_read(code, reason)
                 else:
@@ -353,7 +364,13 @@ class Socket:
         except (TimeoutError, ConnectionError):
             self._transport.abort()
         finally:
+            self._patience = None
             self._sockets.forget(self, self._kind)
+
+    def hurry(self) -> None:
+        """Wait no longer than `CLOSE_S` for the answer to our close, if we wait for one."""
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(asyncio.get_running_loop().time() + CLOSE_S)
 
     async def _close_while_read(self, code: int, reason: str) -> None:
         """Close, and leave it to `texts` to read on until the peer has closed too.
@@ -449,8 +466,9 @@ class Socket:
         return True
 
 
-# What a peer says before it has seen our close.
-_CONTENT = frozenset({WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG})
+# What the limit counts, and what a peer says before it has seen our close.
+_COUNTED = frozenset({WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG})
+_CONTENT = _COUNTED | {WSMsgType.BINARY}
 
 
 def _frame(head: int, payload: bytes) -> bytes:

@@ -62,6 +62,9 @@ class Place:
             if message.type in (WSMsgType.TEXT, WSMsgType.PING, WSMsgType.BINARY):
                 self.queued.append(message.data)
                 await self.busy.wait()
+            elif message.type is WSMsgType.ERROR:
+                await response.close(code=message.data.code)
+                return
             elif message.type is not WSMsgType.PONG:
                 return
 
