@@ -140,6 +140,7 @@ class Runtime:
 
         Raises PostgresAway, RedisError.
         """
+        held = self.registry.get(session_id)  # until our own announcement reaches us
         try:
             async with self._db.connection() as connection:
                 row = await sessions_sql.claim_session(
@@ -152,6 +153,8 @@ class Runtime:
         except BaseException:
             self.registry.strays.add(session_id)
             raise
+        if held is not None:
+            session.take_over(held)
         decide_all([session], self.settings.decision_ttl_ms)
         self.registry.add(session)
         return session

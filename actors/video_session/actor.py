@@ -172,6 +172,12 @@ class VideoSession:
         self.changed()
         metrics.DUPLICATES.inc(count)
 
+    def take_over(self, older: VideoSession) -> None:
+        """Learn what an older holder in this process counted and has not saved; all else came from the stream."""
+        if older.duplicates > self.duplicates:
+            self.duplicates = older.duplicates
+            self.changed()
+
     def next_write(self, most: int) -> Write | None:
         """The oldest pending frames, for the stream; None when there are none."""
         if not self.pending:

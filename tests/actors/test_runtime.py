@@ -126,6 +126,19 @@ async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_eve
         assert await acknowledged(saved_at_s + 61.0) == [(2, 2)]  # Redis has not taken it
 
 
+async def test_a_newer_socket_knows_how_many_frames_the_older_one_was_refused(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, checkpoint_s=600.0) as core:
+        session_id = await place.new_session(core)
+        first, listener = await core.open(session_id)
+        for seq in (1, 2, 1, 2, 2):
+            core.runtime.submit(first, report(seq))
+        await eventually(lambda: listener.applied == 2)  # and nothing is saved
+        second, _ = await core.open(session_id)
+        core.runtime.submit(second, report(1))
+        await core.runtime.checkpoints.save_changed()
+        assert (await core.row(session_id))["duplicates"] == 4
+
+
 async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core, place: Place) -> None:
     opened = [await core.open(await place.new_session(core)) for _ in range(3)]
     for session, _ in opened:
