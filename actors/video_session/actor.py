@@ -216,7 +216,7 @@ class VideoSession:
                 dead.append((Entry(kept.seq, 0, None, kept.blob), repr(error)))
                 advance(self.state, kept.seq, 0)
         del self.pending[:count]
-        self.changed(count)
+        self.version += count  # whoever has frames on their way is not at rest
         return dead
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:

@@ -256,7 +256,7 @@ def observe(state: QualityState, frame: Report) -> None:
     buffer_ms = buffer if isinstance(buffer, float) and buffer < MAX_MS else first(buffer, MAX_MS)
     state.buffer_ms = buffer_ms
     target = cmcd.target_buffer_ms
-    state.target_ms = target if isinstance(target, float) and target else first(target, MAX_MS) or state.target_ms
+    state.target_ms = (None if target is UNSET else first(target, MAX_MS)) or state.target_ms
     if frame.segments:
         state.full_ms, state.stalled_ms = buffer_ms or 0.0, 0.0
         for segment in frame.segments:
