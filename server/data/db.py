@@ -56,7 +56,11 @@ DATABASE_AWAY = (
     asyncpg.DeadlockDetectedError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.SerializationError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
 )
+# A process that stands still in the middle of a transaction holds rows that others wait for: after this long Postgres
+# undoes it. Nothing of ours waits for anything but Postgres in there.
+IDLE_S = 5.0
 
 
 # A connection that was idle for so long may have been forgotten on the way.
@@ -240,7 +244,11 @@ class Database:
                     statement_cache_size=PREPARED,
                     max_cached_statement_lifetime=0,
                     connection_class=_Connection,
-                    server_settings={"application_name": self._application_name, "timezone": "UTC"},
+                    server_settings={
+                        "application_name": self._application_name,
+                        "timezone": "UTC",
+                        "idle_in_transaction_session_timeout": str(round(1000 * IDLE_S)),
+                    },
                 )
                 try:
                     await _prepare_connection(connection)

@@ -103,6 +103,25 @@ async def test_a_transaction_is_kept_at_its_end_and_undone_when_it_raises(databa
     assert database.idle == 1, "the connection was kept"
 
 
+async def test_who_stands_still_in_a_transaction_holds_nothing_that_others_wait_for(
+    empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "IDLE_S", 0.2)
+    database = await Database.open(empty_postgres_dsn, pool_size=2, timeout_s=20.0)
+    await database.execute("CREATE TABLE rows (id int PRIMARY KEY, n int); INSERT INTO rows VALUES (1, 0)")
+
+    async def stand_still() -> None:
+        async with database.transaction() as still:
+            await still.execute("UPDATE rows SET n = n + 1")
+            await database.execute("UPDATE rows SET n = n + 10")  # waits until Postgres has undone the other
+            await still.execute("UPDATE rows SET n = n + 100")
+
+    with pytest.raises(DATABASE_AWAY):
+        await stand_still()
+    assert await database.fetchval("SELECT n FROM rows") == 10
+    await database.close()
+
+
 async def test_a_full_pool_is_told_in_time(database: Database) -> None:
     async with database.connection(), database.connection():
         database.timeout_s = 0.3
