@@ -195,7 +195,7 @@ class Runtime:
             session.used_at = session.closed_at - self.settings.rest_idle_s  # a socket does not linger
             if told := quality.told_by(session.state.quality):
                 self._levels.append(told)
-            session.changed()
+            session.changed()  # without a socket it is no longer at rest
             self.checkpoints.kick(session)
 
     def submit(self, session: VideoSession, frame: Report, blob: bytes | None = None) -> None:

@@ -9,7 +9,8 @@ T = TypeVar("T", bound=Hashable)
 
 
 class TimerWheel(Generic[T]):
-    """Times are monotonic seconds. A thing is due in the slot of `step_s` after its own, so late by up to two."""
+    """Times are monotonic seconds. A thing is due when its slot of `step_s` is over: late by up to one slot, and by how
+    long it takes until somebody asks."""
 
     def __init__(self, step_s: float, now: float) -> None:
         self._step_s = step_s

@@ -283,9 +283,9 @@ class VideoSession:
 
     # What is kept ----------------------------------------------------------------------------------------------------
 
-    def changed(self, count: int = 1) -> None:
+    def changed(self) -> None:
         """Something changed that a checkpoint should keep."""
-        self.version += count
+        self.version += 1
         if self.on_stir is not None:
             self.on_stir(self)
 

@@ -60,7 +60,7 @@ DATABASE_AWAY = (
 )
 # A process that stands still in the middle of a transaction holds rows that others wait for: after this long Postgres
 # undoes it. Nothing of ours waits for anything but Postgres in there.
-IDLE_S = 5.0
+IDLE_IN_TRANSACTION_S = 5.0
 
 
 # A connection that was idle for so long may have been forgotten on the way.
@@ -247,7 +247,7 @@ class Database:
                     server_settings={
                         "application_name": self._application_name,
                         "timezone": "UTC",
-                        "idle_in_transaction_session_timeout": str(round(1000 * IDLE_S)),
+                        "idle_in_transaction_session_timeout": str(round(1000 * IDLE_IN_TRANSACTION_S)),
                     },
                 )
                 try:

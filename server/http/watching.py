@@ -110,14 +110,19 @@ class Watching:
         """Send new credentials where the old ones run out soon; end the sockets of those whose right to watch has
         ended. While Postgres is away it is tried again."""
         now = self._clock.monotonic()
-        for socket in self._renewals.due(now):
-            watcher = self._watchers[socket]
-            try:
-                watcher.renew_at = await self._renew(socket, watcher)
-            except DATABASE_AWAY:
-                watcher.renew_at = now + RETRY_S
-            if socket in self._watchers:
-                self._renewals.put(socket, watcher.renew_at)
+        due = self._renewals.due(now)
+        for socket in due:  # whatever comes between, each has its turn again
+            self._plan(socket, now + RETRY_S)
+        for socket in due:
+            if watcher := self._watchers.get(socket):  # else it ended while another was asked about
+                with suppress(*DATABASE_AWAY):
+                    self._plan(socket, await self._renew(socket, watcher))
+
+    def _plan(self, socket: Socket, renew_at: float) -> None:
+        if watcher := self._watchers.get(socket):
+            self._renewals.remove(socket, watcher.renew_at)
+            watcher.renew_at = renew_at
+            self._renewals.put(socket, renew_at)
 
     async def _renew(self, socket: Socket, watcher: Watcher) -> float:
         """When to look again. Raises DATABASE_AWAY."""

@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError
 
 from tests.chaos.proxy import PostgresProxy, Proxy, RedisProxy, command_of, end_of_answer, unix_socket_of
+from tests.support.core import eventually
 from tests.support.services import data_directory
 
 
@@ -55,9 +56,7 @@ async def test_one_statement_is_held_back_until_it_is_let_go_and_others_pass(emp
             proxy.to_hold = held.bytes
             await first.execute(insert, other)
             waiting = asyncio.create_task(first.execute(insert, held))
-            async with asyncio.timeout(30):
-                while proxy.held is None:  # noqa: ASYNC110  nothing tells us
-                    await asyncio.sleep(0.002)
+            await eventually(lambda: proxy.held is not None)
             await second.execute(insert, held)  # only one is held back
             assert await second.fetchval("SELECT count(*) FROM marked") == 2
             assert not waiting.done()
@@ -80,9 +79,7 @@ async def test_what_was_held_back_is_done_even_if_who_said_it_is_gone(empty_post
             through = await asyncpg.connect(f"postgresql://lectern@/{database}?host={places}")
             proxy.to_hold = held.bytes
             waiting = asyncio.create_task(through.execute(insert, held))
-            async with asyncio.timeout(30):
-                while proxy.held is None:  # noqa: ASYNC110  nothing tells us
-                    await asyncio.sleep(0.002)
+            await eventually(lambda: proxy.held is not None)
             through.terminate()
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
                 await waiting

@@ -106,7 +106,7 @@ async def test_a_transaction_is_kept_at_its_end_and_undone_when_it_raises(databa
 async def test_who_stands_still_in_a_transaction_holds_nothing_that_others_wait_for(
     empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db, "IDLE_S", 0.2)
+    monkeypatch.setattr(db, "IDLE_IN_TRANSACTION_S", 0.2)
     database = await Database.open(empty_postgres_dsn, pool_size=2, timeout_s=20.0)
     await database.execute("CREATE TABLE rows (id int PRIMARY KEY, n int); INSERT INTO rows VALUES (1, 0)")
 

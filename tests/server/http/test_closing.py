@@ -14,6 +14,7 @@ from server.http import inbox, socket
 from server.http.auth import Principal
 from server.http.socket import PROTOCOL, Socket, Sockets
 from tests.support.app import settings
+from tests.support.core import eventually
 from tests.support.local_server import LocalServer
 
 
@@ -105,9 +106,7 @@ async def test_who_breaks_the_protocol_may_read_so_before_we_hang_up(
     monkeypatch.setattr(socket, "CLOSE_S", 60.0)
     accepted, player = await connect()
     await player._writer.send_frame(*said)
-    async with asyncio.timeout(30):
-        while not accepted.ending:  # noqa: ASYNC110  # nothing tells us
-            await asyncio.sleep(0.002)
+    await eventually(lambda: accepted.ending)
     message = await player.receive(30)
     assert (message.type, message.data) == (WSMsgType.CLOSE, code)
     assert player.close_code == code
