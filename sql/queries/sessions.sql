@@ -14,10 +14,10 @@ RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, d
 -- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
 -- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
--- an owner was ended beside its socket, and its stream not yet folded. But for the strays only those seen within
--- `seen_within_s`, if that is not null.
+-- an owner was ended beside its socket, and its stream not yet folded; whose socket did so stays known, for who holds it
+-- may not have heard yet. But for the strays only those seen within `seen_within_s`, if that is not null.
 UPDATE video_sessions AS s
-SET epoch = epoch + 1, owner = :owner, claimed_by = 'reaper'
+SET epoch = epoch + 1, owner = :owner, claimed_by = CASE WHEN s.status = 'ended' THEN s.claimed_by ELSE 'reaper' END
 WHERE id = ANY (ARRAY(
     SELECT s.id FROM video_sessions AS s
     WHERE s.status <> 'ended'

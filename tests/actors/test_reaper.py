@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from actors.reaper import MOST
 from actors.video_session.messages import encode_frame
 from embedded.valkey import Valkey
+from server.data.db import queries
 from server.data.streams import stream_key
 from tests.actors.conftest import Place
 from tests.support.core import Core, eventually, insert_session, report, running, state_of
@@ -37,6 +38,16 @@ async def test_a_session_that_was_taken_over_by_a_process_that_died_is_folded_an
     row = await still_core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "ended")
     assert await still_core.runtime.reaper.reap() == 0
+
+
+async def test_a_socket_learns_of_a_takeover_that_a_reaper_has_finished_before(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await queries("sessions").end_sessions(still_core.db, ids=[session_id], owner=uuid4())  # whose process died then
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        assert await other.runtime.reaper.reap() == 1
+    await still_core.runtime.checkpoints.check_fences([session])
+    assert listener.ended == (4409, "superseded")
 
 
 async def test_many_are_reaped_two_batches_by_turns_and_each_is_claimed_once(still_core: Core, place: Place) -> None:
