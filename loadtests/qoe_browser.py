@@ -30,7 +30,7 @@ from loadtests.link import Link
 from loadtests.networks import Network
 
 FAMILIES = ("wifi", "lte", "bursty", "regimes", "collapses", "umts")
-HEAD = f"{'network':16}{'':10}{'QoE':>8}{'rebuffer %':>12}{'Mbit/s':>9}{'changes':>9}{'startup s':>11}"
+HEAD = f"{'network':16}{'':10}{'QoE':>8}{'rebuffer %':>12}{'Mbit/s':>9}{'changes':>9}{'startup s':>11}{'slower %':>10}"
 TRIALS = 10_000
 OURS, THEIRS = NAMES = ("Lectern", "hls.js")
 PASSWORD = "a password for measurements"  # noqa: S105
@@ -62,7 +62,8 @@ SAMPLE = """(stepMs) => {
     setInterval(() => {
         const video = document.querySelector("video");
         const height = video?.videoHeight ?? 0;
-        window.samples.push([performance.now() - begun, video?.currentTime ?? 0, height, video?.ended ?? false]);
+        const [position, ended, speed] = [video?.currentTime ?? 0, video?.ended ?? false, video?.playbackRate ?? 1];
+        window.samples.push([performance.now() - begun, position, height, ended, speed]);
     }, stepMs);
 }"""
 LOG = """() => ({
@@ -78,13 +79,15 @@ LOG = """() => ({
 
 @dataclass(frozen=True)
 class Shown:
-    """What a learner saw. `quality` is per segment, as the field measures it."""
+    """What a learner saw. `quality` is per segment, as the field measures it; `slower_share`, how much of the lecture
+    was played slower than it was recorded."""
 
     quality: float
     rebuffer_share: float
     mbps: float
     switches: int
     startup_s: float
+    slower_share: float
 
 
 @dataclass(frozen=True)
@@ -96,13 +99,14 @@ class Pair:
     theirs: Shown
 
 
-def shown(samples: Sequence[tuple[float, float, int, bool]], mbps_of: Mapping[int, float]) -> Shown:
-    """From samples (ms since the lecture was asked for, position in s, the picture's height, whether it ended), with
-    the bitrate of each height. While the position stands still it is startup before the first picture, then a stall."""
+def shown(samples: Sequence[tuple[float, float, int, bool, float]], mbps_of: Mapping[int, float]) -> Shown:
+    """From samples (ms since the lecture was asked for, position in s, the picture's height, whether it ended, speed),
+    with the bitrate of each height. While the position stands still it is startup before the first picture, then a
+    stall."""
     top = max(mbps_of.values())
-    played_s = stall_s = startup_s = seen = changes = 0.0
+    played_s = stall_s = startup_s = seen = changes = slower_s = 0.0
     switches, last = 0, None
-    for (before_ms, before_s, _, _), (now_ms, now_s, height, ended) in pairwise(samples):
+    for (before_ms, before_s, *_), (now_ms, now_s, height, ended, speed) in pairwise(samples):
         if ended:
             break
         passed_s, moved_s = (now_ms - before_ms) / 1000, max(now_s - before_s, 0.0)
@@ -113,12 +117,14 @@ def shown(samples: Sequence[tuple[float, float, int, bool]], mbps_of: Mapping[in
         stall_s += passed_s if stood else 0.0
         mbps = mbps_of[min(mbps_of, key=lambda known: abs(known - height))]
         played_s, seen = played_s + moved_s, seen + moved_s * mbps
+        slower_s += moved_s if speed < 1 else 0.0
         if last is not None and mbps != last:
             switches, changes = switches + 1, changes + abs(mbps - last)
         last = mbps
     segments = max(played_s / SEGMENT_S, 1.0)
     quality = (seen / SEGMENT_S - top * (stall_s + startup_s) - changes) / segments
-    return Shown(quality, stall_s / max(played_s + stall_s, 1e-9), seen / max(played_s, 1e-9), switches, startup_s)
+    rebuffer_share, played_s = stall_s / max(played_s + stall_s, 1e-9), max(played_s, 1e-9)
+    return Shown(quality, rebuffer_share, seen / played_s, switches, startup_s, slower_s / played_s)
 
 
 async def make_lecture(client: Client, directory: Path, length_s: int) -> dict[str, Any]:
@@ -254,7 +260,7 @@ def show(network: str, name: str, one: Shown) -> None:
     """One line of the table."""
     print(
         f"{network:16}{name:10}{one.quality:8.2f}{100 * one.rebuffer_share:12.2f}{one.mbps:9.2f}{one.switches:9.1f}"
-        f"{one.startup_s:11.2f}",
+        f"{one.startup_s:11.2f}{100 * one.slower_share:10.1f}",
         flush=True,
     )
 

@@ -44,7 +44,9 @@ export class Controls {
   #showQuality() {
     const state = this.#player()?.state;
     if (!state?.rung) return;
-    setText(this.#quality, [...new Set([rungName(state.rung), rateText(state.rung.br)])].join(" · "));
+    const shown = new Set([rungName(state.rung), rateText(state.rung.br)]);
+    if (state.slowed) shown.add("a little slower, so as not to stop");
+    setText(this.#quality, [...shown].join(" · "));
   }
 
   #rateChooser() {
@@ -53,7 +55,8 @@ export class Controls {
       { id: "rate", onchange: (event) => (this.#screen.playbackRate = Number(event.target.value)) },
       ...RATES.map((value) => h("option", { value, selected: value === 1 }, `${value}×`)),
     );
-    this.#screen.addEventListener("ratechange", () => (select.value = String(this.#screen.playbackRate)));
+    const wanted = () => this.#player()?.state.rate ?? this.#screen.playbackRate;
+    this.#screen.addEventListener("ratechange", () => (select.value = String(wanted())));
     return h("label", { class: "rate" }, "Speed ", select);
   }
 

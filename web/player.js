@@ -5,6 +5,7 @@
  * that cannot wait), `stall` {active}, `expired` (the playback address is no longer good), `fatal` {message}, `ended`.
  */
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
+import { Pace } from "./pace.js";
 
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
@@ -30,6 +31,8 @@ const SEGMENTS_PER_FRAME = 64;
 // a round trip, and what the browser's own figures of a download lag behind. Not before half of it has come.
 const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
+// What ends so close to the lecture's end ends with it: sound and picture are not equally long.
+const END_S = 0.5;
 // A wait shorter than this is a decoder that changes its picture's size, not a network that is late.
 const HITCH_MS = 100;
 
@@ -43,6 +46,7 @@ export class Player extends EventTarget {
     super();
     this.video = video;
     this.#roundTripMs = roundTripMs;
+    this.#pace = new Pace(video);
     this.#listen();
   }
 
@@ -50,6 +54,7 @@ export class Player extends EventTarget {
   ladder = [];
   #segmentS = 0;
   #roundTripMs;
+  #pace;
   #hls = null;
   #prepared = null; // a promise: hls.js has the element
   #off = new AbortController();
@@ -237,6 +242,8 @@ export class Player extends EventTarget {
       duration: Number.isFinite(video.duration) ? video.duration : null,
       paused: video.paused,
       ended: video.ended,
+      rate: this.#pace.wanted,
+      slowed: this.#pace.slowed,
       status: this.#status(),
       buffer_s: this.#bufferMs() / 1_000,
       throughput_kbps: this.#throughput.estimate(this.#progress()),
@@ -453,6 +460,7 @@ export class Player extends EventTarget {
     });
     on("timeupdate", () => {
       if (!video.seeking && !this.#restoring) this.#lastPosition = video.currentTime;
+      this.#keepPace();
     });
     on("play", () => {
       this.#playing = true;
@@ -507,6 +515,20 @@ export class Player extends EventTarget {
     if (config.maxMaxBufferLength < config.maxBufferLength) return;
     const longS = navigator.connection?.saveData ? 0 : Math.max(watchedS(this.video) - GROWS_AFTER_S, 0);
     config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longS * GROWTH, LONGEST_BUFFER_S);
+  }
+
+  #keepPace() {
+    const { video } = this;
+    const lowest = this.ladder[0];
+    if (!lowest || !this.#hls) return;
+    const bufferMs = this.#bufferedMs();
+    this.#pace.set({
+      lowest: this.#loading?.rung === lowest.rung,
+      lowestKbps: lowest.br,
+      kbps: this.#throughput.estimate(this.#progress()),
+      bufferMs,
+      complete: video.duration - video.currentTime < bufferMs / 1_000 + END_S,
+    });
   }
 
   #beginStall() {

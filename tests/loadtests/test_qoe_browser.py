@@ -12,13 +12,13 @@ from loadtests.qoe_browser import Pair, Shown, interval, shown
 MBPS = {240: 0.5, 480: 1.0, 720: 3.0}
 
 
-def seen(*pieces: tuple[float, float, int]) -> list[tuple[float, float, int, bool]]:
+def seen(*pieces: tuple[float, float, int]) -> list[tuple[float, float, int, bool, float]]:
     """Samples of pieces: for so many seconds, at this speed, of this height."""
-    samples, now, position = [(0.0, 0.0, 0, False)], 0.0, 0.0
+    samples, now, position = [(0.0, 0.0, 0, False, 1.0)], 0.0, 0.0
     for seconds, speed, height in pieces:
         for _ in range(round(seconds * 10)):
             now, position = now + 100, position + 0.1 * speed
-            samples.append((now, position, height, False))
+            samples.append((now, position, height, False, speed or 1.0))
     return samples
 
 
@@ -38,6 +38,11 @@ def test_stalls_and_changes_cost_what_the_papers_charge() -> None:
     assert one.rebuffer_share == pytest.approx(5 / 45)
     assert one.switches == 1
     assert one.quality == pytest.approx(2.0 - (3.0 * 5 + 2.0) / 10)
+
+
+def test_what_is_played_slower_is_no_stall_and_is_told() -> None:
+    one = shown(seen((30, 1, 480), (10, 0.9, 480)), MBPS)
+    assert (one.rebuffer_share, one.slower_share) == (0, pytest.approx(9 / 39, rel=0.02))
 
 
 async def test_a_link_shares_its_rate_and_delays_the_first_byte() -> None:
@@ -89,7 +94,7 @@ async def test_what_is_told_on_a_socket_is_answered_a_round_trip_later() -> None
 
 def test_the_interval_of_a_difference_is_over_networks_with_both_their_viewings() -> None:
     def viewing(quality: float) -> Shown:
-        return Shown(quality, 0.0, 1.0, 0, 1.0)
+        return Shown(quality, 0.0, 1.0, 0, 1.0, 0.0)
 
     # However much networks differ, ours is one ahead on each of these, and two or four on those.
     same = [Pair("a", viewing(level + 1.0), viewing(level)) for level in (0.0, 5.0, 50.0)]

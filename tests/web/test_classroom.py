@@ -192,6 +192,65 @@ async def test_a_learner_who_saves_data_is_buffered_no_further_ahead(stage: Stag
     assert set(targets(stage)) == {6000, 30_000}
 
 
+async def test_where_the_network_carries_no_rung_a_lecture_goes_on_a_little_slower(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    stage.cap = 500
+    await enter()
+    await until(page, PLAYING)
+    await page.select_option("#rate", "1.25")
+    cdp = await page.context.new_cdp_session(page)
+    await cdp.send("Network.enable")
+    slow = {"offline": False, "latency": 40, "downloadThroughput": 400_000 / 8, "uploadThroughput": 300_000 / 8}
+    await cdp.send("Network.emulateNetworkConditions", slow)
+    await page.evaluate("document.querySelector('video').currentTime = 38")  # where nothing is buffered yet
+    await until(page, "lectern.state().slowed && document.querySelector('video').playbackRate === 1.125")
+    assert await page.input_value("#rate") == "1.25"
+    await until(page, "document.querySelector('.quality').textContent.endsWith('a little slower, so as not to stop')")
+    await eventually(lambda: stage.held.frames[-1]["cmcd"]["pr"] == 1.125)
+    fast = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await cdp.send("Network.emulateNetworkConditions", fast)
+    await until(page, "!lectern.state().slowed && document.querySelector('video').playbackRate === 1.25")
+    assert await page.input_value("#rate") == "1.25"
+
+
+# What the pace makes of an element at 1.5 times the speed, and then: the learner chooses 2.
+PACE = """async (standings) => {
+    const { Pace } = await import("/web/pace.js");
+    const video = { playbackRate: 1.5 };
+    const pace = new Pace(video);
+    return standings.map((standing) => {
+        if (standing === "2") video.playbackRate = 2;
+        else pace.set({ lowest: true, lowestKbps: 500, kbps: 300, bufferMs: 5000, complete: false, ...standing });
+        return [video.playbackRate, pace.wanted];
+    });
+}"""
+
+
+@pytest.mark.parametrize(
+    ("standings", "speeds"),
+    [
+        ([{}], [1.35]),
+        ([{"bufferMs": 9000}], [1.5]),
+        ([{}, {"bufferMs": 9000}, {"bufferMs": 13_000}, {"bufferMs": 9000}], [1.35, 1.35, 1.5, 1.5]),
+        ([{"lowest": False}], [1.5]),
+        ([{"complete": True}], [1.5]),
+        ([{"kbps": None}], [1.5]),
+        # At this speed the network must carry half as much again.
+        ([{"kbps": 1000}, {"kbps": 800}], [1.5, 1.35]),
+        ([{}, "2", {}, {"kbps": 5000}], [1.35, 2, 1.8, 2]),
+    ],
+)
+async def test_only_who_is_about_to_stall_at_the_lowest_rung_is_slowed(
+    origin: str, page: Page, standings: list[Any], speeds: list[float]
+) -> None:
+    await page.goto(origin)
+    seen = await page.evaluate(PACE, standings)
+    assert [speed for speed, _ in seen] == speeds
+    wanted = [2 if "2" in standings[: index + 1] else 1.5 for index in range(len(standings))]
+    assert [one for _, one in seen] == wanted
+
+
 async def test_the_manifest_is_fetched_while_the_session_is_made(stage: Stage, page: Page, enter: Enter) -> None:
     stage.sessions_open.clear()
     await enter()
