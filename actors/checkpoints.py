@@ -2,6 +2,10 @@
 
 A checkpoint passes only under the epoch that it was claimed with. A session that does not pass is a zombie: it is
 dropped, nothing of its stream is trimmed, and its socket learns who took it.
+
+Where Postgres does not answer the round ends, and the next begins with those who did not have their turn. Where
+somebody holds a row for longer than a moment, the part with it is put off: it is tried again beside the rounds, in
+smaller and smaller parts, until whoever is held up is alone. So a held row delays its own session, others by seconds.
 """
 
 from __future__ import annotations
@@ -9,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
-from operator import attrgetter
+from itertools import chain, count, takewhile
 from uuid import UUID
 
 import asyncpg
@@ -43,6 +46,8 @@ TOUCH_S = 20.0
 TOUCHED = 500
 # How Postgres refuses a row.
 REFUSED = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+# How it says that somebody holds a row: longer than `save_checkpoints` waits, or in a deadlock. Nothing was written.
+HELD = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
 # Frames that Redis did not take are let go this long after their socket went: the player still holds them.
 GIVE_UP_S = 4.0
 
@@ -70,6 +75,11 @@ class Checkpoints:
         self._left: set[VideoSession] = set()
         self._kicked = asyncio.Event()
         self._saving = asyncio.Lock()
+        # Sessions that are put off, with what is to be written of each; the rounds leave them out.
+        self._held_up: dict[VideoSession, Checkpoint] = {}
+        # In which parts: those of several before those who are known to be held up, each in their turn.
+        self._put_off: asyncio.PriorityQueue[tuple[bool, int, Sequence[Checkpoint], bool]] = asyncio.PriorityQueue()
+        self._turns = count()
 
     def kick(self, session: VideoSession) -> None:
         """Save this session soon, not only when its turn comes: its socket ended."""
@@ -81,8 +91,9 @@ class Checkpoints:
         sockets that end in between."""
         loop = asyncio.get_running_loop()
         while True:
-            # Who came in the middle of the last round has their turn in the middle of this one.
-            held = sorted(self._registry.restless, key=attrgetter("saved_at"))
+            # Who came in the middle of the last round has their turn in the middle of this one; who was tried in vain,
+            # after those who were not.
+            held = sorted(self._registry.restless, key=lambda session: max(session.saved_at, session.tried_at))
             size = max(1, min(CHUNK, math.ceil(len(held) / PARTS)))
             parts = [held[start : start + size] for start in range(0, len(held), size)] or [[]]
             try:
@@ -99,6 +110,25 @@ class Checkpoints:
             except DATABASE_AWAY as error:
                 postponed("checkpoint_postponed", error)
                 await asyncio.sleep(self._settings.checkpoint_s)
+
+    async def try_again(self) -> None:
+        """Save what is put off, until cancelled. Raises PostgresAway.
+
+        One statement after the other, each of which waits for the row that is held: so there are few of them, however
+        long that lasts and however many rows they are.
+        """
+        while True:
+            alone, turn, checkpoints, seen = await self._put_off.get()
+            # Some may have been saved meanwhile, or put off anew with more to write.
+            due = [checkpoint for checkpoint in checkpoints if self._held_up.get(checkpoint.session) is checkpoint]
+            try:
+                if due:
+                    await self._send(due, seen)
+            except HELD:
+                self._put_off_halves(due, seen)
+            except BaseException:
+                self._put_off.put_nowait((alone, turn, due, seen))
+                raise
 
     async def _kicked_before(self, until: float) -> bool:
         """Wait for a socket to end, until then (by the loop's clock) at most; whether one did."""
@@ -138,13 +168,17 @@ class Checkpoints:
 
     async def _save_part(self, sessions: Iterable[VideoSession]) -> None:
         async with self._saving:
-            for batch in self._batches(sessions, release=False):
+            free = [session for session in sessions if session not in self._held_up]
+            for batch in self._batches(free, release=False):
                 await self.save(batch)
 
     async def save_changed(self, *, release: bool = False) -> None:
-        """Save every session that changed, now; with `release` all, given up. Raises PostgresAway."""
+        """Save every session that changed, now, but those held up; with `release` all, given up, those held up apart
+        from the others. What is put off `try_again` saves. Raises PostgresAway."""
         async with self._saving:
-            batches = self._batches(list(self._registry), release=release)
+            free = [session for session in self._registry if session not in self._held_up]
+            held_up = [session for session in self._registry if release and session in self._held_up]
+            batches = chain(self._batches(free, release=release), self._batches(held_up, release=release))
 
             async def work() -> None:
                 for batch in batches:
@@ -188,14 +222,26 @@ class Checkpoints:
         return session.checkpoint(release=True, complete_share=self._share)
 
     async def save(self, checkpoints: Sequence[Checkpoint], *, seen: bool = True) -> None:
-        """Write these, of sessions sorted by id, and act on what came of each. Raises PostgresAway."""
+        """Write these, of sessions sorted by id, and act on what came of each, or put them off. Raises PostgresAway."""
+        try:
+            await self._send(checkpoints, seen)
+        except HELD as error:
+            postponed("checkpoint_held_up", error, sessions=len(checkpoints))
+            self._held_up.update((checkpoint.session, checkpoint) for checkpoint in checkpoints)
+            self._put_off_halves(checkpoints, seen)
+
+    async def _send(self, checkpoints: Sequence[Checkpoint], seen: bool) -> None:
+        """As `save`, but nothing is put off. Raises one of HELD, PostgresAway."""
         await asyncio.sleep(0)  # they were just taken; to pack them takes as long again
         started = self._clock.monotonic()
+        for checkpoint in checkpoints:
+            checkpoint.session.tried_at = started
         try:
             saved = await self.write(checkpoints, seen)
         except REFUSED as error:
             await self._bisect(checkpoints, seen, error)
             return
+        self._let_on(checkpoints)
         now = self._clock.monotonic()
         metrics.CHECKPOINT_SECONDS.observe(now - started)
         passed = [c for c in checkpoints if c.session.id in saved]
@@ -236,6 +282,19 @@ class Checkpoints:
             )
         return set(ids if passed is None else passed)
 
+    def _put_off_halves(self, checkpoints: Sequence[Checkpoint], seen: bool) -> None:
+        """Somebody holds a row of these: leave them to `try_again`."""
+        half = len(checkpoints) // 2
+        for part in (checkpoints[:half], checkpoints[half:]):
+            if part:
+                self._put_off.put_nowait((half == 0, next(self._turns), part, seen))
+
+    def _let_on(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """These are done with: the rounds have their sessions again."""
+        for checkpoint in checkpoints if self._held_up else ():
+            if self._held_up.get(checkpoint.session) is checkpoint:
+                del self._held_up[checkpoint.session]
+
     async def _bisect(self, checkpoints: Sequence[Checkpoint], seen: bool, error: Exception) -> None:
         """Postgres refuses a row among these: save the others, give the one up."""
         if len(checkpoints) > 1:
@@ -245,6 +304,7 @@ class Checkpoints:
             return
         refused = checkpoints[0]
         session = refused.session
+        self._let_on(checkpoints)
         metrics.DEAD_LETTERS.inc()
         log.error("checkpoint_refused", session=str(session.id), error=repr(error), state=refused.state.decode())
         self._registry.drop(session, 1011, "internal_error")

@@ -99,6 +99,7 @@ class Runtime:
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "ingest": self.ingest.run,
             "checkpoints": self.checkpoints.run,
+            "held_up": lambda: every(self.settings.checkpoint_s, self.checkpoints.try_again),
             "reaper": self.reaper.run,
             "beat": lambda: every(BEAT_S, self.pulse.beat),
             "look": lambda: every(BEAT_S, self._look),

@@ -83,7 +83,7 @@ class VideoSession:
         "_decisions", "_ladder_kbps", "_length_ms", "advice", "bye", "closed_at", "dropped_as", "duplicates", "epoch",
         "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at", "lecture_id", "on_stir",
         "peer", "pending", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at", "saved_frames",
-        "saved_version", "state", "trimmed_frames", "untold", "used_at", "user_id", "version", "video_id",
+        "saved_version", "state", "tried_at", "trimmed_frames", "untold", "used_at", "user_id", "version", "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -126,6 +126,8 @@ class VideoSession:
         self.saved = self.state.cursor
         self.saved_frames = self.trimmed_frames = self.state.frames
         self.saved_at = self.used_at = self.last_ack_at = now
+        # When a checkpoint of it was sent last, whatever came of it.
+        self.tried_at = now
         self.closed_at: float | None = now
         self.advice: Advice | None = None
         self.untold = False

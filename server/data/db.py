@@ -45,15 +45,17 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
-# How Postgres says that it can't just now (a deadlock that it broke, or a standby that takes no writes yet): the same
-# may work later, and nothing is wrong with what was asked. A closed connection (asyncpg's InterfaceError, which bad
-# arguments are too) and a time-out are told as PostgresAway.
+# How Postgres says that it can't just now (a deadlock that it broke, a row that somebody holds for longer than the
+# statement waits, or a standby that takes no writes yet): the same may work later, and nothing is wrong with what was
+# asked. A closed connection (asyncpg's InterfaceError, which bad arguments are too) and a time-out are told as
+# PostgresAway.
 DATABASE_AWAY = (
     PostgresAway,
     *_LOST,
     asyncpg.InsufficientResourcesError,
     asyncpg.QueryCanceledError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.SerializationError,
     asyncpg.IdleInTransactionSessionTimeoutError,

@@ -58,7 +58,8 @@ RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, d
 -- Every changed session of a process at once, the progress that those which passed the fence made, and what those that
 -- say so (`sums`) add to their videos' figures. Sent again after an unknown outcome it changes nothing: progress is folded
 -- only where the row saw its cursor move, and figures are the difference that `session_figures` itself saw.
--- The ids of those that passed; nothing when that is all of them, as it nearly always is.
+-- The ids of those that passed; nothing when that is all of them, as it nearly always is. A row that somebody holds for
+-- longer than a moment is not waited for: all are undone, with `lock_not_available`, so that the others can be sent alone.
 WITH given AS (
     SELECT g.*, g.sub_text::numeric AS sub FROM unnest(
         :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::text[], :duplicates::bigint[],
@@ -74,7 +75,8 @@ WITH given AS (
         ended_at = CASE WHEN g.status = 'ended' THEN coalesce(s.ended_at, now()) ELSE s.ended_at END,
         seen_at = CASE WHEN :seen::boolean THEN now() ELSE s.seen_at END, updated_at = now()
     FROM given AS g
-    WHERE s.id = g.id AND s.epoch = g.epoch AND (s.last_seq, s.last_sub) <= (g.seq, g.sub)
+    WHERE (SELECT set_config('lock_timeout', '500ms', true)) IS NOT NULL  -- once, before the first row
+      AND s.id = g.id AND s.epoch = g.epoch AND (s.last_seq, s.last_sub) <= (g.seq, g.sub)
     RETURNING s.id, s.user_id, s.lecture_id, s.video_id, (s.created_at AT TIME ZONE 'UTC')::date AS day,
               g.ranges, g.position_ms, g.sums, g.percents,
               (old.last_seq, old.last_sub) < (new.last_seq, new.last_sub) AS moved
@@ -117,10 +119,14 @@ SELECT CASE WHEN count(*) < cardinality(:ids::uuid[]) THEN coalesce(array_agg(sa
 FROM saved, progressed;
 
 -- name: touch_sessions(owner, ids, epochs)
--- Sessions without news are seen all the same; those that passed the fence.
+-- Sessions without news are seen all the same; those that passed the fence, but for rows that somebody holds: another time.
 UPDATE video_sessions AS s SET owner = :owner::uuid, seen_at = now(), updated_at = now()
-FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
-WHERE s.id = held.id AND s.epoch = held.epoch
+WHERE s.id = ANY (ARRAY(
+    SELECT s.id FROM video_sessions AS s
+    JOIN unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch) ON s.id = held.id AND s.epoch = held.epoch
+    ORDER BY s.id
+    FOR NO KEY UPDATE OF s SKIP LOCKED
+))
 RETURNING s.id;
 
 -- name: list_fenced(ids, epochs)

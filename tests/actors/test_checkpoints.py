@@ -8,13 +8,16 @@ from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from actors.checkpoints import CHUNK, TOUCH_S, Checkpoints
 from actors.registry import Registry
 from actors.video_session.actor import Checkpoint, VideoSession
 from embedded.postgres import Postgres
 from server.config import Sessions
+from server.data.db import PostgresAway
 from server.data.migrate import migrate
 from tests.actors.conftest import Place
 from tests.support.core import Core, Listener, eventually, insert_session, report, running, state_of
@@ -340,5 +343,120 @@ def test_who_leaves_all_the_time_takes_nobody_elses_turn() -> None:
         await checkpoints.run_for(2.0)
         leaving.cancel()
         assert all(session.saved_version == session.version for session in checkpoints.sessions)
+
+    run_virtually(scenario())
+
+
+class Holding(Unwritten):
+    """Of some sessions somebody holds the rows; what was attempted is noted, and how it ended."""
+
+    def __init__(self, count: int, held: int) -> None:
+        super().__init__(count, checkpoint_s=1.0)
+        for session in self.sessions:
+            session.peer = Listener()
+        self.held = {session.id for session in self.sessions[count // 2 :][:held]}
+        self.attempts: list[int] = []
+
+    async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+        self.attempts.append(len(checkpoints))
+        if not self.held.isdisjoint(checkpoint.session.id for checkpoint in checkpoints):
+            await asyncio.sleep(0.5)
+            raise asyncpg.LockNotAvailableError
+        return await super().write(checkpoints, seen)
+
+    @property
+    def unsaved(self) -> set[UUID]:
+        return {session.id for session in self.sessions if session.saved_version < session.version}
+
+    async def run_for(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(self.run(), self.try_again()), seconds)
+
+
+@pytest.mark.parametrize("sessions", [1, 300, 4000])
+def test_who_shares_a_part_with_a_held_row_is_saved_within_seconds_and_who_does_not_at_once(sessions: int) -> None:
+    async def scenario() -> None:
+        checkpoints = Holding(sessions, held=1)
+        await checkpoints.run_for(1.6)
+        assert len(checkpoints.unsaved) <= CHUNK
+        await checkpoints.run_for(4.0)
+        assert checkpoints.unsaved == checkpoints.held
+        checkpoints.held = set()
+        await checkpoints.run_for(1.0)
+        assert not checkpoints.unsaved
+        assert set().union(*(ids for _, ids in checkpoints.saved)) == {session.id for session in checkpoints.sessions}
+
+    run_virtually(scenario())
+
+
+def test_while_many_rows_are_held_the_others_have_their_turn_and_attempts_stay_few() -> None:
+    async def scenario() -> None:
+        checkpoints = Holding(1000, held=500)
+        await checkpoints.run_for(9.0)
+        assert len(checkpoints.unsaved) < 600
+        for session in checkpoints.sessions[:400]:
+            session.changed()
+        checkpoints.attempts.clear()
+        await checkpoints.run_for(10.0)
+        assert checkpoints.unsaved.isdisjoint(session.id for session in checkpoints.sessions[:400])
+        assert len(checkpoints.attempts) < 80
+        checkpoints.held = set()
+        await checkpoints.run_for(2.0)
+        assert not checkpoints.unsaved
+
+    run_virtually(scenario())
+
+
+class Away(Unwritten):
+    """Postgres answers nobody but after a while that it cannot."""
+
+    def __init__(self, count: int, answers_after_s: float) -> None:
+        super().__init__(count, checkpoint_s=1.0)
+        for session in self.sessions:
+            session.peer = Listener()
+        self.answers_after_s = answers_after_s
+        self.tried: list[set[UUID]] = []
+        self.back = False
+
+    async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+        if self.back:
+            return await super().write(checkpoints, seen)
+        self.tried.append({checkpoint.session.id for checkpoint in checkpoints})
+        await asyncio.sleep(self.answers_after_s)
+        raise PostgresAway("away")
+
+
+@pytest.mark.parametrize("answers_after_s", [0.0, 2.5])
+def test_while_postgres_is_away_a_round_is_one_attempt_each_with_others(answers_after_s: float) -> None:
+    async def scenario() -> None:
+        checkpoints = Away(1000, answers_after_s)
+        await asyncio.sleep(1.0)
+        with capture_logs() as logs:
+            await checkpoints.run_for(30.0)
+        assert 8 <= len(checkpoints.tried) <= 30
+        assert len(logs) == pytest.approx(len(checkpoints.tried), abs=1)
+        assert all(first.isdisjoint(second) for first, second in pairwise(checkpoints.tried))
+        checkpoints.back = True
+        await checkpoints.run_for(1.1)
+        assert all(session.saved_version == session.version for session in checkpoints.sessions)
+
+    run_virtually(scenario())
+
+
+def test_a_part_that_postgres_never_answers_takes_only_its_own_turn() -> None:
+    async def scenario() -> None:
+        checkpoints = Unwritten(160, checkpoint_s=1.0)
+        write, lost = checkpoints.write, checkpoints.sessions[0].id
+
+        async def answer(batch: Sequence[Checkpoint], seen: bool) -> set[UUID]:
+            if any(checkpoint.session.id == lost for checkpoint in batch):
+                await asyncio.sleep(2.5)
+                raise PostgresAway("no answer in time")
+            return await write(batch, seen)
+
+        checkpoints.write = answer  # type: ignore[method-assign,assignment]
+        await asyncio.sleep(1.0)
+        await checkpoints.run_for(5.0)
+        assert sum(len(ids) for _, ids in checkpoints.saved) == 150
 
     run_virtually(scenario())
