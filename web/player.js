@@ -6,6 +6,7 @@
  */
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
+import { Stalls } from "./stalls.js";
 
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
@@ -33,8 +34,6 @@ const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
 // What ends so close to the lecture's end ends with it: sound and picture are not equally long.
 const END_S = 0.5;
-// A wait shorter than this is a decoder that changes its picture's size, not a network that is late.
-const HITCH_MS = 100;
 
 export class Player extends EventTarget {
   /**
@@ -81,11 +80,7 @@ export class Player extends EventTarget {
   #askedAt = 0;
   #startupMs = null;
   #startupTold = false;
-  #hitch = null; // the timer that makes a stall of a wait
-  #stallSince = null;
-  #stallBegan = false;
-  #stallMs = 0;
-  #stalls = 0;
+  #stalls = new Stalls((active) => this.#tell("stall", { active }));
   #abandoned = 0;
   #jumped = false;
   #lastPosition = 0;
@@ -254,8 +249,8 @@ export class Player extends EventTarget {
       load_rung: this.#loading,
       cap_rung: cap >= 0 ? rung(cap) : null,
       cap_kbps: this.#capKbps,
-      stalled: this.#stallSince !== null,
-      stalls: this.#stalls,
+      stalled: this.#stalls.active,
+      stalls: this.#stalls.count,
       abandoned: this.#abandoned,
       startup_ms: this.#startupMs,
       dropped_frames: video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0,
@@ -264,7 +259,7 @@ export class Player extends EventTarget {
 
   destroy() {
     this.#off.abort();
-    clearTimeout(this.#hitch);
+    this.#stalls.cancel();
     clearTimeout(this.#foretelling);
     this.#hls?.destroy();
     this.#hls = null;
@@ -470,18 +465,18 @@ export class Player extends EventTarget {
     on("playing", () => {
       this.#restoring = false;
       if (!this.#started) this.#begun();
-      this.#endStall();
+      this.#stalls.end();
     });
-    on("waiting", () => this.#beginStall());
+    on("waiting", () => this.#wait());
     on("pause", () => {
       if (video.error || this.#restoring) return;
       this.#playing = false;
-      this.#endStall();
+      this.#stalls.end();
       if (!video.ended) this.#moment(video.currentTime, "p");
     });
     on("seeking", () => {
       if (this.#restoring) return;
-      this.#endStall();
+      this.#stalls.end();
       // What was watched up to the jump counts; what was jumped over does not.
       if (!this.#jumped && this.#started) this.#moment(this.#lastPosition, video.paused ? "a" : "p");
       this.#jumped = true;
@@ -531,27 +526,9 @@ export class Player extends EventTarget {
     });
   }
 
-  #beginStall() {
+  #wait() {
     const { video } = this;
-    if (!this.#started || this.#stallSince !== null || video.seeking || video.paused || video.ended) return;
-    if (this.#hitch !== null) return;
-    const since = performance.now();
-    this.#hitch = setTimeout(() => {
-      this.#hitch = null;
-      this.#stallSince = since;
-      this.#stallBegan = true;
-      this.#stalls += 1;
-      this.#tell("stall", { active: true });
-    }, HITCH_MS);
-  }
-
-  #endStall() {
-    clearTimeout(this.#hitch);
-    this.#hitch = null;
-    if (this.#stallSince === null) return;
-    this.#stallMs += performance.now() - this.#stallSince;
-    this.#stallSince = null;
-    this.#tell("stall", { active: false });
+    if (this.#started && !video.seeking && !video.paused && !video.ended) this.#stalls.begin();
   }
 
   #momentsLeft() {
@@ -579,7 +556,7 @@ export class Player extends EventTarget {
     if (video.ended) return "e";
     if (!this.#started) return video.paused ? "d" : "s";
     if (video.paused) return "a";
-    return this.#stallSince === null ? "p" : "r";
+    return this.#stalls.active ? "r" : "p";
   }
 
   #measure(position, sta) {
@@ -597,7 +574,7 @@ export class Player extends EventTarget {
       cmcd.msd = this.#startupMs;
       this.#startupTold = true;
     }
-    this.#foldStalls(cmcd);
+    this.#stalls.fold(cmcd);
     const dropped = this.video.getVideoPlaybackQuality?.().droppedVideoFrames ?? 0;
     const frame = {
       position: Math.round(Math.max(0, position) * 1_000) / 1_000,
@@ -608,20 +585,6 @@ export class Player extends EventTarget {
     };
     this.#droppedBefore = dropped;
     return frame;
-  }
-
-  /** `bs` in the one frame in which a stall began, `bsd` in each that it lasted into: so both add up. */
-  #foldStalls(cmcd) {
-    if (this.#stallSince !== null) {
-      const now = performance.now();
-      this.#stallMs += now - this.#stallSince;
-      this.#stallSince = now;
-    }
-    if (this.#stallBegan) cmcd.bs = true;
-    const whole = Math.round(this.#stallMs);
-    if (whole > 0) cmcd.bsd = whole;
-    this.#stallBegan = false;
-    this.#stallMs = 0;
   }
 
   #progress() {
