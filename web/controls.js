@@ -5,6 +5,7 @@ import { rateText, rungName } from "./format.js";
 const RATES = [0.75, 1, 1.25, 1.5, 2];
 const QUALITY_MS = 1_000;
 const CAPTIONS_KEY = "lectern.captions";
+const RATE_KEY = "lectern.rate";
 
 export class Controls {
   /**
@@ -49,14 +50,23 @@ export class Controls {
     setText(this.#quality, [...shown].join(" · "));
   }
 
+  /** Remembered: for the next lecture, and for an element that begins anew after a fault. */
   #rateChooser() {
+    const screen = this.#screen;
+    const last = Number(localStorage.getItem(RATE_KEY));
+    screen.defaultPlaybackRate = screen.playbackRate = RATES.includes(last) ? last : 1;
     const select = h(
       "select",
-      { id: "rate", onchange: (event) => (this.#screen.playbackRate = Number(event.target.value)) },
-      ...RATES.map((value) => h("option", { value, selected: value === 1 }, `${value}×`)),
+      { id: "rate", onchange: (event) => (screen.playbackRate = Number(event.target.value)) },
+      ...RATES.map((value) => h("option", { value, selected: value === screen.playbackRate }, `${value}×`)),
     );
-    const wanted = () => this.#player()?.state.rate ?? this.#screen.playbackRate;
-    this.#screen.addEventListener("ratechange", () => (select.value = String(wanted())));
+    screen.addEventListener("ratechange", () => {
+      const wanted = this.#player()?.state.rate ?? screen.playbackRate;
+      select.value = String(wanted);
+      if (!RATES.includes(wanted)) return;
+      screen.defaultPlaybackRate = wanted;
+      localStorage.setItem(RATE_KEY, String(wanted));
+    });
     return h("label", { class: "rate" }, "Speed ", select);
   }
 

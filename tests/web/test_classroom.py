@@ -214,6 +214,22 @@ async def test_where_the_network_carries_no_rung_a_lecture_goes_on_a_little_slow
     assert await page.input_value("#rate") == "1.25"
 
 
+async def test_the_speed_that_a_learner_chose_holds_after_a_fault_and_in_the_next_lecture(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.select_option("#rate", "1.5")
+    speed = "document.querySelector('video').playbackRate === 1.5 && document.querySelector('#rate').value === '1.5'"
+    await until(page, f"{PLAYING} && {speed}")
+    await page.evaluate("document.querySelector('video').load()")  # as after a fault
+    await until(page, speed)
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await eventually(lambda: len(stage.created) == 2)
+    await until(page, f"{PLAYING} && {speed}")
+    assert stage.held.frames[-1]["cmcd"]["pr"] == 1.5
+
+
 # What the pace makes of an element at 1.5 times the speed, and then: the learner chooses 2.
 PACE = """async (standings) => {
     const { Pace } = await import("/web/pace.js");
