@@ -275,6 +275,13 @@ def _table(segment_s: float, kept: list[array[int]]) -> lookahead.Table:
     return lookahead.Table(axes, segment_s, RTT_S, UNIT, ahead)
 
 
+def made_without(held_out: Sequence[str], each: int = EACH, segments_s: Sequence[float] = SEGMENTS_S) -> bytes:
+    """The tables' file, fitted to `each` networks of every family but those that are held out."""
+    over = networks.generated(SEED, each, [family for family in networks.FAMILIES if family not in held_out])
+    fitted = [(segment_s, *fit(segment_s, over)) for segment_s in segments_s]
+    return lookahead.dump(about(fitted), [values for _, ahead, _ in fitted for values in ahead])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bin/fit-quality", description="Fits the tables of quality decisions anew.")
@@ -282,10 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--each", type=int, default=EACH, help="networks of each family (%(default)s)")
     parser.add_argument("--without", nargs="*", default=[], metavar="FAMILY", help="families to hold out, for a test")
     options = parser.parse_args(arguments)
-    families = [family for family in networks.FAMILIES if family not in options.without]
-    over = networks.generated(SEED, options.each, families)
-    fitted = [(segment_s, *fit(segment_s, over)) for segment_s in SEGMENTS_S]
-    file = lookahead.dump(about(fitted), [values for _, ahead, _ in fitted for values in ahead])
+    file = made_without(options.without, options.each)
     options.out.write_bytes(file)
     print(f"{options.out}: {len(file) / 1e6:.2f} MB")
 

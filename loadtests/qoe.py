@@ -190,10 +190,18 @@ def compare(
     over: Sequence[Network], case: Case, policies: Sequence[Policy], best: Array | None = None
 ) -> dict[str, Any]:  # fmt: skip
     """A case's figures, ready for JSON; shares are of the offline optimum, which takes longest unless it is known."""
-    families = [network.family for network in over]
     judged = {policy.name: judge(policy, over, case) for policy in policies}
-    if best is None:
-        best = np.array([case.optimum(number, network) for number, network in enumerate(over)])
+    return figures_of(over, case, judged, optima(over, case) if best is None else best)
+
+
+def optima(over: Sequence[Network], case: Case) -> Array:
+    """The best that could be reached on each."""
+    return np.array([case.optimum(number, network) for number, network in enumerate(over)])
+
+
+def figures_of(over: Sequence[Network], case: Case, judged: Mapping[str, Judged], best: Array) -> dict[str, Any]:
+    """What policies came to, by name, as figures."""
+    families = [network.family for network in over]
     rows = {}
     for name, one in judged.items():
         ahead, low, high = interval(one.quality, judged[REFERENCE].quality, best, families)
