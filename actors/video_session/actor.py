@@ -20,7 +20,7 @@ from actors.video_session import messages, quality
 from actors.video_session.crowd import decide_many
 from actors.video_session.figures import PLACES, REASONS, contribution
 from actors.video_session.messages import MAX_SEQ_JUMP, Ack, Advice, BadFrame, Report, Rung, encode, encode_frame
-from actors.video_session.state import SessionState, advance, apply, fold, load_state
+from actors.video_session.state import SessionState, advance, apply, dump_state, fold, load_state
 from server import metrics
 from server.data.streams import Entry, Write, stream_key
 
@@ -292,6 +292,11 @@ class VideoSession:
             self.on_stir(self)
 
     @property
+    def ends(self) -> bool:
+        """Whether the player said `bye` and all that it sent before is applied."""
+        return self.bye and not self.pending
+
+    @property
     def at_rest(self) -> bool:
         """Whether a player listens, and nothing has to be done or saved until something happens."""
         return (
@@ -321,7 +326,7 @@ class VideoSession:
         return Checkpoint(
             session=self,
             version=self.version,
-            state=msgspec.json.encode(state),
+            state=dump_state(state),
             cursor=state.cursor,
             frames=state.frames,
             duplicates=self.duplicates,
@@ -329,7 +334,7 @@ class VideoSession:
             ranges="{" + ",".join(f"[{start},{end})" for start, end in state.watched_ranges_ms) + "}",
             position_ms=state.position_ms,
             released=release,
-            status="ended" if self.bye else self.retire_as,
+            status="ended" if self.ends else self.retire_as,
             sums=sums,
             percents=percents,
         )

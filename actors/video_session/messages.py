@@ -193,7 +193,7 @@ def total(amounts: Amounts | UnsetType, most: float) -> float:
     """A CMCD figure summed over its inner list, at most `most`; 0 when there is none."""
     if amounts is UNSET:
         return 0.0
-    return min(math.fsum(amounts) if isinstance(amounts, list) else amounts, most)
+    return min(math.fsum([min(amount, most) for amount in amounts]) if isinstance(amounts, list) else amounts, most)
 
 
 # To the player ------------------------------------------------------------------------------------------------------

@@ -306,16 +306,17 @@ def decide(
 
 def _learn_segment(state: QualityState, br_kbps: float, size_bytes: float, ms: float, ttfb_ms: float) -> None:
     kbps = transfer_kbps(size_bytes, ms, ttfb_ms)
+    kbps = 1.0 if kbps < 1.0 else kbps if kbps < MAX_KBPS else MAX_KBPS
     if state.samples == 0:
         _expect_the_usual(state)
     elif state.samples > 1:
         count_shortfall(state, kbps)
-    state.learn(1.0 if kbps < 1.0 else kbps if kbps < MAX_KBPS else MAX_KBPS)
+    state.learn(kbps)
     wait_s = ttfb_ms / 1000
     state.wait_s = wait_s if wait_s < LONGEST_WAIT_S else LONGEST_WAIT_S
     state.crawl_kbps = 0.0
     state.fresh = True
-    if br_kbps > 0:
+    if br_kbps >= 1:  # no rung is below
         state.fetched_kbps = br_kbps
         if state.stood_kbps:
             was_late = abs(br_kbps - state.stood_kbps) < abs(br_kbps - state.decided_kbps)

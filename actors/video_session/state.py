@@ -88,7 +88,8 @@ def apply(state: SessionState, entry: Entry, ladder_kbps: Sequence[float] = ()) 
     """Fold one entry of the stream into the state; whether it was new. `ladder_kbps` are the bitrates of the session's
     ladder, lowest first.
 
-    An entry at or below the cursor changes nothing. One that can't be read raises and changes nothing.
+    An entry at or below the cursor changes nothing. One that can't be read raises and changes nothing; whatever can be
+    read is folded.
     """
     if (entry.seq, entry.sub) <= (state.seq, state.sub):
         return False

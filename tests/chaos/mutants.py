@@ -113,7 +113,7 @@ MUTANTS = {
             [
                 Replacement(
                     "actors/video_session/actor.py",
-                    "state=msgspec.json.encode(state),",
+                    "state=dump_state(state),",
                     "state=msgspec.json.encode("
                     "__import__('dataclasses').replace(state, frames=state.frames - self.saved_frames)),",
                 ),

@@ -1,9 +1,11 @@
 """The fold: exact functions of the frames that were applied, in order."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import asdict
 
@@ -32,6 +34,27 @@ frames = st.lists(
     ),
     max_size=40,
 )
+
+
+# Whatever is a frame, however absurd: the smallest and largest numbers that JSON can tell, above all.
+absurd = st.sampled_from([0, 5e-324, 1e-300, 1e-9, 200, 1e16, 2**53, 1.7e308]) | st.floats(0, 1e308)
+any_amount = absurd | st.lists(absurd, max_size=3)
+any_frame = st.fixed_dictionaries(
+    {"position": st.floats(0, 1_000_000)},
+    optional={
+        "cmcd": st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(["bl", "mtp", "br", "tb", "d", "dl", "pr", "bsd", "msd", "rtp", "tbl"], any_amount)
+            | {"sta": st.text(max_size=2), "bs": st.booleans(), "su": st.booleans()},
+        ),
+        "segments": st.lists(
+            st.fixed_dictionaries({}, optional=dict.fromkeys(["br", "bytes", "ms", "ttfb_ms"], absurd)), max_size=4
+        ),
+        "dropped_frames": st.integers(0, 2**53 - 1),
+        "viewport": st.tuples(st.integers(0, 2**53 - 1), st.integers(0, 2**53 - 1)),
+    },
+)
+bitrates_kbps = st.sampled_from([(), (300.0, 800.0, 1600.0)])
 
 
 def entries_of(arrivals: list[dict[str, Any]]) -> list[Entry]:
@@ -70,6 +93,20 @@ def test_a_frame_is_kept_as_it_was_told(arrivals: list[dict[str, Any]]) -> None:
     for arrival in applied_frames(arrivals):
         frame = parse_rest_frame(arrival)
         assert asdict(parse_kept_frame(encode_frame(frame))) == asdict(frame)
+
+
+@given(st.lists(any_frame, min_size=1, max_size=8), bitrates_kbps)
+@example([{"position": 0, "segments": [{"bytes": 5e-324, "ms": 1e16}] * 4}], ())
+@example([{"position": 0, "cmcd": {"bsd": [1.7e308, 1.7e308]}}], ())
+@example([{"position": 0, "cmcd": {"d": 200}, "segments": [{"br": 5e-324, "bytes": 1, "ms": 1}]}], ())
+def test_whatever_is_a_frame_is_folded_and_kept(arrivals: list[dict[str, Any]], ladder_kbps: Sequence[float]) -> None:
+    state = SessionState()
+    for seq, arrival in enumerate(arrivals, 1):
+        assert apply(state, Entry(seq, 0, None, encode_frame(parse_rest_frame(arrival))), ladder_kbps)
+    assert state.frames == len(arrivals)
+    numbers = [value for value in orjson.loads(dump_state(state)).values() if isinstance(value, int | float)]
+    assert all(abs(number) < 1e18 for number in numbers)
+    assert load_state(dump_state(state), state.cursor) == state
 
 
 @given(frames, st.data())
