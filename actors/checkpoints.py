@@ -211,7 +211,7 @@ class Checkpoints:
             yield sorted(due, key=_id)
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
-        leave = release or session.bye or session.idle(now, self._linger_s, GIVE_UP_S)
+        leave = release or session.ends or session.idle(now, self._linger_s, GIVE_UP_S)
         figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
         if leave or not figured or session.version != session.saved_version:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -99,7 +100,7 @@ class Ingest:
         """One round trip; whether all went well."""
         if not batch:
             return True
-        waiters = [waiter for session in batch for waiter in self._waiters.pop(session, ())] if self._waiters else []
+        waiters = {session: self._waiters.pop(session, []) for session in batch} if self._waiters else {}
         now = self._clock.monotonic()
         writes = [session.next_write(FRAMES) for session in batch]
         kept_since = now - self._settings.stream_ttl_s / 24
@@ -132,19 +133,22 @@ class Ingest:
             await self._bury(session, entry, reason)
         for session in came.stuck:
             await self._restart_stream(session)
-        _wake(waiters)
+        _wake(itertools.chain.from_iterable(waiters.values()))
         return came.well
 
     def _put_back(
-        self, batch: list[VideoSession], writes: list[Write | None], waiters: list[asyncio.Future[None]]
+        self,
+        batch: list[VideoSession],
+        writes: list[Write | None],
+        waiters: Mapping[VideoSession, list[asyncio.Future[None]]],
     ) -> None:
         for session, write in zip(batch, writes, strict=True):
             if write is not None:
                 session.mark_tried(len(write.frames))
             self.mark(session)
-        if waiters:
-            # Whom they wait for does not matter any more: any later round trip that succeeds covers this batch.
-            self._waiters[batch[0]].extend(waiters)
+        for session, waiting in waiters.items():
+            if waiting:
+                self._waiters[session] += waiting
 
     def _settle(
         self,
@@ -198,6 +202,7 @@ class Ingest:
         session's new owner has written since we looked."""
         try:
             if await self._streams.restart(session.key, session.state.cursor):
+                session.kept_at = -math.inf  # the new one knows no time to live yet
                 metrics.STREAMS_LOST.inc()
                 log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
         except REDIS_AWAY as error:

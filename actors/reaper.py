@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import structlog
+
 from actors.checkpoints import Checkpoints, sessions_sql
 from actors.outages import postponed
 from actors.pulse import Pulse
@@ -15,11 +17,15 @@ from server import metrics
 from server.clock import Clock
 from server.config import Sessions
 from server.data.db import DATABASE_AWAY, Database
-from server.data.streams import REDIS_AWAY, Streams
+from server.data.streams import REDIS_AWAY, Streams, stream_key
+
+log = structlog.get_logger()
 
 MOST = 100
 # Between our clock and that of Postgres lies the time that a query takes.
 SLACK_S = 1.0
+# A claim of which nothing was heard for so long never went through, nor will.
+SETTLED_S = 60.0
 
 
 class Reaper:
@@ -65,7 +71,7 @@ class Reaper:
             while more:
                 count = await self.reap(strays=strays)
                 reaped += count
-                more = count == MOST
+                more = count >= MOST  # of those that have ended as many may come beside
 
         for outcome in await asyncio.gather(work(strays=True), work(strays=False), return_exceptions=True):
             if isinstance(outcome, BaseException):
@@ -81,7 +87,10 @@ class Reaper:
         """
         if not self._pulse.steady:
             return 0
-        own = set(self._registry.strays) if strays else set()
+        began_at = self._clock.monotonic()
+        # Whom we hold is no stray: an opening that failed beside it matters only where its claim went through, and then
+        # the sweep drops it first.
+        own = {id_: at for id_, at in self._registry.strays.items() if strays and self._registry.get(id_) is None}
         async with self._db.connection() as connection:
             rows = await sessions_sql.claim_orphans(
                 connection,
@@ -96,10 +105,15 @@ class Reaper:
         try:
             await self.finish(sorted(rows, key=lambda row: row["id"]))
         except BaseException:
-            self._registry.strays.update(row["id"] for row in rows)
+            self._registry.strays.update((row["id"], began_at) for row in rows)
             raise
-        if len(rows) < MOST:
-            self._registry.strays -= own
+        finished = {row["id"] for row in rows}
+        settled_at = began_at - SETTLED_S
+        for id_, at in own.items():
+            # Who was not found may yet become ours: the claim waits for the row, or for Postgres to go on.
+            gone = id_ in finished or (at < settled_at and len(rows) < MOST)
+            if gone and self._registry.strays.get(id_) == at:
+                del self._registry.strays[id_]
         return len(rows)
 
     def _young_s(self) -> float | None:
@@ -108,13 +122,25 @@ class Reaper:
         return age_s + SLACK_S if age_s < self._settings.grace_s else None
 
     async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Fold what the streams of sessions that were just claimed still hold, save them and let them go. Raises
-        PostgresAway, RedisError."""
+        """Fold what the streams of sessions that were just claimed still hold, save them and let them go. What cannot
+        be read stays as it is, under our name, and is kept for an operator. Raises PostgresAway, RedisError."""
         done = []
         for row in rows:
-            session = await recover(row, self._streams, self._clock)
+            try:
+                session = await recover(row, self._streams, self._clock)
+            except REDIS_AWAY:
+                raise
+            except Exception as error:  # whatever one session does, the others go on
+                await self._give_up(row, error)
+                continue
             session.retire_as = row["retire_as"]
             done.append(self._checkpoints.last(session))
         if done:
             await self._checkpoints.save(done, seen=False)
             metrics.REAPED.inc(len(done))
+
+    async def _give_up(self, row: Mapping[str, Any], error: Exception) -> None:
+        metrics.DEAD_LETTERS.inc()
+        log.error("session_unreadable", session=str(row["id"]), exc_info=error)
+        cursor = row["last_seq"], int(row["last_sub"])
+        await self._streams.bury_state(stream_key(row["id"]), cursor, row["state"].encode(), repr(error))

@@ -29,8 +29,9 @@ class Registry:
         self.restless: dict[VideoSession, None] = {}
         self.resting: dict[VideoSession, None] = {}
         self._told = self._stir
-        # Claimed by this process, perhaps, and yet not held, for a part was away in between. The reaper finishes them.
-        self.strays: set[UUID] = set()
+        # Claimed by this process, perhaps, and yet not held, for a part was away in between; since when (monotonic
+        # seconds). The reaper finishes them.
+        self.strays: dict[UUID, float] = {}
 
     def __iter__(self) -> Iterator[VideoSession]:
         return iter(self._sessions.values())
@@ -44,7 +45,7 @@ class Registry:
 
     def add(self, session: VideoSession) -> None:
         """Hold a session that was just claimed; one of a lower epoch is superseded, of a higher one wins."""
-        self.strays.discard(session.id)
+        self.strays.pop(session.id, None)
         held = self._sessions.get(session.id)
         if held is not None and held.epoch > session.epoch:
             session.dropped_as = 4409, "superseded"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -78,6 +78,10 @@ class Runtime:
         self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock, self.pulse)
         # What nudges of other kinds than ours, which concern no session, are told to.
         self.hearers: dict[str, Callable[[UUID], Awaitable[None]]] = {}
+        # Nudges that wait for their turn: sessions that were claimed elsewhere, and what hearers are told of.
+        self._claimed: set[VideoSession] = set()
+        self._heard: dict[tuple[str, UUID], None] = {}
+        self._asked = asyncio.Event()
         # What others want to go on under our eyes, by name; added before the start.
         self.companions: dict[str, Callable[[], Awaitable[None]]] = {}
         # The same for those that say more than an id; they must not wait, for frames are told of here, too.
@@ -108,6 +112,7 @@ class Runtime:
             "neighbours": lambda: every(BEAT_S, self._tell_neighbours),
             "sharing": lambda: every(SHARING_S, lambda: self.sharing.beat(self.registry)),
             "nudges": self._listen,
+            "nudged": self._look_into,
             **self.companions,
         }
         self._tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
@@ -142,23 +147,30 @@ class Runtime:
         Raises PostgresAway, RedisError.
         """
         held = self.registry.get(session_id)  # until our own announcement reaches us
-        try:
-            async with self._db.connection() as connection:
+        async with self._db.connection() as connection:
+            with self._stray_where_it_fails(session_id):
                 row = await sessions_sql.claim_session(
                     connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
                 )
-            if row is None:
-                return None
+        if row is None:
+            return None
+        with self._stray_where_it_fails(session_id):
             await self.announce_claim(session_id, row["epoch"])
             session = await recover(row, self._streams, self._clock)
-        except BaseException:
-            self.registry.strays.add(session_id)
-            raise
         if held is not None:
             session.take_over(held)
         decide_all([session], self.settings.decision_ttl_ms)
         self.registry.add(session)
         return session
+
+    @contextlib.contextmanager
+    def _stray_where_it_fails(self, session_id: UUID) -> Iterator[None]:
+        """The session may be ours from here on."""
+        try:
+            yield
+        except BaseException:
+            self.registry.strays[session_id] = self._clock.monotonic()
+            raise
 
     async def announce_claim(self, session_id: UUID, epoch: int) -> None:
         """Tell whoever holds the session under an older epoch that it is fenced off; best effort, their sweep finds it
@@ -170,11 +182,12 @@ class Runtime:
         """Sessions that the caller has just ended under this process's id (rows of `end_sessions`): tell whoever holds
         them, and fold what their streams still hold; what cannot be done now the reaper does."""
         for row in rows:
-            self.registry.strays.add(row["id"])
+            self.registry.strays[row["id"]] = self._clock.monotonic()
             await self.announce_claim(row["id"], row["epoch"])
         with contextlib.suppress(*AWAY):
             await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
-            self.registry.strays.difference_update(row["id"] for row in rows)
+            for row in rows:
+                self.registry.strays.pop(row["id"], None)
 
     def attach(self, session: VideoSession, peer: Peer) -> None:
         """A socket speaks for the session from now on."""
@@ -285,7 +298,8 @@ class Runtime:
     def _is_nobodys(self, row: Mapping[str, Any]) -> bool:
         """Whether no living process owns the session of `row`, as far as this one can tell."""
         dead = not row["owner_alive"] and self.pulse.steady
-        return row["owner"] is None or dead or row["id"] in self.registry.strays
+        stray = row["owner"] == self.registry.process_id and row["id"] in self.registry.strays
+        return row["owner"] is None or dead or stray
 
     # What goes on by itself ------------------------------------------------------------------------------------------
 
@@ -330,27 +344,51 @@ class Runtime:
         while True:
             try:
                 async for message in self._streams.nudges():
-                    await self._nudged(message)
+                    try:
+                        self._nudged(message)
+                    except ValueError:
+                        log.warning("nudge_not_understood", message=message[:200])
             except AWAY as error:
                 postponed("postponed", error)
                 await asyncio.sleep(BEAT_S)
 
-    async def _nudged(self, message: str) -> None:
-        kind, _, subject_id = message.partition(" ")
+    def _nudged(self, message: str) -> None:
+        """Do what a nudge asks for; what Postgres has to be asked about is left to `_look_into`, for whoever is nudged
+        of frames waits for them. Raises ValueError for what is no nudge."""
+        kind, _, told = message.partition(" ")
         if kind in self.readers:
-            self.readers[kind](subject_id)
+            self.readers[kind](told)
             return
         if kind in self.hearers:
-            await self.hearers[kind](UUID(subject_id))
+            self._heard[kind, UUID(told)] = None
+            self._asked.set()
             return
-        session_id, _, epoch = subject_id.partition(" ")
+        session_id, _, epoch = told.partition(" ")
         session = self.registry.get(UUID(session_id))
         if session is None:
             return
         if kind == FRAMES:
             self.ingest.mark(session)
         elif kind == CLAIMED and int(epoch) > session.epoch:  # our own claims we hear of, too
-            await self.checkpoints.check_fences([session])
+            self._claimed.add(session)
+            self._asked.set()
+
+    async def _look_into(self) -> None:
+        """Do what nudges ask for and Postgres knows about, until cancelled: claims first, those of a moment at once."""
+        while True:
+            await self._asked.wait()
+            claimed, self._claimed = self._claimed, set()
+            heard = next(iter(self._heard), None)
+            try:
+                if claimed:
+                    await self.checkpoints.check_fences([session for session in claimed if not session.dropped])
+                if heard is not None:
+                    del self._heard[heard]
+                    await self.hearers[heard[0]](heard[1])
+            except AWAY as error:
+                postponed("postponed", error)
+            if not self._claimed and not self._heard:
+                self._asked.clear()
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -65,6 +65,11 @@ DATABASE_AWAY = (
 IDLE_IN_TRANSACTION_S = 5.0
 
 
+# Nor does a statement go on for longer than this after we have left off waiting for its answer: what a client was told
+# is not done shall not be done later.
+LEFT_OFF_S = 0.5
+
+
 # A connection that was idle for so long may have been forgotten on the way.
 STALE_S = 300.0
 # Statements that each connection keeps prepared, the longest unused going first: all that there are.
@@ -249,6 +254,7 @@ class Database:
                     server_settings={
                         "application_name": self._application_name,
                         "timezone": "UTC",
+                        "statement_timeout": str(round(1000 * (self.timeout_s + LEFT_OFF_S))),
                         "idle_in_transaction_session_timeout": str(round(1000 * IDLE_IN_TRANSACTION_S)),
                     },
                 )

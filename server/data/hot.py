@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from server.data.streams import Entry, Streams, Write, Written
+from server.data.streams import Entry, Streams, Write, Written, entry_of
 from server.data.wire import Wire
 
 # Frames in order, as in `Streams`. Where nothing lay after the cursor and all are new, their number is the whole
@@ -122,8 +122,4 @@ def _pack_words(words: Sequence[bytes]) -> bytes:
 
 def _entry(entry_id: bytes, fields: list[Any]) -> Entry:
     seq, _, sub = entry_id.partition(b"-")
-    if len(fields) == 4 and fields[0] == b"prev":  # what an owner wrote
-        return Entry(int(seq), int(sub), int(fields[1]), fields[3])
-    named = dict(zip(fields[::2], fields[1::2], strict=True))
-    prev = named.get(b"prev")
-    return Entry(int(seq), int(sub), None if prev is None else int(prev), named.get(b"frame", b""))
+    return entry_of(int(seq), int(sub), dict(zip(fields[::2], fields[1::2], strict=True)))

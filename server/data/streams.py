@@ -327,9 +327,14 @@ def _written(answer: Any) -> Written:
 
 def _entry(entry_id: bytes | str, fields: Mapping[bytes | str, bytes]) -> Entry:
     seq, _, sub = _text(entry_id).partition("-")
+    return entry_of(int(seq), int(sub), fields)
+
+
+def entry_of(seq: int, sub: int, fields: Mapping[Any, bytes]) -> Entry:
+    """An entry of the stream by its fields. One that nobody of us wrote is a dead letter; it must not stop those beside
+    it."""
     prev = fields.get(b"prev")
-    # An entry that nobody of us wrote is a dead letter; it must not stop those beside it.
-    return Entry(int(seq), int(sub), None if prev is None else int(prev), fields.get(b"frame", b""))
+    return Entry(seq, sub, int(prev) if prev is not None and prev.isdigit() else None, fields.get(b"frame", b""))
 
 
 def _text(value: bytes | str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,35 @@ async def test_while_redis_is_away_frames_wait_and_come_in_once(place: Place, ow
         await eventually(lambda: listener.saved == 5)
         state = state_of(await core.row(session_id))
         assert (state["frames"], state["gaps"], session.duplicates) == (4, 1, 0)
+
+
+async def test_who_waits_for_a_session_is_told_of_that_one_alone(
+    place: Place, own_valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(place.dsn, own_valkey.url) as core:
+        ingest, ask, rounds = core.runtime.ingest, core.streams.write_and_read, []
+
+        async def counted(*args: Any) -> Any:
+            rounds.append(args)
+            return await ask(*args)
+
+        monkeypatch.setattr(core.streams, "write_and_read", counted)
+        (one, _), (other, _) = [await core.open(await place.new_session(core)) for _ in range(2)]
+        own_valkey.kill()
+        core.runtime.submit(one, report(1))
+        core.runtime.submit(other, report(1))
+        await eventually(lambda: one.pending[0].tried and other.pending[0].tried)
+        if rounds[-1][0][0].key == other.key:  # who comes first
+            one, other = other, one
+        served, before = asyncio.create_task(ingest.served(other, 30.0)), len(rounds)
+        await eventually(lambda: len(rounds) > before + 2)
+        core.runtime.registry.drop(one, 4409, "superseded")
+        assert await ingest.served(one, 30.0)
+        await asyncio.wait([served], timeout=0.1)
+        assert not served.done()
+        own_valkey.start()
+        assert await served
+        assert other.state.seq == 1
 
 
 async def test_a_paused_redis_makes_no_frame_count_twice(place: Place, own_valkey: Valkey) -> None:

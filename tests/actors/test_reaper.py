@@ -1,16 +1,19 @@
 """What nobody holds is finished: sessions of dead processes, strays, those long unseen."""
 
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from redis.exceptions import RedisError
 
+from actors import reaper
 from actors.reaper import MOST
 from actors.video_session.messages import encode_frame
 from embedded.valkey import Valkey
-from server.data.db import queries
-from server.data.streams import stream_key
+from server.data import db
+from server.data.db import PostgresAway, queries
+from server.data.streams import DEAD_LETTERS, stream_key
 from tests.actors.conftest import Place
 from tests.support.core import Core, eventually, insert_session, report, running, state_of
 
@@ -53,7 +56,7 @@ async def test_a_socket_learns_of_a_takeover_that_a_reaper_has_finished_before(s
 async def test_many_are_reaped_two_batches_by_turns_and_each_is_claimed_once(still_core: Core, place: Place) -> None:
     runtime = still_core.runtime
     stray_id = await place.new_session(still_core, owner=runtime.registry.process_id)
-    runtime.registry.strays.add(stray_id)
+    runtime.registry.strays[stray_id] = 0.0
     orphans = [await place.new_session(still_core, owner=uuid4()) for _ in range(2 * MOST + 20)]
     for session_id in orphans[::50]:
         entry = {"prev": 0, "frame": encode_frame(report(1))}
@@ -125,7 +128,87 @@ async def test_a_young_process_finishes_its_own_strays_however_long_unseen(place
         registry, long_ago = core.runtime.registry, datetime.now(UTC) - timedelta(minutes=2)
         ended = await place.new_session(core, owner=registry.process_id, status="ended", seen_at=long_ago)
         held = await place.new_session(core, owner=registry.process_id, seen_at=long_ago)
-        registry.strays |= {ended, held}
+        registry.strays |= dict.fromkeys([ended, held], 0.0)
         assert await core.runtime.reaper.reap() == 2
         assert not registry.strays
         assert [(await core.row(session_id))["owner"] for session_id in (ended, held)] == [None, None]
+
+
+async def test_a_session_that_cannot_be_read_is_kept_for_an_operator_and_stops_no_other(
+    still_core: Core, place: Place
+) -> None:
+    redis = still_core.redis
+    broken = await place.new_session(still_core, owner=uuid4(), state='{"seq":"x"}')
+    sound = [await place.new_session(still_core, owner=uuid4()) for _ in range(4)]
+    for session_id in sound:
+        entry = {"prev": 0, "frame": encode_frame(report(1))}
+        await redis.xadd(stream_key(session_id), entry, id="1-0")
+    assert await still_core.runtime.reaper.reap() == 5
+    rows = [await still_core.row(session_id) for session_id in sound]
+    assert {(row["last_seq"], row["owner"]) for row in rows} == {(1, None)}
+    row = await still_core.row(broken)
+    assert (row["state"], row["owner"]) == ('{"seq":"x"}', still_core.runtime.registry.process_id)
+    kept = [fields for _, fields in await redis.xrevrange(DEAD_LETTERS, count=1)]
+    assert [(fields[b"stream"].decode(), fields[b"state"]) for fields in kept] == [(stream_key(broken), b'{"seq":"x"}')]
+    assert await still_core.runtime.reaper.reap() == 0, "it is not tried again and again"
+
+
+async def test_all_are_reaped_at_once_also_those_that_have_ended(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "MOST", 5)
+    for _ in range(15):
+        await place.new_session(still_core, owner=uuid4())
+        await place.new_session(still_core, owner=uuid4(), status="ended")
+    assert await still_core.runtime.reaper.reap_all() == 30
+
+
+async def test_a_claim_that_comes_through_after_it_was_given_up_is_finished(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "LEFT_OFF_S", 60.0)
+    async with running(place.dsn, place.redis_url, start=False, postgres_timeout_s=0.2) as core:
+        registry = core.runtime.registry
+        session_id = await place.new_session(core)
+        async with still_core.db.transaction() as holder:
+            await holder.execute("SELECT 1 FROM video_sessions WHERE id = $1 FOR UPDATE", session_id)
+            with pytest.raises(PostgresAway):
+                await core.runtime.claim(session_id, "socket")
+            assert await core.runtime.reaper.reap() == 0
+            assert list(registry.strays) == [session_id]
+
+        async def claimed() -> bool:
+            return (await core.row(session_id))["owner"] == registry.process_id
+
+        await eventually(claimed)
+        assert await core.runtime.reaper.reap() == 1
+        assert (await core.row(session_id))["owner"] is None
+        assert not registry.strays
+
+
+async def test_an_opening_that_fails_beside_a_live_socket_has_nobody_reap_its_session(
+    still_core: Core, place: Place
+) -> None:
+    async with running(place.dsn, place.redis_url, start=False, postgres_timeout_s=0.2) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        async with AsyncExitStack() as busy:
+            for _ in range(core.db.pool_size):
+                await busy.enter_async_context(core.db.connection())
+            with pytest.raises(PostgresAway):
+                await core.runtime.claim(session_id, "socket")
+        assert not core.runtime.registry.strays, "nothing was asked for"
+        async with still_core.db.transaction() as holder:
+            await holder.execute("SELECT 1 FROM video_sessions WHERE id = $1 FOR UPDATE", session_id)
+            with pytest.raises(PostgresAway):
+                await core.runtime.claim(session_id, "socket")
+            await eventually(lambda: nobody_waits(still_core))
+        assert await core.runtime.reaper.reap() == 0
+        await core.runtime.checkpoints.check_fences([session])
+        assert listener.ended is None
+
+
+async def nobody_waits(core: Core) -> bool:
+    """Whether no statement waits for a row."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    return await core.db.fetchval(waiting) == 0

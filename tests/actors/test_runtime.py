@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame
+from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.valkey import Valkey
 from server.data.db import queries
 from server.data.streams import StreamFull
@@ -39,6 +39,63 @@ async def test_bye_ends_a_session_with_all_that_came_before_it(core: Core, place
     assert not await core.redis.exists(session.key)
 
 
+async def test_a_session_ends_when_the_frames_that_came_before_bye_are_in(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url, checkpoint_s=0.1) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        core.runtime.submit(session, report(1))
+        await eventually(lambda: listener.saved == 1)
+        own_valkey.kill()
+        core.runtime.submit(session, report(2))
+        core.runtime.submit(session, report(3))
+        await core.runtime.end(session)
+        await core.runtime.checkpoints.save_changed()
+        assert listener.ended is None
+        assert (await core.row(session_id))["status"] == "active"
+        own_valkey.start()
+        await eventually(lambda: listener.ended is not None)
+        assert listener.ended == (1000, "bye")
+        row = await core.row(session_id)
+        assert (row["status"], row["last_seq"], row["owner"]) == ("ended", 3, None)
+
+
+async def test_who_drains_does_not_end_a_session_whose_last_frames_are_not_in(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        own_valkey.kill()
+        core.runtime.submit(session, report(1))
+        await core.runtime.end(session)
+        await core.runtime.drain(60.0)
+        assert listener.ended == (1012, "restart"), "it says them, and bye, again elsewhere"
+        assert (await core.row(session_id))["status"] == "active"
+
+
+async def test_frames_do_not_wait_for_what_else_is_told(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, sweep_s=60.0) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        core.runtime.submit(session, report(1))
+        await eventually(lambda: listener.applied == 1)
+        go_on, heard = asyncio.Event(), []
+
+        async def hear(subject_id: UUID) -> None:
+            heard.append(subject_id)
+            await go_on.wait()
+
+        core.runtime.hearers["slow"] = hear
+        first, second = uuid4(), uuid4()
+        await core.streams.tell("no such", "thing")
+        await core.streams.nudge("slow", first)
+        await core.streams.nudge("slow", second)
+        await core.streams.append(session.key, session.state.cursor, [(2, encode_frame(report(2)))], 100)
+        await core.streams.nudge("frames", session_id)
+        await eventually(lambda: listener.applied == 2)
+        assert heard == [first]
+        go_on.set()
+        await eventually(lambda: heard == [first, second])
+
+
 async def test_a_beacon_claims_what_nobody_holds_and_lets_it_go_again(place: Place) -> None:
     async with running(place.dsn, place.redis_url, rest_idle_s=0.1) as core:
         session_id = await place.new_session(core)
@@ -64,6 +121,17 @@ async def test_a_beacon_at_another_process_reaches_the_owner_and_kicks_nobody(pl
         await eventually(lambda: listener.saved == 2)
         assert listener.ended is None
         assert len(two.runtime.registry) == 0
+
+
+async def test_a_beacon_kicks_nobody_who_took_over_what_was_claimed_here_in_vain(place: Place) -> None:
+    async with running(place.dsn, place.redis_url) as one, running(place.dsn, place.redis_url, start=False) as two:
+        session_id = await place.new_session(one)
+        two.runtime.registry.strays[session_id] = 0.0
+        session, listener = await one.open(session_id)
+        await two.runtime.deliver(await own(two, session_id, place.user_id), [report(1)])
+        await eventually(lambda: listener.applied == 1)
+        assert (await one.row(session_id))["epoch"] == session.epoch
+        assert listener.ended is None
 
 
 async def test_a_beacon_with_an_absurd_seq_writes_nothing(core: Core, place: Place) -> None:

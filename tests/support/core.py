@@ -18,6 +18,7 @@ from actors.video_session.messages import Ack, Decision, Telemetry, parse_rest_f
 from server.clock import Clock
 from server.config import Sessions
 from server.data.db import Database
+from server.data.hot import HotStreams
 from server.data.neighbours import Neighbours
 from server.data.streams import Streams
 from tests.support.lectures import LADDER, Lecture
@@ -105,14 +106,15 @@ async def running(
     start: bool = True,
     clock: Clock | None = None,
     redis_timeout_s: float = 20.0,
+    postgres_timeout_s: float = 20.0,
     **sessions: Any,
 ) -> AsyncIterator[Core]:
     """A runtime on these parts. With `start=False` nothing goes on by itself: the test takes each step."""
-    db = await Database.open(dsn, pool_size=5, timeout_s=20.0)
+    db = await Database.open(dsn, pool_size=5, timeout_s=postgres_timeout_s)
     pulse_db = await Database.open(dsn, pool_size=1, timeout_s=20.0)
     within_s = {"socket_timeout": redis_timeout_s, "socket_connect_timeout": redis_timeout_s}
     redis = Redis.from_url(redis_url, **within_s, retry=Retry(NoBackoff(), 0))
-    streams = Streams(redis)
+    streams = HotStreams(redis)
     runtime = Runtime(
         db, streams, Sessions(**(FAST | sessions)), clock or Clock(), pulse_db=pulse_db, neighbours=Neighbours(redis),
         complete_share=0.9,
@@ -123,6 +125,7 @@ async def running(
         yield Core(runtime, db, redis, streams)
     finally:
         await runtime.stop()
+        await streams.close()
         await redis.aclose()
         await pulse_db.close()
         await db.close()

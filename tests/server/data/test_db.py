@@ -143,6 +143,20 @@ async def test_a_statement_that_takes_too_long_is_cut_and_its_connection_thrown_
     await hasty.close()
 
 
+async def test_what_was_told_to_be_undone_is_not_done_later(database: Database, empty_postgres_dsn: str) -> None:
+    await database.execute("CREATE TABLE things (id int)")
+    hasty = await Database.open(empty_postgres_dsn, pool_size=1, timeout_s=0.2, application_name="hasty")
+    async with database.transaction() as holder:
+        await holder.execute("LOCK TABLE things")
+        with pytest.raises(PostgresAway):
+            await hasty.execute("INSERT INTO things VALUES (1)")
+        at_work = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hasty' AND state = 'active'"
+        while await database.fetchval(at_work):  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.02)
+    assert await database.fetchval("SELECT count(*) FROM things") == 0
+    await hasty.close()
+
+
 async def test_a_cancelled_statement_does_not_keep_its_caller(database: Database) -> None:
     started = time.monotonic()
     for context in (database.connection, database.transaction):

@@ -106,11 +106,12 @@ async def test_an_entry_that_is_none_of_ours_is_an_empty_frame_and_spoils_no_oth
     streams: Streams, key: str, redis: Redis
 ) -> None:
     await redis.xadd(key, {"what": b"ever"}, id="1-0")
-    other = stream_key(uuid4())
+    await redis.xadd(key, {"prev": b"one", "frame": b"b"}, id="2-0")
+    other, foreign = stream_key(uuid4()), [Entry(1, 0, None, b""), Entry(2, 0, None, b"b")]
     written, read = await streams.write_and_read([Write(other, (0, 0), [(1, b"a")])], {key: (0, 0)}, 10)
     assert written == [Written(1, None, whole=True)]
-    assert read == {key: [Entry(1, 0, None, b"")]}
-    assert await streams.read_after(key, (0, 0), 10) == [Entry(1, 0, None, b"")]
+    assert read == {key: foreign}
+    assert await streams.read_after(key, (0, 0), 10) == foreign
 
 
 async def test_frames_without_a_number_follow_the_top_of_the_stream(streams: Streams, key: str) -> None:
