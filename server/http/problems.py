@@ -425,7 +425,7 @@ class NotRefundable(Problem):
 
 
 class TooManySessions(Problem):
-    """The user watches in as many places as allowed; `takeover` ends the others."""
+    """The user watches in as many places as allowed; `takeover` ends those that were seen longest ago."""
 
     code, status, title = "too_many_sessions", 409, "Too many live sessions"
 
