@@ -48,7 +48,7 @@ async def test_who_forgot_the_password_sets_another_by_mail_and_changes_it_again
     await page.goto(f"{origin}/#/signin")
     await look(page, "signin")
     await page.get_by_text("Forgot password?").click()
-    await page.get_by_label("E-mail").fill("ada@example.com")
+    await page.get_by_label("E-mail", exact=True).fill("ada@example.com")  # not the field of the page before
     await look(page, "forgot")
     await page.get_by_role("button", name="Send a link").click()
     await page.get_by_text("a link to set a new password is on its way").wait_for()
