@@ -41,12 +41,16 @@ def bomb(side: int = 20_000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-def pdf(*pages: str, zipped: bytes = b"") -> bytes:
-    """A PDF with a line of text on each page; with `zipped` its first page is what that inflates to."""
+def pdf(*pages: str, zipped: bytes = b"", half: str = "") -> bytes:
+    """A PDF with a line of text on each page; with `zipped` its first page is what that inflates to.
+
+    Its font says of the character `half` that it is the first half of a surrogate pair.
+    """
     count = len(pages)
     kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(count))
     objects = [b"<</Type/Catalog/Pages 2 0 R>>", f"<</Type/Pages/Kids[{kids}]/Count {count}>>".encode()]
-    objects.append(b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>")
+    meanings = f"1 beginbfchar <{ord(half):02x}> <d835> endbfchar".encode() if half else b""
+    objects.append(f"<</Type/Font/Subtype/Type1/BaseFont/Helvetica/ToUnicode {4 + 2 * count} 0 R>>".encode())
     for n, text in enumerate(pages):
         objects.append(
             f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F 3 0 R>>>>"
@@ -56,6 +60,7 @@ def pdf(*pages: str, zipped: bytes = b"") -> bytes:
         if zipped and n == 0:
             stream, kind = zipped, b"/Filter/FlateDecode"
         objects.append(b"<</Length %d%s>>stream\n%s\nendstream" % (len(stream), kind, stream))
+    objects.append(b"<</Length %d>>stream\n%s\nendstream" % (len(meanings), meanings))
     out, places = io.BytesIO(), []
     out.write(b"%PDF-1.7\n")
     for number, body in enumerate(objects, start=1):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from server.config import Files
+from server.domain.texts import cut_pages
 from server.services.documents import Documents, DocumentsBusy, Page
 from tests.support.files import PDF, pdf
 
@@ -23,6 +24,12 @@ async def test_a_document_is_read_page_by_page() -> None:
         Page(1, "Queues are first in, first out."),
         Page(3, "Stacks are not."),
     ]
+
+
+async def test_half_a_character_costs_a_document_nothing_else() -> None:
+    """As formulas have them whose fonts tell only the first half of what lies beyond 16 bits."""
+    pages = await read(pdf("Let @ be a queue.", "Stacks are not.", half="@"))
+    assert [piece.text for piece in cut_pages(pages)] == ["Let be a queue.", "Stacks are not."]
 
 
 async def test_no_more_is_read_than_the_settings_allow() -> None:
