@@ -97,8 +97,6 @@ class Post:
 
     async def work(self, job: Job) -> None:
         """Do a job of the kind `mail`. Raises Hopeless for one that cannot be delivered, ServiceAway for the rest."""
-        if job.age_s > self._config.auth.mail_token_ttl_s:
-            return  # whoever waited for it has asked again
         try:
             await self._writers[job.payload["mail"]](job)
         except ServiceRefused as error:
@@ -126,6 +124,8 @@ class Post:
             await self._send(job.payload["email"], user, EMAIL_CHANGED, "/account")
 
     async def _send_with_token(self, job: Job, user: Any, purpose: Purpose, mail: tuple[str, str]) -> None:
+        if job.age_s > self._config.auth.mail_token_ttl_s:
+            return  # whoever waited for it has asked again
         token = urlsafe_b64encode(hmac.digest(self._key, job.id.bytes, "sha256")).decode().rstrip("=")
         async with self._database.transaction() as tx:
             user = await _mails.lock_recipient(tx, user_id=user["id"])  # so that many at once are counted one by one

@@ -213,6 +213,26 @@ async def settled(sql: Sql) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_change_is_told_however_late_and_a_link_that_is_over_is_not_sent(
+    ada: Person, box: MailBox, sql: Sql
+) -> None:
+    await box.get(VERIFY, "ada@example.com")
+    await sql.execute(
+        "CREATE FUNCTION delay() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.created_at := now() - interval '31 minutes'; RETURN NEW; END $$;"
+        "CREATE TRIGGER delay BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION delay()"
+    )
+    await forget(ada)
+    await ada.ask("PATCH", "/api/auth/me", {"email": "ada@elsewhere.example"})  # which asks for proof, too
+    await settled(sql)
+    await ada.put("/api/auth/me/password", {"current_password": PASSWORD, "new_password": ANOTHER})
+    await settled(sql)
+    assert [(mail.subject, mail.recipients) for mail in box.mails] == [
+        ("Your e-mail address was changed", ["ada@example.com"]),
+        ("Your password was changed", ["ada@elsewhere.example"]),
+    ]
+
+
 # Without a mail server, and with a dead one ---------------------------------------------------------------------------
 
 
