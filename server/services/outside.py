@@ -2,7 +2,8 @@
 figures; and what can go wrong, of which the HTTP floor tells clients (502, 503, 504).
 
 A service that failed `breaker.failures` times in a row is left alone for `breaker.open_s`: its callers learn at once
-what they would have learned after a time-out. Then one call, no more, finds out whether it is back.
+what they would have learned after a time-out. Then one call, no more, finds out whether it is back; where an answer
+takes long its beginning tells.
 """
 
 import asyncio
@@ -136,6 +137,12 @@ class Service:
             metrics.SERVICE_SECONDS.labels(self.name).observe(self._clock.monotonic() - began)
             self._settle(operation, outcome)
 
+    def answers(self) -> None:
+        """Within `calling`, when a long answer begins: the service is back, and others need not wait for its end.
+        One that breaks off still is a failure."""
+        if self.state is State.TRYING:
+            self._be_back()
+
     def _admit(self, operation: str) -> None:
         left_s = self._open_until - self._clock.monotonic()
         if self.state is State.CLOSED:
@@ -148,10 +155,7 @@ class Service:
     def _settle(self, operation: str, outcome: str) -> None:
         metrics.SERVICE_CALLS.labels(self.name, operation, outcome).inc()
         if outcome in ("done", "refused", "put_off"):
-            self._failures = 0
-            if self.state is not State.CLOSED:
-                log.info("service_back", service=self.name)
-                self._become(State.CLOSED)
+            self._be_back()
         elif outcome in ("failed", "slow"):
             self._failures += 1
             if self.state is State.TRYING or self._failures == self._settings.failures:
@@ -160,6 +164,12 @@ class Service:
                 self._become(State.OPEN)
         elif self.state is State.TRYING:  # nothing was found out: the next one tries
             self._become(State.OPEN)
+
+    def _be_back(self) -> None:
+        self._failures = 0
+        if self.state is not State.CLOSED:
+            log.info("service_back", service=self.name)
+            self._become(State.CLOSED)
 
     def _become(self, state: State) -> None:
         self.state = state

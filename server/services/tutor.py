@@ -125,7 +125,7 @@ class Tutor:
 
     async def _read(self, stream: Any, answer: Answer, deadline: float) -> AsyncIterator[str]:
         """The texts as they come. What a model thinks aloud shows that it is at work, and is not told."""
-        loop, events = asyncio.get_running_loop(), aiter(stream)
+        loop, events, is_silent = asyncio.get_running_loop(), aiter(stream), True
         while True:
             with _translated():
                 try:
@@ -141,6 +141,9 @@ class Tutor:
                     text = choice.delta.content or ""
                     if text or any((choice.delta.model_extra or {}).get(name) for name in _THOUGHTS):
                         deadline = loop.time() + self.settings.gap_s
+                        if is_silent:
+                            is_silent = False
+                            self._service.answers()
             if text:
                 yield text
         if answer.finish is None:

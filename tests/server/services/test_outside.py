@@ -121,6 +121,31 @@ async def test_one_call_alone_finds_out_whether_it_is_back(service: Service, clo
     assert await ask(service, Host()) == "well"
 
 
+async def test_the_beginning_of_a_long_answer_tells_that_it_is_back(service: Service, clock: SetClock) -> None:
+    await fail(service, 3)
+    clock.time_s += 10
+    async with service.calling("ask", None):
+        with pytest.raises(ServiceLeftAlone):
+            await ask(service, Host())
+        service.answers()
+        assert await ask(service, Host()) == "well"
+        assert service.state is State.CLOSED
+
+
+async def test_answers_that_begin_and_break_off_are_failures_in_a_row_too(service: Service, clock: SetClock) -> None:
+    async def break_off() -> None:
+        async with service.calling("ask", None):
+            service.answers()
+            raise ServiceAway("it broke off")
+
+    for _ in range(2):  # the second time the first of them is what tells that it is back
+        for _ in range(3):
+            with pytest.raises(ServiceAway, match="broke off"):
+                await break_off()
+        assert service.state is State.OPEN
+        clock.time_s += 10
+
+
 async def test_one_that_is_not_back_is_left_alone_again_at_once(service: Service, clock: SetClock) -> None:
     await fail(service, 3)
     clock.time_s += 10

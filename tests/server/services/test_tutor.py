@@ -17,6 +17,7 @@ from server.services.outside import (
     ServiceSlow,
 )
 from server.services.tutor import Answer, Tutor, Usage
+from tests.support.core import SetClock
 from tests.support.language_model import LanguageModel, speaking
 
 MESSAGES = [{"role": "user", "content": "<question>anything</question>"}]
@@ -104,6 +105,21 @@ async def test_a_model_that_cannot_be_reached_is_left_alone_after_some_failures(
                 await read(tutor)
         with pytest.raises(ServiceLeftAlone):
             await read(tutor)
+
+
+async def test_a_model_that_is_back_answers_others_while_the_first_answer_goes_on(model: LanguageModel) -> None:
+    clock = SetClock()
+    tutor = Tutor(OpenAI(**model.settings), Breaker(failures=1, open_s=10), clock)
+    model.behave(status=500, times=1)
+    with pytest.raises(ServiceAway):
+        await read(tutor)
+    clock.now_s += 10
+    model.behave(hang_after=1)
+    async with tutor.asking(MESSAGES) as answer:
+        assert await anext(answer.texts)
+        model.behave(hang_after=-1)
+        assert "".join((await read(tutor))[0]) == WORDS
+    await tutor.close()
 
 
 async def test_without_a_key_there_is_none() -> None:
