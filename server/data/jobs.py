@@ -20,7 +20,7 @@ from server import metrics
 from server.config import Jobs as JobSettings
 from server.data.db import DATABASE_AWAY, Connection, Database, Record, queries
 
-# Jobs that a process does at the same time.
+# Jobs that a `Jobs` does at the same time.
 AT_ONCE = 10
 # How much later each attempt is than the one before, and the latest.
 GROWTH = 3.0
@@ -64,34 +64,59 @@ async def add_job(tx: Connection | Database, kind: str, *, in_s: float = 0.0, **
 
 
 class Jobs:
-    """Does the jobs of the kinds for which this process has work."""
+    """Does the jobs of the kinds for which this process has work, `AT_ONCE` at a time.
+
+    No more are claimed than can begin at once, for a lease is counted from its claim.
+    """
 
     def __init__(self, database: Database, settings: JobSettings, works: Mapping[str, Work]) -> None:
         self._database = database
         self._settings = settings
         self._works = dict(works)
+        self._working: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Do what is due, look again every `jobs.poll_s`, until cancelled."""
-        while True:
-            try:
-                busy = await self.run_due()
-            except DATABASE_AWAY as error:
-                busy = 0
-                log.warning("postponed", error=repr(error))
-            except Exception:
-                busy = 0
-                log.exception("jobs_failed")
-            if busy < AT_ONCE:
-                await asyncio.sleep(self._settings.poll_s)
+        """Do what is due, each job as soon as there is a place for it; look again every `jobs.poll_s`, until cancelled.
 
-    async def run_due(self) -> int:
-        """One round; how many jobs were tried. Raises DATABASE_AWAY."""
+        What is under way is cancelled, too, and waited for. It is due again when its lease is over.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                free, begun = self._free, 0
+                try:
+                    begun = await self.begin_due(group)
+                except DATABASE_AWAY as error:
+                    log.warning("postponed", error=repr(error))
+                except Exception:
+                    log.exception("jobs_failed")
+                if begun < free:
+                    await asyncio.sleep(self._settings.poll_s)
+                elif not self._free:
+                    await asyncio.wait(self._working, return_when=asyncio.FIRST_COMPLETED)
+
+    async def begin_due(self, group: asyncio.TaskGroup) -> int:
+        """Begin what is due, as far as there are places; how many jobs that were. Raises DATABASE_AWAY."""
         rows = await _jobs.claim_jobs(
-            self._database, kinds=list(self._works), count=AT_ONCE, lease_s=self._settings.lease_s
+            self._database, kinds=list(self._works), count=self._free, lease_s=self._settings.lease_s
         )
-        await asyncio.gather(*(self._try(_job(row)) for row in rows))
+        for row in rows:
+            working = group.create_task(self._see_to(_job(row)))
+            self._working.add(working)
+            working.add_done_callback(self._working.discard)
         return len(rows)
+
+    @property
+    def _free(self) -> int:
+        return AT_ONCE - len(self._working)
+
+    async def _see_to(self, job: Job) -> None:
+        """What fails here is due again when its lease is over, and concerns no other."""
+        try:
+            await self._try(job)
+        except DATABASE_AWAY as error:
+            log.warning("postponed", kind=job.kind, job=str(job.id), error=repr(error))
+        except Exception:
+            log.exception("jobs_failed", kind=job.kind, job=str(job.id))
 
     async def _try(self, job: Job) -> None:
         try:

@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 from server.data.jobs import Jobs
 from server.http.keys import CHARGING, CONFIG, DATABASE, PAYMENT_EVENTS, SUBSCRIBING
 from tests.support import app as application
+from tests.support.jobs import run_due
 from tests.support.people import Answer, People, Person
 from tests.support.shop import ENROLLED_WITHOUT_PAYING, WEBHOOK, Shop
 from tests.support.stripe import LocalService, payment_service
@@ -131,7 +132,7 @@ class Scene:
         await self.sql.execute("UPDATE jobs SET run_at = now() WHERE dead_at IS NULL")
         works = self.app[CHARGING].works | self.app[PAYMENT_EVENTS].works | self.app[SUBSCRIBING].works
         jobs = Jobs(self.app[DATABASE], self.app[CONFIG].jobs, works)
-        while await jobs.run_due():
+        while await run_due(jobs):
             pass
 
     async def settle(self) -> None:

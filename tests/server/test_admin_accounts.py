@@ -11,6 +11,7 @@ from server import admin
 from server.data.db import Database
 from server.data.jobs import Hopeless, Job, Jobs, add_job
 from tests.support.app import AppClient, serving, settings
+from tests.support.jobs import run_due
 from tests.support.people import PASSWORD, Person
 
 LIMITS = {name: {"rate": 0} for name in ("auth", "read", "write", "login_account", "login_address")}
@@ -90,7 +91,7 @@ async def test_dead_jobs_are_listed_and_tried_again(
 
     database = await Database.open(postgres_dsn, pool_size=2, timeout_s=5)
     await add_job(database, "wave", to="Ada")
-    await Jobs(database, settings(postgres_dsn, "").jobs, {"wave": fail}).run_due()
+    await run_due(Jobs(database, settings(postgres_dsn, "").jobs, {"wave": fail}))
     capsys.readouterr()
     assert await run(monkeypatch, "jobs", "list", "--dead") == 0
     (line,) = capsys.readouterr().out.splitlines()

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from server.config import Jobs as JobSettings
 from server.data.db import Database, queries
-from server.data.jobs import LONGEST_S, Hopeless, Job, Jobs, add_job, pause_s
+from server.data.jobs import AT_ONCE, LONGEST_S, Hopeless, Job, Jobs, add_job, pause_s
+from tests.support.jobs import run_due
 
 SETTINGS = JobSettings(attempts=3, backoff_s=10.0, lease_s=30.0)
 jobs_sql = queries("jobs")
@@ -52,7 +55,7 @@ async def test_a_job_is_done_once_with_what_it_was_given(database: Database) -> 
     work = Recorder()
     async with database.transaction() as tx:
         await add_job(tx, "wave", to="Ada", times=3)
-    await Jobs(database, SETTINGS, {"wave": work}).run_due()
+    await run_due(Jobs(database, SETTINGS, {"wave": work}))
     assert [(job.kind, job.payload, job.attempts) for job in work.jobs] == [("wave", {"to": "Ada", "times": 3}, 1)]
     assert await rows(database) == []
 
@@ -73,7 +76,7 @@ async def test_of_many_processes_each_takes_other_jobs(database: Database) -> No
         await add_job(database, "wave", n=n)
     workers = [Recorder() for _ in range(4)]
     processes = [Jobs(database, SETTINGS, {"wave": work}) for work in workers]
-    while sum(await asyncio.gather(*(process.run_due() for process in processes))):
+    while sum(await asyncio.gather(*(run_due(process) for process in processes))):
         pass
     done = sorted(job.payload["n"] for work in workers for job in work.jobs)
     assert done == list(range(40))
@@ -83,13 +86,13 @@ async def test_what_fails_is_tried_again_later_and_is_dead_after_enough(database
     work = Recorder(raising(ConnectionError("nobody there")))
     process = Jobs(database, SETTINGS, {"wave": work})
     await add_job(database, "wave")
-    assert await process.run_due() == 1
-    assert await process.run_due() == 0, "not before its time"
+    assert await run_due(process) == 1
+    assert await run_due(process) == 0, "not before its time"
     for _ in range(2):
         await let_time_pass(database)
-        assert await process.run_due() == 1
+        assert await run_due(process) == 1
     await let_time_pass(database)
-    assert await process.run_due() == 0, "a dead one is left alone"
+    assert await run_due(process) == 0, "a dead one is left alone"
     (row,) = await rows(database)
     assert (row["attempts"], row["error"]) == (3, "ConnectionError: nobody there")
     assert row["dead_at"] is not None
@@ -97,17 +100,17 @@ async def test_what_fails_is_tried_again_later_and_is_dead_after_enough(database
 
 async def test_what_is_hopeless_is_dead_at_once(database: Database) -> None:
     await add_job(database, "wave")
-    await Jobs(database, SETTINGS, {"wave": Recorder(raising(Hopeless("no such address")))}).run_due()
+    await run_due(Jobs(database, SETTINGS, {"wave": Recorder(raising(Hopeless("no such address")))}))
     (row,) = await rows(database)
     assert row["dead_at"] is not None
 
 
 async def test_a_dead_job_that_an_operator_wakes_has_all_its_attempts_again(database: Database) -> None:
     await add_job(database, "wave")
-    await Jobs(database, SETTINGS, {"wave": Recorder(raising(Hopeless("full")))}).run_due()
+    await run_due(Jobs(database, SETTINGS, {"wave": Recorder(raising(Hopeless("full")))}))
     assert await jobs_sql.retry_jobs(database, job_id=None) == 1
     work = Recorder()
-    await Jobs(database, SETTINGS, {"wave": work}).run_due()
+    await run_due(Jobs(database, SETTINGS, {"wave": work}))
     assert [job.attempts for job in work.jobs] == [1]
     assert await rows(database) == []
 
@@ -118,9 +121,9 @@ async def test_a_job_whose_process_died_is_due_again_after_its_lease(database: D
     assert len(claimed) == 1  # and then nothing: the process died
     work = Recorder()
     process = Jobs(database, SETTINGS, {"wave": work})
-    assert await process.run_due() == 0
+    assert await run_due(process) == 0
     await let_time_pass(database)
-    assert await process.run_due() == 1
+    assert await run_due(process) == 1
     assert work.jobs[0].attempts == 2
 
 
@@ -130,7 +133,7 @@ async def test_a_job_that_takes_its_process_down_every_time_ends_too(database: D
         await jobs_sql.claim_jobs(database, kinds=["wave"], count=10, lease_s=30.0)
         await let_time_pass(database)
     work = Recorder()
-    await Jobs(database, SETTINGS, {"wave": work}).run_due()
+    await run_due(Jobs(database, SETTINGS, {"wave": work}))
     assert work.jobs == []
     assert (await rows(database))[0]["dead_at"] is not None
 
@@ -144,9 +147,97 @@ async def test_who_lost_a_lease_ends_nothing(database: Database) -> None:
     assert len(await rows(database)) == 1
 
 
+class Holding:
+    """Work of which some is held up until it is let go."""
+
+    def __init__(self, holds: Callable[[Job], bool] = lambda _: True) -> None:
+        self.held: set[UUID] = set()
+        self.done: list[Any] = []
+        self.let_go = asyncio.Event()
+        self._holds = holds
+
+    async def __call__(self, job: Job) -> None:
+        if self._holds(job):
+            self.held.add(job.id)
+            try:
+                await self.let_go.wait()
+            finally:
+                self.held.remove(job.id)
+        self.done.append(job.payload["n"])
+
+
+@asynccontextmanager
+async def running(jobs: Jobs) -> AsyncIterator[None]:
+    """Does what is due meanwhile."""
+    task = asyncio.create_task(jobs.run())
+    yield
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+LONG = SETTINGS.model_copy(update={"lease_s": 3600.0})
+
+
+async def test_a_job_that_hangs_holds_up_no_other(database: Database) -> None:
+    for n in range(5 * AT_ONCE):
+        await add_job(database, "wave", n=n)
+    work = Holding(lambda job: job.payload["n"] == 0)
+    async with running(Jobs(database, LONG, {"wave": work})):
+        await until(lambda: len(work.done) == 5 * AT_ONCE - 1)
+        assert len(work.held) == 1
+        work.let_go.set()
+        await until(lambda: 0 in work.done)
+
+
+async def test_no_lease_begins_before_there_is_a_place_for_its_job(database: Database) -> None:
+    for n in range(2 * AT_ONCE + 1):
+        await add_job(database, "wave", n=n)
+    work = Holding()
+    async with running(Jobs(database, LONG, {"wave": work})):
+        await until(lambda: len(work.held) == AT_ONCE)
+        assert sum(row["attempts"] for row in await rows(database)) == AT_ONCE
+        work.let_go.set()
+        await until(lambda: len(work.done) == 2 * AT_ONCE + 1)
+    assert sorted(work.done) == list(range(2 * AT_ONCE + 1))
+
+
+async def test_who_stops_leaves_no_job_under_way(database: Database) -> None:
+    for n in range(3):
+        await add_job(database, "wave", n=n)
+    work = Holding()
+    async with running(Jobs(database, LONG, {"wave": work})):
+        await until(lambda: len(work.held) == 3)
+    assert (work.held, work.done) == (set(), [])
+    assert [row["attempts"] for row in await rows(database)] == [1] * 3, "due again when their leases are over"
+
+
+async def test_a_job_that_cannot_be_crossed_out_is_done_again_and_the_others_are_not(database: Database) -> None:
+    await database.execute(
+        "CREATE FUNCTION be_away() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = 'query_canceled'; END $$;"
+        "CREATE TRIGGER be_away BEFORE DELETE ON jobs FOR EACH ROW"
+        " WHEN (OLD.attempts = 1 AND OLD.payload ->> 'n' = '0') EXECUTE FUNCTION be_away()"
+    )
+    for n in range(5):
+        await add_job(database, "wave", n=n)
+    work = Recorder()
+    process = Jobs(database, SETTINGS, {"wave": work})
+    assert await run_due(process) == 5
+    await let_time_pass(database)
+    assert await run_due(process) == 1
+    assert sorted(job.payload["n"] for job in work.jobs) == [0, *range(5)]
+    assert await rows(database) == []
+
+
 async def test_jobs_of_other_kinds_are_left_to_those_who_know_them(database: Database) -> None:
     await add_job(database, "unknown")
-    assert await Jobs(database, SETTINGS, {"wave": Recorder()}).run_due() == 0
+    assert await run_due(Jobs(database, SETTINGS, {"wave": Recorder()})) == 0
     assert len(await rows(database)) == 1
 
 
