@@ -104,10 +104,11 @@ class Database:
         # The one used last at the end.
         self._at_hand: list[_Connection] = []
         self._in_use: set[_Connection] = set()
+        # Places where one is being opened, or will be by who was just handed the place.
         self._connecting = 0
         # Those of older generations are not used again.
         self._generation = 0
-        # Who waits and until when, for a connection or (None) for room to open another. All wait equally long, so the
+        # Who waits and until when, for a connection or (None) for a place to open one. All wait equally long, so the
         # first gives up first, and one timer is enough.
         self._waiters: deque[tuple[asyncio.Future[_Connection | None], float]] = deque()
         self._giving_up: asyncio.TimerHandle | None = None
@@ -224,27 +225,31 @@ class Database:
             self._release(connection)
 
     async def _acquire(self) -> _Connection:
-        while True:
-            while self._at_hand:
-                connection = self._at_hand.pop()
-                fresh = time.monotonic() - connection.used_at < STALE_S
-                if fresh and not connection.is_closed():
-                    self._in_use.add(connection)
-                    return connection
-                connection.terminate()
-            if self.used < self.pool_size:
-                return await self._connect()
-            handed = await self._wait()
-            if handed is not None:
-                return handed
+        """In turn: while somebody waits nothing is at hand and no place is free.
 
-    async def _connect(self) -> _Connection:
-        if self._closing:
-            raise PostgresAway("the pool is closed")
+        Raises PostgresAway after `timeout_s`, whether it went by with waiting or with connecting.
+        """
+        now = time.monotonic()
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            if now - connection.used_at < STALE_S and not connection.is_closed():
+                self._in_use.add(connection)
+                return connection
+            connection.terminate()
+        deadline = now + self.timeout_s
+        if self.used < self.pool_size:
+            self._connecting += 1
+        elif (handed := await self._wait(deadline)) is not None:
+            return handed
+        return await self._connect(deadline)
+
+    async def _connect(self, deadline: float) -> _Connection:
+        """In a place that is counted as ours already."""
         generation = self._generation
-        self._connecting += 1
         try:
-            async with _away(), asyncio.timeout(self.timeout_s):
+            if self._closing:
+                raise PostgresAway("the pool is closed")
+            async with _away(), asyncio.timeout(deadline - time.monotonic()):
                 connection = await asyncpg.connect(
                     self.dsn,
                     command_timeout=self.timeout_s,
@@ -264,18 +269,17 @@ class Database:
                     connection.terminate()
                     raise
         except BaseException:
-            self._wake(None)
+            self._vacate()
             raise
-        finally:
-            self._connecting -= 1
+        self._connecting -= 1
         connection.generation = generation
         self._in_use.add(connection)
         return connection
 
-    async def _wait(self) -> _Connection | None:
-        """For a connection that somebody else has used; None when there may be room for another."""
+    async def _wait(self, deadline: float) -> _Connection | None:
+        """For a connection that somebody else has used; None: for the place of one that was thrown away."""
         waiter: asyncio.Future[_Connection | None] = self._loop.create_future()
-        self._waiters.append((waiter, time.monotonic() + self.timeout_s))
+        self._waiters.append((waiter, deadline))
         if self._giving_up is None:
             self._giving_up = self._loop.call_later(self.timeout_s, self._give_up)
         try:
@@ -284,7 +288,7 @@ class Database:
             # It may have come at the very moment when we were cancelled.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 if (connection := waiter.result()) is None:
-                    self._wake(None)
+                    self._vacate()
                 else:
                     self._release(connection)
             raise
@@ -308,6 +312,11 @@ class Database:
                 return True
         return False
 
+    def _vacate(self) -> None:
+        """Hand a place without a connection to who waits longest. It stays taken, so nobody new is quicker."""
+        if not self._wake(None):
+            self._connecting -= 1
+
     def _release(self, connection: _Connection) -> None:
         if (
             connection.is_closed()
@@ -317,7 +326,8 @@ class Database:
         ):
             self._in_use.discard(connection)
             connection.terminate()
-            self._wake(None)
+            self._connecting += 1
+            self._vacate()
         elif not self._wake(connection):
             self._in_use.discard(connection)
             connection.used_at = time.monotonic()

@@ -313,3 +313,61 @@ async def test_who_waits_for_a_connection_gets_it_in_turn_and_who_gave_up_loses_
     assert sorted(order) == [*range(5), *range(10, 20)]
     assert (database.idle, database.used) == (2, 0)
     assert await asyncio.gather(*(ask(n, 0) for n in range(8))) == list(range(8))
+
+
+async def test_the_place_of_a_connection_that_was_thrown_away_is_theirs_who_waited_not_theirs_who_come_new(
+    empty_postgres_dsn: str,
+) -> None:
+    database = await Database.open(empty_postgres_dsn, pool_size=1, timeout_s=20.0)
+    order: list[str] = []
+
+    async def note(who: str) -> None:
+        order.append(await database.fetchval("SELECT $1::text", who))
+
+    async with database.connection() as held:
+        waiting = asyncio.create_task(note("waited"))
+        await asyncio.sleep(0)
+        held.terminate()
+    await note("new")  # at once: who waited has been told of the place, and not begun yet
+    await waiting
+    assert order == ["waited", "new"]
+    await database.close()
+
+
+async def test_who_is_handed_a_place_and_leaves_hands_it_on(empty_postgres_dsn: str) -> None:
+    database = await Database.open(empty_postgres_dsn, pool_size=1, timeout_s=20.0)
+    async with database.connection() as held:
+        leaving, staying = (asyncio.create_task(database.fetchval("SELECT 1")) for _ in range(2))
+        await asyncio.sleep(0)
+        held.terminate()
+    leaving.cancel()
+    assert await staying == 1
+    assert leaving.cancelled()
+    assert (database.idle, database.used) == (1, 0)
+    await database.close()
+
+
+async def test_waiting_and_connecting_together_take_no_longer_than_is_allowed(own_postgres: Postgres) -> None:
+    database = await Database.open(own_postgres.dsn, pool_size=1, timeout_s=0.5)
+    with paused(own_postgres):
+        async with database.connection() as held:
+            waiting = asyncio.create_task(database.fetchval("SELECT 1"))
+            await asyncio.sleep(0)
+            database.timeout_s = 30.0  # whoever comes now has longer
+            held.terminate()
+        started = time.monotonic()
+        with pytest.raises(PostgresAway):
+            await waiting
+    assert time.monotonic() - started < 30
+    database.terminate()
+
+
+async def test_all_who_wait_are_told_when_the_pool_is_closed(database: Database) -> None:
+    started = time.monotonic()
+    async with database.connection(), database.connection():
+        waiting = [asyncio.create_task(database.fetchval("SELECT 1")) for _ in range(5)]
+        await asyncio.sleep(0)
+        database.terminate()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(error) for error in told} == {PostgresAway}
+    assert time.monotonic() - started < database.timeout_s
