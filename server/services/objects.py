@@ -172,10 +172,13 @@ class Objects:
 
     async def fetch(self, key: str, into: IO[bytes], most: int) -> None:
         """Copy the object into an open file. Raises ServiceRefused for one that is larger than `most` bytes."""
+        copied = 0
         async with self.open_object(key) as answer:
-            if (answer.content_length or 0) > most:
-                raise ServiceRefused(f"{key} is larger than {most} bytes")
+            told = answer.content_length or 0  # a store need not tell it
             async for chunk in chunks_of(answer):
+                copied += len(chunk)
+                if max(told, copied) > most:
+                    raise ServiceRefused(f"{key} is larger than {most} bytes")
                 await asyncio.to_thread(into.write, chunk)
         into.flush()
 

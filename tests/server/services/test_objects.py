@@ -7,12 +7,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from embedded.s3 import ObjectStore
 from server.config import S3
 from server.services.objects import Objects
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
 from tests.support.files import s3_settings
+from tests.support.local_server import LocalServer
 
 
 @pytest.fixture
@@ -66,3 +68,33 @@ async def test_what_is_not_there_and_who_is_refused_are_told_apart_from_who_is_a
         with pytest.raises(ServiceAway):
             await asking
     await away.close()
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+async def test_no_more_is_copied_than_is_allowed_whatever_the_store_tells(
+    http: aiohttp.ClientSession, tells_size: bool
+) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        size_bytes = 5 if request.path.endswith("small") else 100_000_000
+        if tells_size:
+            response.content_length = size_bytes
+        else:
+            response.enable_chunked_encoding()
+        await response.prepare(request)
+        for at in range(0, size_bytes, 100_000):
+            await response.write(b"x" * min(100_000, size_bytes - at))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/lectern/{key:.*}", answer)
+    async with LocalServer(app) as server:
+        settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")))
+        store = await Objects.open(settings, http)
+        whole, cut = io.BytesIO(), io.BytesIO()
+        await store.fetch("private/small", whole, 5)
+        with pytest.raises(ServiceRefused, match="larger than 1000000 bytes"):
+            await store.fetch("private/large", cut, 1_000_000)
+        await store.close()
+    assert whole.getvalue() == b"xxxxx"
+    assert len(cut.getvalue()) <= 1_000_000
