@@ -137,6 +137,9 @@ LET_GO_S = 2.0
 # Stripe tells an event again for three days, and knows it for thirty.
 KEEP_EVENTS_DAYS = 90
 
+# What the tutor's answers took: budgets ask about today alone, operators and learners (in what they export) look back.
+KEEP_USAGE_DAYS = 90
+
 # Connections of `postgres.pool_size` that are kept for the sign of life.
 PULSE_SIZE = 1
 
@@ -483,8 +486,8 @@ async def loop_lag(app: web.Application) -> AsyncIterator[None]:
 
 
 async def sweeper(app: web.Application) -> AsyncIterator[None]:
-    """Drops idempotency keys that nobody will ask for any more, events that cannot come again, and uploads that nobody
-    completed, and asks for mails that are due; any process may, and none waits for another."""
+    """Drops idempotency keys that nobody will ask for any more, events that cannot come again, what the tutor took long
+    ago, and uploads that nobody completed, and asks for mails that are due; any process may, none waits for another."""
 
     async def run() -> None:
         while True:
@@ -492,6 +495,7 @@ async def sweeper(app: web.Application) -> AsyncIterator[None]:
             try:
                 await queries("idempotency").sweep_keys(app[DATABASE], most=SWEPT_AT_ONCE)
                 await queries("payments").sweep_events(app[DATABASE], keep_days=KEEP_EVENTS_DAYS, most=SWEPT_AT_ONCE)
+                await queries("chat").sweep_usage(app[DATABASE], keep_days=KEEP_USAGE_DAYS, most=SWEPT_AT_ONCE)
                 await uploads.sweep(app)
                 if mail_configured(app[CONFIG]):
                     await ask_for_due(app[DATABASE], app[CONFIG].forums.digest_s)

@@ -39,7 +39,8 @@ def chat_settings() -> dict[str, Any]:
 def overrides(model: LanguageModel, chat_settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     quick = {"grace_s": 0, "reaper_s": 0.1, "process_alive_s": 2.0}
     chat = {"chunk_ms": 0, "sweep_s": 0.2, **chat_settings}
-    return {"openai": model.settings, "chat": chat, "sessions": quick, "breaker": {"failures": 100}}
+    jobs = {"reconcile_s": 0.2}
+    return {"openai": model.settings, "chat": chat, "sessions": quick, "jobs": jobs, "breaker": {"failures": 100}}
 
 
 @pytest.fixture
@@ -473,6 +474,17 @@ async def test_a_day_s_budget_is_reserved_before_a_question_and_settled_after_it
         await chat.say("message", id="m2", message=QUEUE)
         assert (await chat.until("error"))["code"] == "budget_spent"
     assert model.calls == 1
+
+
+async def test_what_was_used_is_kept_for_ninety_days(ada: Person, sql: Sql) -> None:
+    await ask(ada)
+    await sql.execute(
+        "INSERT INTO chat_usage (user_id, day, tokens)"
+        " SELECT $1, current_date - days, 1 FROM unnest('{80, 100}'::int[]) AS days",
+        ada.id,
+    )
+    await eventually(lambda: sql.fetchval("SELECT min(day) > current_date - 90 FROM chat_usage"))
+    assert await sql.fetchval("SELECT count(*) FROM chat_usage") == 2
 
 
 @pytest.mark.parametrize("chat_settings", [{"spend_per_day": 0.000001}])
