@@ -198,11 +198,6 @@ class Database:
         """The status ("UPDATE 1") of one statement on a connection of its own."""
         return await self._once("execute", sql, args)  # type: ignore[no-any-return]
 
-    async def executemany(self, sql: str, args: Sequence[Sequence[Any]]) -> None:
-        """One statement for many rows, all or none."""
-        async with self.connection() as connection:
-            await connection.executemany(sql, args)
-
     async def _once(self, method: str, sql: str, args: Sequence[Any]) -> Any:
         try:
             return await self._ask(method, sql, args)
@@ -449,8 +444,6 @@ class Query:
     | `$` | the first value or None |
     | `!` | how many rows it touched, `int` |
     | `<!` | `Record` or None, of what RETURNING gave |
-    | `*!` | None; takes `rows`, a sequence of mappings |
-    | `#` | None; a script without parameters |
     """
 
     __slots__ = ("name", "operation", "parameters", "sql")
@@ -463,9 +456,6 @@ class Query:
 
     def __call__(self, connection: Any, **values: Any) -> Coroutine[Any, Any, Any]:
         """`connection` is one of `Database.connection()`, `.transaction()`, or a Database. TypeError on other names."""
-        if self.operation is SQLOperationType.INSERT_UPDATE_DELETE_MANY:
-            rows = [[row[name] for name in self.parameters] for row in values["rows"]]
-            return connection.executemany(self.sql, rows)  # type: ignore[no-any-return]
         if len(values) != len(self.parameters):
             raise TypeError(f"{self.name} takes {', '.join(self.parameters)}; got {', '.join(values)}")
         args = [values[name] for name in self.parameters]
@@ -476,8 +466,6 @@ class Query:
                 return connection.fetchrow(self.sql, *args)  # type: ignore[no-any-return]
             case SQLOperationType.SELECT_VALUE:
                 return connection.fetchval(self.sql, *args)  # type: ignore[no-any-return]
-            case SQLOperationType.SCRIPT:
-                return connection.execute(self.sql)  # type: ignore[no-any-return]
             case _:
                 return _execute_counting(connection, self.sql, args)
 

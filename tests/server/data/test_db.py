@@ -36,13 +36,8 @@ INSERT INTO things (id, data) VALUES (:id, :data) ON CONFLICT DO NOTHING RETURNI
 
 -- name: update_things(data)!
 UPDATE things SET data = :data;
-
--- name: insert_things(id, data)*!
-INSERT INTO things (id, data) VALUES (:id, :data);
-
--- name: make_table#
-CREATE TABLE things (id int PRIMARY KEY, data jsonb);
 """
+THINGS = "CREATE TABLE things (id int PRIMARY KEY, data jsonb)"
 
 
 @pytest.fixture
@@ -61,7 +56,7 @@ async def database(empty_postgres_dsn: str) -> AsyncIterator[Database]:
 
 async def test_what_a_query_gives_depends_on_its_sign(database: Database, named: Queries) -> None:
     async with database.connection() as connection:
-        await named.make_table(connection)
+        await connection.execute(THINGS)
         assert [row["n"] for row in await named.list_numbers(connection, count=3)] == [1, 2, 3]
         assert dict(await named.get_pair(connection, a=1, b=5)) == {"a": 1, "b": 5, "c": 2}
         assert await named.get_nothing(connection) is None
@@ -70,18 +65,18 @@ async def test_what_a_query_gives_depends_on_its_sign(database: Database, named:
             "data": {"k": [1, None]},
         }
         assert await named.insert_thing(connection, id=1, data={}) is None
-        await named.insert_things(connection, rows=[{"id": 2, "data": "text"}, {"data": 3, "id": 3}])
+        for n, data in ((2, "text"), (3, 3)):
+            assert (await named.insert_thing(connection, data=data, id=n))["data"] == data
         assert await named.get_count(connection) == 3
         assert await named.update_things(connection, data=None) == 3
 
 
 async def test_a_query_runs_on_the_pool_itself_too(database: Database, named: Queries) -> None:
-    await named.make_table(database)
+    await database.execute(THINGS)
     assert len(await named.list_numbers(database, count=2)) == 2
     assert (await named.insert_thing(database, id=1, data={}))["id"] == 1
-    await named.insert_things(database, rows=[{"id": 2, "data": {}}])
-    assert await named.get_count(database) == 2
-    assert await named.update_things(database, data=[]) == 2
+    assert await named.get_count(database) == 1
+    assert await named.update_things(database, data=[]) == 1
 
 
 async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, named: Queries) -> None:
@@ -94,7 +89,7 @@ async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, name
 
 
 async def test_a_transaction_is_kept_at_its_end_and_undone_when_it_raises(database: Database, named: Queries) -> None:
-    await named.make_table(database)
+    await database.execute(THINGS)
     async with database.transaction() as tx:
         await named.insert_thing(tx, id=1, data={})
     with pytest.raises(RuntimeError, match="changed my mind"):
