@@ -42,6 +42,7 @@ from server.config import Sessions
 from server.data.db import Database
 from server.data.neighbours import Neighbours
 from server.data.streams import Appended, Streams, stream_key
+from server.supervision import supervise
 
 log = structlog.get_logger()
 
@@ -115,7 +116,7 @@ class Runtime:
             "nudged": self._look_into,
             **self.companions,
         }
-        self._tasks = [asyncio.create_task(_supervise(name, run), name=name) for name, run in work.items()]
+        self._tasks = [asyncio.create_task(supervise(name, run), name=name) for name, run in work.items()]
 
     async def drain(self, timeout_s: float) -> None:
         """Save everything and give it up, then end every socket with 1012; not later than `timeout_s` from now."""
@@ -399,16 +400,6 @@ async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         except AWAY as error:
             postponed("postponed", error)
         await asyncio.sleep(seconds)
-
-
-async def _supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Run for ever: what nobody foresaw is logged, and the work begins anew."""
-    while True:
-        try:
-            await run()
-        except Exception:
-            log.exception("core_task_failed", task=name)
-        await asyncio.sleep(BEAT_S)
 
 
 def _check_jumps(frames: Sequence[Report], highest: int) -> None:

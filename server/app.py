@@ -2,11 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from types import ModuleType
-from typing import Any
 
 import asyncpg
 from aiohttp import ClientSession, ClientTimeout, web
@@ -102,6 +101,7 @@ from server.services.payments import Gateway
 from server.services.pictures import Pictures
 from server.services.tutor import Tutor, Usage
 from server.services.video_host import VideoHost
+from server.supervision import supervise
 
 # One module per domain, each with its `routes`.
 HANDLERS: tuple[ModuleType, ...] = (
@@ -356,10 +356,10 @@ async def objects(app: web.Application) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _going_on(name: str, *work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """This work goes on inside. Afterwards it is cancelled and waited for: a job may have a process to put away, and
-    whatever comes after us, Postgres first, is gone soon."""
-    tasks = [asyncio.create_task(each, name=name) for each in work]
+async def _going_on(name: str, *work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """This work goes on inside, whatever fails in it. Afterwards it is cancelled and waited for: a job may have a
+    process to put away, and whatever comes after us, Postgres first, is gone soon."""
+    tasks = [asyncio.create_task(supervise(name, each), name=name) for each in work]
     yield
     for task in tasks:
         task.cancel()
@@ -370,7 +370,7 @@ async def sockets(app: web.Application) -> AsyncIterator[None]:
     """Every socket of the process, and the ticker that looks after them."""
     app[SOCKETS] = Sockets(app[CONFIG], app[CLOCK])
     app[LOAD] = Load(app[CONFIG].server.full_share, app[CONFIG].server.full_lag_s)
-    async with _going_on("sockets", app[SOCKETS].run()):
+    async with _going_on("sockets", app[SOCKETS].run):
         yield
 
 
@@ -439,7 +439,7 @@ async def revocation(app: web.Application) -> AsyncIterator[None]:
         app[DATABASE], app[VERSIONS], app[SOCKETS], Streams(app[REDIS]), app[CONFIG].auth.version_cache_s
     )
     app[sessions.CORE].hearers[REVOKED] = revocation.heard
-    async with _going_on("revocation", revocation.run()):
+    async with _going_on("revocation", revocation.run):
         yield
 
 
@@ -456,14 +456,14 @@ async def pages_told(app: web.Application) -> AsyncIterator[None]:
         await app[DRAINING].wait()
         told.send_away()
 
-    async with _going_on("events", told.run(), told.look(), part()):
+    async with _going_on("events", told.run, told.look, part):
         yield
 
 
 async def entitlements(app: web.Application) -> AsyncIterator[None]:
     """Sockets end with their viewers' right to watch, however that ended."""
     app[sessions.CORE].hearers[ACCESS_ENDED] = app[WATCHING].hear_access_ended
-    async with _going_on("entitlements", app[WATCHING].run()):
+    async with _going_on("entitlements", app[WATCHING].run):
         yield
 
 
@@ -481,7 +481,7 @@ async def loop_lag(app: web.Application) -> AsyncIterator[None]:
             metrics.LOOP_LAG.observe(lag_s)
             load.look(time.thread_time() - used_s, passed_s, lag_s)
 
-    async with _going_on("loop_lag", watch()):
+    async with _going_on("loop_lag", watch):
         yield
 
 
@@ -502,7 +502,7 @@ async def sweeper(app: web.Application) -> AsyncIterator[None]:
             except DATABASE_AWAY as error:
                 log.warning("not_swept", error=str(error))
 
-    async with _going_on("sweeper", run()):
+    async with _going_on("sweeper", run):
         yield
 
 
@@ -526,7 +526,7 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
         await texts.catch_up()
     except DATABASE_AWAY as error:
         log.warning("embeddings_not_asked_for", error=str(error))
-    async with _going_on("jobs", *(each.run() for each in rounds)):
+    async with _going_on("jobs", *(each.run for each in rounds)):
         yield
 
 

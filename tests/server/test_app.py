@@ -9,13 +9,18 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 from yarl import URL
 
 from embedded.s3 import ObjectStore
+from handlers import uploads
 from server.app import StartError, create_app
 from server.config import Config
 from server.data.jobs import Jobs
 from server.http.keys import DATABASE, OBJECTS, REDIS
+from server.http.load import Load
+from server.http.socket import Sockets
+from server.http.watching import Watching
 from tests.support.app import AppClient, bearer, serving, settings
 
 ADMIN = {"first_admin_email": "Boss@example.org", "first_admin_password": "a long first password"}
@@ -118,6 +123,31 @@ async def test_what_goes_on_in_the_background_has_let_go_of_what_it_held_when_th
     async with serving(settings(postgres_dsn, redis_url)):
         assert begun
     assert set(let_go) == set(begun)
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [(Sockets, "look"), (Watching, "end_unentitled"), (uploads, "sweep"), (Load, "look")],
+    ids=["silent peers and slow readers", "rights to watch", "what is swept", "overload"],
+)
+async def test_what_is_looked_after_is_so_still_after_an_error_that_nobody_foresaw_and_the_log_has_it(
+    postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, part: Any, step: str
+) -> None:
+    whole, tries, again = getattr(part, step), [], asyncio.Event()
+
+    def fail_once(*given: Any) -> Any:
+        tries.append(given)
+        if len(tries) == 1:
+            raise LookupError("nobody foresaw this")
+        again.set()
+        return whole(*given)
+
+    monkeypatch.setattr(part, step, fail_once)
+    often = {"sessions": {"entitled_s": 0.05}, "jobs": {"reconcile_s": 0.05}}
+    with capture_logs() as logs:
+        async with serving(settings(postgres_dsn, redis_url, **often)):
+            await asyncio.wait_for(again.wait(), 30)
+    assert [line["log_level"] for line in logs if line["event"] == "task_failed"] == ["error"]
 
 
 async def test_an_empty_database_is_migrated_by_the_start(empty_postgres_dsn: str, redis_url: str) -> None:
