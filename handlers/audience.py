@@ -208,6 +208,8 @@ async def open_live_socket(call: Call[None]) -> web.StreamResponse:
     telling = asyncio.create_task(_tell(call, socket))
     try:
         await _hear(socket)
+    except Exception:
+        socket.fail(video=str(call.path.video_id))
     finally:
         telling.cancel()
         await socket.closed()
@@ -225,6 +227,8 @@ async def _tell(call: Call[None], socket: Socket) -> None:
             socket.end(4404 if isinstance(refusal, VideoNotFound) else 4403, refusal.code)
         except DATABASE_AWAY:
             pass  # the next second tries again
+        except Exception:
+            socket.fail(video=str(call.path.video_id))
         try:
             async with asyncio.timeout(call.config.sessions.live_interval_s):
                 await draining.wait()

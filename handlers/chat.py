@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
-import structlog
 from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -40,7 +39,6 @@ from server.http.socket import PROTOCOL, Goodbye, Socket, check_opening
 
 routes = Routes("chat")
 chat = queries("chat")
-log = structlog.get_logger()
 
 CONVERSATIONS: web.AppKey[Conversations] = web.AppKey("conversations", Conversations)
 OFFENCES = 3
@@ -194,8 +192,7 @@ async def open_chat_socket(call: Call[None]) -> web.StreamResponse:
     except (*DATABASE_AWAY, *REDIS_AWAY):
         socket.end(1013, "part_away", 1000)
     except Exception:
-        log.exception("socket_failed", user=str(claims.sub))
-        socket.end(1011, "internal_error")
+        socket.fail(user=str(claims.sub))
     finally:
         await socket.closed()
     return socket.response

@@ -306,8 +306,7 @@ async def _serve(app: web.Application, session: VideoSession, watcher: Watcher, 
         core.attach(session, socket)
         await _converse(core, session, socket)
     except Exception:
-        log.exception("socket_failed", session=str(session.id))
-        socket.end(1011, "internal_error")
+        socket.fail(session=str(session.id))
     finally:
         watching.remove(socket)
         core.detach(session, socket)

@@ -351,6 +351,11 @@ class Socket:
             _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
 
+    def fail(self, **facts: object) -> None:
+        """Where an error was caught that nobody foresaw: log it, with `facts`, and end the socket."""
+        log.exception("socket_failed", **facts)
+        self.end(1011, "internal_error")
+
     async def _end(self, code: int, reason: str, retry_ms: int | None) -> None:
         if code not in UNANNOUNCED:
             self._write(0x81, msgspec.json.encode(Goodbye(code, retry_ms)))

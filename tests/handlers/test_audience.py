@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from aiohttp import WSServerHandshakeError
+from structlog.testing import capture_logs
 
 from server.http.keys import DRAINING, TOKENS
 from tests.support.app import AppClient, serving, settings
@@ -220,3 +221,19 @@ async def test_the_live_socket_ends_with_its_right_its_video_and_its_process(roo
     room.lecture = await make_lecture(postgres_dsn)
     room.path = f"/api/videos/{room.lecture.video_id}"
     assert await code(drain) == 1012
+
+
+async def test_the_live_socket_ends_with_1011_when_what_it_would_tell_cannot_be_read(
+    room: Room, postgres_dsn: str
+) -> None:
+    watching = await room.watch(await room.learner("ada"), *playing(1, 2), bye=False)
+    socket = await room.client.ws_connect(f"{room.path}/live/ws", protocols=("lectern.v1",), headers=room.owner)
+    connection = await asyncpg.connect(postgres_dsn)
+    with capture_logs() as logs:
+        async with asyncio.timeout(30):
+            while (told := await socket.receive_json())["type"] == "live":
+                await connection.execute("UPDATE video_sessions SET state = '[]'")
+            assert (told["code"], (await socket.receive()).data) == (1011, 1011)
+    assert "socket_failed" in [line["event"] for line in logs]
+    await connection.close()
+    await watching["socket"].close()
