@@ -76,6 +76,8 @@ async def open_events_socket(call: Call[None]) -> web.StreamResponse:
     listener = events.join(socket)
     try:
         await _hear(call, socket, events, listener)
+    except Exception:
+        socket.fail(user=str(claims.sub))
     finally:
         events.leave(listener)
         await socket.closed()

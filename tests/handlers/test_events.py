@@ -10,6 +10,7 @@ import aiohttp
 import asyncpg
 import pytest
 from aiohttp import WSMsgType
+from structlog.testing import capture_logs
 
 from server.http.keys import DRAINING, EVENTS, HOSTING
 from server.services.video_host import HostedVideo
@@ -372,6 +373,16 @@ async def test_three_bad_frames_close_it(two: Two) -> None:
         assert (await page.hears("error"))["code"] == "bad_frame"
     await page.socket.send_str('{"type": "watch", "course_id": 1}')
     assert await page.closed_with() == 4400
+
+
+async def test_an_error_of_ours_closes_it_with_1011_and_is_in_the_log(two: Two, sql: Sql) -> None:
+    page = await two.page(await two.learner("ada"))
+    await sql.execute("ALTER TABLE forum_topics RENAME TO mislaid")
+    with capture_logs() as logs:
+        await page.say(type="watch", topic_id=two.course)
+        assert (await page.hears("bye"))["code"] == 1011
+        assert await page.closed_with() == 1011
+    assert "socket_failed" in [line["event"] for line in logs]
 
 
 async def test_a_process_that_stops_sends_its_pages_elsewhere(two: Two) -> None:
