@@ -131,7 +131,6 @@ async def get_analytics(call: Call[None]) -> dict[str, Any]:
 # Who watches now ------------------------------------------------------------------------------------------------------
 
 MOST_VIEWERS = 100
-OFFENCES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +237,6 @@ async def _tell(call: Call[None], socket: Socket) -> None:
 
 
 async def _hear(socket: Socket) -> None:
-    offences = 0
     async for text in socket.texts():
         try:
             if isinstance(parse_socket_frame(text), Bye):
@@ -246,11 +244,7 @@ async def _hear(socket: Socket) -> None:
                 continue
             raise BadFrame("Nothing but `bye` is taken here.")
         except BadFrame as error:
-            offences += 1
-            if offences >= OFFENCES:
-                socket.end(4400, "bad_frames")
-                return
-            socket.send(msgspec.json.encode(Error("bad_frame", error.detail)))
+            socket.answer_offence(msgspec.json.encode(Error("bad_frame", error.detail)))
 
 
 async def _look(call: Call[Any], video_id: UUID) -> Live:

@@ -41,7 +41,6 @@ routes = Routes("chat")
 chat = queries("chat")
 
 CONVERSATIONS: web.AppKey[Conversations] = web.AppKey("conversations", Conversations)
-OFFENCES = 3
 # Whoever waits by REST waits for all of an answer (`openai.total_s`), and for what is done before and after it.
 ANSWER_TIMEOUT_S = 150.0
 
@@ -203,18 +202,12 @@ async def _converse(call: Call[None], socket: Socket, principal: Principal) -> N
     listener, running, last_turn = await conversations.listen(principal.id, socket)
     socket.send(_hello(call, principal.id, running, last_turn))
     conversations.attach(principal.id, listener)
-    offences = 0
     try:
         async for text in socket.texts():
             try:
                 frame = parse_chat_frame(text)
             except BadFrame as error:
-                offences += 1
-                if offences >= OFFENCES:
-                    socket.end(4400, "bad_frames")
-                    return
-                where = f" at {error.pointer}" if error.pointer else ""
-                socket.send(encode(ChatError("bad_frame", error.detail + where)))
+                socket.answer_offence(encode(ChatError("bad_frame", error.told)))
                 continue
             if isinstance(frame, Bye):
                 socket.end(1000, "bye")

@@ -19,8 +19,6 @@ from server.http.socket import Goodbye, Socket, check_opening
 
 routes = Routes("events")
 
-OFFENCES = 3
-
 
 class Watch(Struct, tag="watch", tag_field="type", forbid_unknown_fields=True):
     """Tell me what becomes of a topic, or of a course's whole forum: one of the two."""
@@ -85,16 +83,11 @@ async def open_events_socket(call: Call[None]) -> web.StreamResponse:
 
 
 async def _hear(call: Call[None], socket: Socket, events: Events, listener: Listener) -> None:
-    offences = 0
     async for text in socket.texts():
         try:
             frame = _parse(text)
         except BadFrame as error:
-            offences += 1
-            if offences >= OFFENCES:
-                socket.end(4400, "bad_frames")
-                return
-            socket.send(msgspec.json.encode(Error("bad_frame", error.detail)))
+            socket.answer_offence(msgspec.json.encode(Error("bad_frame", error.detail)))
             continue
         match frame:
             case Bye():

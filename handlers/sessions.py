@@ -67,7 +67,6 @@ NEIGHBOURS_TIMEOUT_S = 0.3
 MOST_FRAMES = 100
 CMCD_TYPE = "application/cmcd"
 CMCD_BYTES = 262_144
-OFFENCES = 3
 
 Pixels = Annotated[int, Field(ge=0, le=100_000)]
 Word = Annotated[str, StringConstraints(max_length=200)]
@@ -332,7 +331,6 @@ async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
 
 async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> None:
     """Take what the player sends until the socket ends: usual frames as they arrive, all others in their turn."""
-    offences = 0
     async for text in socket.texts(partial(core.take, session)):
         while core.crowded(session) and not socket.ending:
             socket.paused = True
@@ -345,12 +343,7 @@ async def _converse(core: Runtime, session: VideoSession, socket: Socket) -> Non
                 continue
             core.submit(session, frame)
         except BadFrame as error:
-            offences += 1
-            if offences >= OFFENCES:
-                socket.end(4400, "bad_frames")
-                return
-            where = f" at {error.pointer}" if error.pointer else ""
-            socket.send(messages.encode(messages.Error("bad_frame", error.detail + where)))
+            socket.answer_offence(messages.encode(messages.Error("bad_frame", error.told)))
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------

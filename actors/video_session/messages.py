@@ -113,6 +113,11 @@ class BadFrame(ValueError):
         self.detail = detail
         self.pointer = pointer
 
+    @property
+    def told(self) -> str:
+        """Both in one text."""
+        return f"{self.detail} at {self.pointer}" if self.pointer else self.detail
+
 
 _socket_decoder = msgspec.json.Decoder(Telemetry | Bye)
 _plain_decoder = msgspec.json.Decoder(PlainTelemetry | Bye)

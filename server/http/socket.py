@@ -55,6 +55,8 @@ HALF_OPEN = 1.7
 # Codes that are not announced by a `bye`: what went wrong is the transport itself.
 UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 CREDENTIALS_OVER = 4401
+# The bad frame that ends a socket; those before it are answered.
+OFFENCES = 3
 # Only what is in the table of close codes may be sent.
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
@@ -198,8 +200,8 @@ class Socket:
 
     __slots__ = (
         "_ack", "_allowance", "_allowed_at", "_blocked_at", "_clock", "_config", "_decision", "_ending", "_free",
-        "_kind", "_left", "_limit", "_paid", "_patience", "_sockets", "_take", "_to_flush", "_transport", "_waiting",
-        "hear_by", "heard_at", "parting", "paused", "principal", "response",
+        "_kind", "_left", "_limit", "_offences", "_paid", "_patience", "_sockets", "_take", "_to_flush", "_transport",
+        "_waiting", "hear_by", "heard_at", "parting", "paused", "principal", "response",
     )  # fmt: skip
 
     def __init__(
@@ -236,6 +238,7 @@ class Socket:
         self._left: asyncio.Future[None] | None = None
         self._take: Take | None = None
         self._to_flush = False
+        self._offences = 0
         # Whether `texts` waits for a message, and whether the one that it waits for is within the rate already.
         self._waiting = self._paid = False
 
@@ -350,6 +353,14 @@ class Socket:
                 self._write(0x81, self.parting)
             _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
+
+    def answer_offence(self, told: bytes) -> None:
+        """The peer sent a bad frame: answer with `told`, or end the socket when that was one too many."""
+        self._offences += 1
+        if self._offences < OFFENCES:
+            self.send(told)
+        else:
+            self.end(4400, "bad_frames")
 
     def fail(self, **facts: object) -> None:
         """Where an error was caught that nobody foresaw: log it, with `facts`, and end the socket."""
