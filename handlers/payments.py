@@ -12,10 +12,9 @@ from aiohttp import web
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from server import metrics
-from server.config import Config
 from server.data.db import Record, queries
 from server.domain.cards import has_card_number
-from server.http.charging import OPEN
+from server.http.charging import OPEN, asks_stripe_s
 from server.http.idempotency import read_key
 from server.http.keys import CHARGING, PAYMENT_EVENTS
 from server.http.members import Enrollment, PaymentMethod, Transaction
@@ -50,11 +49,6 @@ routes = Routes("payments")
 payments = queries("payments")
 
 _STRIPE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
-
-
-def asks_stripe_s(config: Config) -> float:
-    """Time for two questions to Stripe, and for what we do in between."""
-    return 2 * config.stripe.timeout_s + config.server.handler_timeout_s
 
 
 def _check_token(token: str) -> str:
@@ -101,7 +95,7 @@ class Purchase(BaseModel):
     location="/api/payments/methods/{id}",
     problems=(CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(2),
 )
 async def create_method(call: Call[NewMethod]) -> Reply:
     """Keep a card to pay by. The first is the default; the same one again is the same row, with status 200."""
@@ -194,7 +188,7 @@ async def delete_method(call: Call[None]) -> None:
         *_STRIPE_PROBLEMS,
     ),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(2),
 )
 async def purchase_course(call: Call[NewPurchase]) -> Reply:
     """Buy a course at the price it has now. Sent again with the same key it is charged once, whatever was cut off.
@@ -309,7 +303,7 @@ async def get_transaction(call: Call[None]) -> Record:
     answer=Transaction,
     problems=(TransactionNotFound, NotCancelable, *_STRIPE_PROBLEMS),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(2),
 )
 async def cancel_transaction(call: Call[None]) -> Record:
     """Give up a purchase that is pending or waits for the customer. What was paid before that stays paid: 409."""

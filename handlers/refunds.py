@@ -11,7 +11,7 @@ from server.data.db import Connection, Record, queries
 from server.data.jobs import add_job
 from server.domain.cards import has_card_number
 from server.domain.money import NotAPrice, parse_amount
-from server.http.charging import REFUND
+from server.http.charging import REFUND, asks_stripe_s
 from server.http.idempotency import read_key
 from server.http.keys import CHARGING
 from server.http.members import Transaction
@@ -54,7 +54,7 @@ class NewRefund(Body):
     idempotency="honoured",
     problems=(TransactionNotFound, RefundNotAllowed, NotRefundable, NotConfigured, UpstreamFailed),
     rate="write",
-    timeout_s=lambda config: 2 * config.stripe.timeout_s + config.server.handler_timeout_s,
+    timeout_s=asks_stripe_s(2),
 )
 async def refund_transaction(call: Call[NewRefund]) -> Reply:
     """Give money back. All of it ends the enrolment that it paid for, a part does not; what was watched is kept.

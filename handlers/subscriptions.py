@@ -10,8 +10,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from server.config import Config
 from server.data.db import Record, queries
+from server.http.charging import asks_stripe_s
 from server.http.idempotency import read_key
 from server.http.keys import CHARGING, SUBSCRIBING
 from server.http.paging import Page, PageQuery, page, read_cursor
@@ -38,11 +38,6 @@ BillingPeriod = Literal["monthly", "yearly"]
 PlanName = Annotated[str, Field(min_length=1, max_length=64)]
 
 _STRIPE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
-
-
-def asks_stripe_s(config: Config) -> float:
-    """Time for a few questions to Stripe, and for what we do in between."""
-    return 3 * config.stripe.timeout_s + config.server.handler_timeout_s
 
 
 class NewSubscription(Body):
@@ -157,7 +152,7 @@ def _plan(row: Record) -> dict[str, Any]:
     idempotency="required",
     problems=(AlreadySubscribed, SubscriptionEnded, CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(3),
 )
 async def subscribe(call: Call[NewSubscription]) -> Reply:
     """Subscribe, and pay for the first period. Sent again with the same key it begins once, whatever was cut off.
@@ -247,7 +242,7 @@ async def get_subscription(call: Call[None]) -> Record:
     answer=Subscription,
     problems=(SubscriptionNotFound, SubscriptionEnded, CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(3),
 )
 async def change_subscription(call: Call[ChangedSubscription]) -> Record:
     """Change plan, period, card, or whether it goes on. All of it or, when the difference cannot be paid, nothing.
@@ -301,7 +296,7 @@ async def _wished_plan(call: Call[Any], row: Record, wish: dict[str, Any]) -> Re
     answer=Subscription,
     problems=(SubscriptionNotFound, *_STRIPE_PROBLEMS),
     rate="write",
-    timeout_s=asks_stripe_s,
+    timeout_s=asks_stripe_s(3),
 )
 async def cancel_subscription(call: Call[None]) -> Record:
     """End it at the end of what is paid for, or at once. One that is incomplete is given up; one that has ended stays

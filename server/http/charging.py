@@ -56,6 +56,11 @@ payments = queries("payments")
 log = structlog.get_logger()
 
 
+def asks_stripe_s(questions: int) -> Callable[[Config], float]:
+    """Time, by the settings, for so many questions to Stripe and for what we do in between."""
+    return lambda config: questions * config.stripe.timeout_s + config.server.handler_timeout_s
+
+
 class Mismatch(ServiceRefused):
     """What Stripe says does not belong to the row that it names; nothing of it is believed."""
 
