@@ -31,15 +31,13 @@ from server.http.keys import CLOCK, DATABASE, OBJECTS
 from server.http.members import File
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
+    OUTSIDE_PROBLEMS,
     FileNotFound,
     FileNotReady,
     Forbidden,
     NotConfigured,
     RangeNotSatisfiable,
     Unauthorized,
-    UpstreamFailed,
-    UpstreamTimedOut,
-    UpstreamUnavailable,
 )
 from server.http.routing import ANONYMOUS, PUBLIC, STUDENT, Call, Query, Reply, Routes, untimed
 from server.services.objects import Objects, chunks_of
@@ -146,7 +144,7 @@ async def delete_file(call: Call[None]) -> None:
     query=PublicDownload,
     also=(206, 302, 304),
     produces="*/*",
-    problems=(FileNotFound, RangeNotSatisfiable, NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable),
+    problems=(FileNotFound, RangeNotSatisfiable, *OUTSIDE_PROBLEMS),
     rate="read",
 )
 async def get_public_file(call: Call[None]) -> web.StreamResponse:

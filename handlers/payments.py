@@ -22,6 +22,7 @@ from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.parsing import check_json
 from server.http.payment_events import Event
 from server.http.problems import (
+    OUTSIDE_PROBLEMS,
     AlreadyEnrolled,
     AlreadyEntitled,
     CardDeclined,
@@ -30,15 +31,11 @@ from server.http.problems import (
     EventInvalid,
     MalformedJson,
     NotCancelable,
-    NotConfigured,
     PaymentMethodNotFound,
     PurchaseCanceled,
     PurchaseDisputed,
     PurchasePending,
     TransactionNotFound,
-    UpstreamFailed,
-    UpstreamTimedOut,
-    UpstreamUnavailable,
     ValidationFailed,
 )
 from server.http.routing import SELF_SERVED, STUDENT, Body, Call, Reply, Routes, arriving
@@ -47,8 +44,6 @@ from server.services.payments import CardRefused, EventRefused, Intent, RequestR
 
 routes = Routes("payments")
 payments = queries("payments")
-
-_STRIPE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
 
 
 def _check_token(token: str) -> str:
@@ -93,7 +88,7 @@ class Purchase(BaseModel):
     status=201,
     also=(200,),
     location="/api/payments/methods/{id}",
-    problems=(CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
+    problems=(CardDeclined, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=asks_stripe_s(2),
 )
@@ -185,7 +180,7 @@ async def delete_method(call: Call[None]) -> None:
         PurchasePending,
         PurchaseCanceled,
         PurchaseDisputed,
-        *_STRIPE_PROBLEMS,
+        *OUTSIDE_PROBLEMS,
     ),
     rate="write",
     timeout_s=asks_stripe_s(2),
@@ -301,7 +296,7 @@ async def get_transaction(call: Call[None]) -> Record:
     "/api/payments/transactions/{transaction_id}",
     role=STUDENT,
     answer=Transaction,
-    problems=(TransactionNotFound, NotCancelable, *_STRIPE_PROBLEMS),
+    problems=(TransactionNotFound, NotCancelable, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=asks_stripe_s(2),
 )
@@ -324,7 +319,7 @@ async def cancel_transaction(call: Call[None]) -> Record:
     role=SELF_SERVED,
     rate=None,
     content=("application/json",),
-    problems=(EventInvalid, *_STRIPE_PROBLEMS),
+    problems=(EventInvalid, *OUTSIDE_PROBLEMS),
 )
 async def take_event(call: Call[None]) -> web.Response:
     """An event of Stripe, signed over its very bytes. Told twice, late and in any order it comes to the same end; one

@@ -16,14 +16,12 @@ from server.http.idempotency import read_key
 from server.http.keys import CHARGING, SUBSCRIBING
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
+    OUTSIDE_PROBLEMS,
     AlreadySubscribed,
     CardDeclined,
     NotConfigured,
     SubscriptionEnded,
     SubscriptionNotFound,
-    UpstreamFailed,
-    UpstreamTimedOut,
-    UpstreamUnavailable,
     ValidationFailed,
 )
 from server.http.routing import PUBLIC, STUDENT, Body, Call, Change, Query, Reply, Routes
@@ -36,8 +34,6 @@ payments = queries("payments")
 
 BillingPeriod = Literal["monthly", "yearly"]
 PlanName = Annotated[str, Field(min_length=1, max_length=64)]
-
-_STRIPE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
 
 
 class NewSubscription(Body):
@@ -150,7 +146,7 @@ def _plan(row: Record) -> dict[str, Any]:
     also=(202,),
     location="/api/payments/subscriptions/{id}",
     idempotency="required",
-    problems=(AlreadySubscribed, SubscriptionEnded, CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
+    problems=(AlreadySubscribed, SubscriptionEnded, CardDeclined, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=asks_stripe_s(3),
 )
@@ -240,7 +236,7 @@ async def get_subscription(call: Call[None]) -> Record:
     role=STUDENT,
     body=ChangedSubscription,
     answer=Subscription,
-    problems=(SubscriptionNotFound, SubscriptionEnded, CardDeclined, ValidationFailed, *_STRIPE_PROBLEMS),
+    problems=(SubscriptionNotFound, SubscriptionEnded, CardDeclined, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=asks_stripe_s(3),
 )
@@ -294,7 +290,7 @@ async def _wished_plan(call: Call[Any], row: Record, wish: dict[str, Any]) -> Re
     role=STUDENT,
     query=EndQuery,
     answer=Subscription,
-    problems=(SubscriptionNotFound, *_STRIPE_PROBLEMS),
+    problems=(SubscriptionNotFound, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=asks_stripe_s(3),
 )

@@ -38,16 +38,13 @@ from server.http.keys import CONFIG, DATABASE, OBJECTS
 from server.http.keys import PICTURES as LOOKING
 from server.http.members import File
 from server.http.problems import (
+    OUTSIDE_PROBLEMS,
     Forbidden,
-    NotConfigured,
     QuotaExceeded,
     Unauthorized,
     UnsupportedMediaType,
     UploadCompleted,
     UploadNotFound,
-    UpstreamFailed,
-    UpstreamTimedOut,
-    UpstreamUnavailable,
     ValidationFailed,
 )
 from server.http.routing import STUDENT, Body, Call, Routes
@@ -65,7 +62,6 @@ log = get_logger()
 REMOVE = "remove_file"
 LOOK = "look_at_picture"
 
-_STORE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
 # Storing 25 MiB, or putting a hundred parts together, and looking at a picture.
 _STORES_S = 60.0
 # What was stored and has no row after this long never gets one.
@@ -134,7 +130,7 @@ class FileCompletion(Body):
     answer=File,
     status=201,
     location="/api/files/{id}",
-    problems=(Forbidden, QuotaExceeded, *_STORE_PROBLEMS),
+    problems=(Forbidden, QuotaExceeded, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=_STORES_S,
 )
@@ -173,7 +169,7 @@ async def upload_file(call: Call[NewFile]) -> dict[str, Any]:
     answer=FileUpload,
     status=201,
     location="/api/files/{file_id}/metadata",
-    problems=(Forbidden, QuotaExceeded, *_STORE_PROBLEMS),
+    problems=(Forbidden, QuotaExceeded, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=_STORES_S,
 )
@@ -209,7 +205,7 @@ async def start_upload(call: Call[NewFileUpload]) -> dict[str, Any]:
     role=STUDENT,
     body=FileCompletion,
     answer=File,
-    problems=_STORE_PROBLEMS,
+    problems=OUTSIDE_PROBLEMS,
     rate="write",
     timeout_s=_STORES_S,
 )

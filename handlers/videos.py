@@ -23,6 +23,7 @@ from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
 from server.http.problems import (
+    OUTSIDE_PROBLEMS,
     BodyTooLarge,
     Forbidden,
     MalformedJson,
@@ -32,9 +33,6 @@ from server.http.problems import (
     SignatureInvalid,
     Unauthorized,
     UnsupportedMediaType,
-    UpstreamFailed,
-    UpstreamTimedOut,
-    UpstreamUnavailable,
     ValidationFailed,
     VideoNotFound,
 )
@@ -55,7 +53,6 @@ CAPTION_BYTES = 10_000_000
 _ASKS_HOST_S = 15.0
 # Where an answer does not depend on the host it is not kept waiting for it.
 _POLL_S = 1.0
-_HOST_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
 
 
 class NewUpload(Body):
@@ -101,7 +98,7 @@ class NewVideo(BaseModel):
     answer=NewVideo,
     status=201,
     location="/api/videos/{video[id]}",
-    problems=(Forbidden, *_HOST_PROBLEMS),
+    problems=(Forbidden, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=_ASKS_HOST_S,
 )
@@ -259,7 +256,7 @@ async def _check_with_host(call: Call[Any], video: Record) -> bool:
     role=STUDENT,
     status=204,
     content=("text/vtt",),
-    problems=(VideoNotFound, Forbidden, BodyTooLarge, UnsupportedMediaType, ValidationFailed, *_HOST_PROBLEMS),
+    problems=(VideoNotFound, Forbidden, BodyTooLarge, UnsupportedMediaType, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=_ASKS_HOST_S + INDEXED_WITHIN_S,
 )
@@ -275,7 +272,7 @@ async def put_captions(call: Call[None]) -> None:
     "/api/videos/{video_id}/captions/{lang}",
     role=PUBLIC,
     produces="text/vtt",
-    problems=(Unauthorized, VideoNotFound, NotEntitled, NotFound, ValidationFailed, *_HOST_PROBLEMS),
+    problems=(Unauthorized, VideoNotFound, NotEntitled, NotFound, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="read",
     timeout_s=_ASKS_HOST_S,
 )
@@ -293,7 +290,7 @@ async def get_captions(call: Call[None]) -> web.Response:
     "/api/videos/{video_id}/captions/{lang}",
     role=STUDENT,
     status=204,
-    problems=(VideoNotFound, Forbidden, NotFound, ValidationFailed, *_HOST_PROBLEMS),
+    problems=(VideoNotFound, Forbidden, NotFound, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="write",
     timeout_s=_ASKS_HOST_S + INDEXED_WITHIN_S,
 )

@@ -584,6 +584,10 @@ class UpstreamUnavailable(Problem):
     code, status, title, retryable, retry_after_s = "upstream_unavailable", 503, "A service behind us is away", True, 5
 
 
+# What a route may answer that asks a service behind us.
+OUTSIDE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUnavailable)
+
+
 # -- as answers and pages ----------------------------------------------------------------------------------------------
 
 
