@@ -77,9 +77,7 @@ async def change_me(call: Call[AccountChange]) -> Record:
         if "avatar_file_id" in changed and not await account.set_avatar(
             tx, user_id=call.user.id, file_id=changed["avatar_file_id"]
         ):
-            raise ValidationFailed(
-                errors=[{"pointer": "/avatar_file_id", "detail": "You have no such public picture."}]
-            )
+            raise ValidationFailed.at("/avatar_file_id", "You have no such public picture.")
         user: Record = await account.change_account(
             tx, user_id=call.user.id, username=changed.get("username"), email=changed.get("email")
         )

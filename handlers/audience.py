@@ -115,7 +115,7 @@ async def get_analytics(call: Call[None]) -> dict[str, Any]:
     video = await _get_own(call)
     first, last = call.query.first, call.query.last
     if first and last and first > last:
-        raise ValidationFailed(errors=[{"pointer": "/to", "detail": "must not be before `from`"}])
+        raise ValidationFailed.at("/to", "must not be before `from`")
     all_time = first is None and last is None
     days = {"video_id": video["id"], "first_day": first or FIRST_DAY, "last_day": last or date.max}
     summed = days | ({"first_day": ALL_TIME, "last_day": ALL_TIME} if all_time else {})

@@ -290,7 +290,7 @@ def _problem(call: Call[Any], refusal: TurnRefused) -> TutorBusy | ChatBudgetSpe
             midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
             return ChatBudgetSpent(headers={"Retry-After": str(math.ceil((midnight - now).total_seconds()))})
         case _:
-            return ValidationFailed(errors=[{"pointer": refusal.pointer, "detail": refusal.detail}])
+            return ValidationFailed.at(refusal.pointer, refusal.detail)
 
 
 async def _may_read(call: Call[Any], connection: Any) -> bool:

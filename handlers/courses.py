@@ -477,7 +477,7 @@ async def _lock_own_lecture(call: Call[Any], tx: Connection, action: str) -> Rec
 async def _show_picture(call: Call[Any], tx: Connection, course_id: UUID, file_id: UUID | None) -> None:
     """Make the file the course's picture; None: no file is. Raises ValidationFailed."""
     if not await courses.set_picture(tx, course_id=course_id, file_id=file_id, viewer_id=call.user.id):
-        raise ValidationFailed(errors=[{"pointer": "/thumbnail_file_id", "detail": "You have no such public picture."}])
+        raise ValidationFailed.at("/thumbnail_file_id", "You have no such public picture.")
 
 
 def _faults_of_order(wanted: list[UUID], known: set[UUID]) -> list[dict[str, str]]:
@@ -507,9 +507,9 @@ def _check_price(call: Call[Any], price: str, currency: str, is_free: bool | Non
         pointer = "/price"
         amount = parse_price(price, currency)
     except NotAPrice as fault:
-        raise ValidationFailed(errors=[{"pointer": pointer, "detail": str(fault)}]) from None
+        raise ValidationFailed.at(pointer, str(fault)) from None
     if is_free is not None and is_free != (amount == 0):
-        raise ValidationFailed(errors=[{"pointer": "/is_free", "detail": "must agree with the price"}])
+        raise ValidationFailed.at("/is_free", "must agree with the price")
     return amount
 
 

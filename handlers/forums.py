@@ -188,7 +188,7 @@ async def create_topic(call: Call[NewTopic]) -> dict[str, Any]:
     position_ms = _check_position(body)
     async with call.db.transaction() as tx:
         if await _get_course(call, tx, body.course_id) is None:
-            raise ValidationFailed(errors=[{"pointer": "/course_id", "detail": "There is no such row."}])
+            raise ValidationFailed.at("/course_id", "There is no such row.")
         topic_id = await forums.insert_topic(
             tx,
             course_id=body.course_id,
@@ -390,7 +390,7 @@ def _check_position(topic: NewTopic) -> int | None:
             return parse_position(topic.position)
         except NotAPosition as error:
             fault = str(error)
-    raise ValidationFailed(errors=[{"pointer": "/position", "detail": fault}])
+    raise ValidationFailed.at("/position", fault)
 
 
 def _flags(changes: dict[str, Any]) -> dict[str, bool]:

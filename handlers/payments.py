@@ -100,7 +100,7 @@ async def create_method(call: Call[NewMethod]) -> Reply:
     except CardRefused as refused:
         raise CardDeclined(failure_code=refused.code) from None
     except (ServiceHasNone, RequestRefused):
-        raise _invalid("/token", "Stripe knows no such payment method that could be yours.") from None
+        raise ValidationFailed.at("/token", "Stripe knows no such payment method that could be yours.") from None
     token_hash = sha256(card.id.encode()).digest()
     async with call.db.transaction() as tx:
         await payments.lock_methods(tx, user_id=user_id)
@@ -221,7 +221,7 @@ async def _begin_purchase(call: Call[NewPurchase]) -> tuple[Record, bool]:
         _check_for_sale(course)
         method = await payments.get_method(tx, user_id=user.id, method_id=call.body.payment_method_id)
         if method is None:
-            raise _invalid("/payment_method_id", "You have no such payment method, or no default one.")
+            raise ValidationFailed.at("/payment_method_id", "You have no such payment method, or no default one.")
         row = await payments.insert_purchase(
             tx,
             user_id=user.id,
@@ -347,7 +347,3 @@ async def _get_own(call: Call[Any]) -> Record:
     if row is None:
         raise TransactionNotFound
     return row
-
-
-def _invalid(pointer: str, detail: str) -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": pointer, "detail": detail}])

@@ -369,7 +369,7 @@ def _right_to_enrol(call: Call[Any], course: Mapping[str, Any], user_id: UUID) -
 
 
 def _missing(pointer: str) -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": pointer, "detail": "There is no such row."}])
+    return ValidationFailed.at(pointer, "There is no such row.")
 
 
 def _before(call: Call[Any]) -> dict[str, Any]:

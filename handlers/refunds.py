@@ -134,7 +134,7 @@ def _amount_to_refund(call: Call[NewRefund], row: Record) -> Decimal:
 
 
 def _wrong_amount(detail: str) -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": "/amount", "detail": detail}])
+    return ValidationFailed.at("/amount", detail)
 
 
 def _id(row: Any) -> UUID:

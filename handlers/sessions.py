@@ -391,7 +391,7 @@ def _parse_lines(lines: Sequence[str]) -> list[Report]:
     """A frame for each line of CMCD. Raises ValidationFailed where nothing of a line can be read."""
     told = [line for line in lines if line.strip()]
     if not 1 <= len(told) <= MOST_FRAMES:
-        raise ValidationFailed(errors=[{"pointer": "", "detail": f"There must be 1 to {MOST_FRAMES} lines of CMCD."}])
+        raise ValidationFailed.at("", f"There must be 1 to {MOST_FRAMES} lines of CMCD.")
     members = [cmcd.parse_members(line) for line in told]
     bad = [index for index, found in enumerate(members) if not found]
     if bad:
@@ -407,7 +407,7 @@ async def _deliver(call: Call[Any], user_id: UUID, frames: Sequence[Report]) -> 
     try:
         delivered = await call.app[CORE].deliver(row, frames)
     except BadFrame as error:
-        raise ValidationFailed(errors=[{"pointer": error.pointer, "detail": error.detail}]) from None
+        raise ValidationFailed.at(error.pointer, error.detail) from None
     except StreamFull:
         raise Overloaded("Too many frames of this session wait to be saved.") from None
     if delivered is None:
@@ -420,7 +420,7 @@ def _parse_frames(value: Any) -> list[Report]:
     """One frame or an array of them. Raises ValidationFailed that names every offence; then nothing is written."""
     given = value if isinstance(value, list) else [value]
     if len(given) > MOST_FRAMES:
-        raise ValidationFailed(errors=[{"pointer": "", "detail": f"At most {MOST_FRAMES} frames at once."}])
+        raise ValidationFailed.at("", f"At most {MOST_FRAMES} frames at once.")
     frames: list[Report] = []
     errors: list[dict[str, str]] = []
     for index, item in enumerate(given):

@@ -179,7 +179,7 @@ async def _begin(call: Call[NewSubscription]) -> tuple[Record, bool]:
         plan = await _offered(tx, body.plan_name)
         method = await payments.get_method(tx, user_id=user.id, method_id=body.payment_method_id)
         if method is None:
-            raise _invalid("/payment_method_id", "You have no such payment method, or no default one.")
+            raise ValidationFailed.at("/payment_method_id", "You have no such payment method, or no default one.")
         made = await subscriptions.insert_subscription(
             tx,
             user_id=user.id,
@@ -253,7 +253,7 @@ async def change_subscription(call: Call[ChangedSubscription]) -> Record:
     if "payment_method_id" in wish:
         method = await payments.get_method(call.db, user_id=call.user.id, method_id=wish["payment_method_id"])
         if method is None:
-            raise _invalid("/payment_method_id", "You have no such payment method.")
+            raise ValidationFailed.at("/payment_method_id", "You have no such payment method.")
     subscribing = call.app[SUBSCRIBING]
     await subscribing.watch_over(call.db, row["id"], once=True)
     try:
@@ -281,7 +281,9 @@ async def _wished_plan(call: Call[Any], row: Record, wish: dict[str, Any]) -> Re
     else:
         plan = await subscriptions.get_plan(call.db, plan_id=row["plan_id"])
     if plan["currency"] != row["currency"]:
-        raise _invalid("/plan_name", f"This plan is in {plan['currency']}, the subscription in {row['currency']}.")
+        raise ValidationFailed.at(
+            "/plan_name", f"This plan is in {plan['currency']}, the subscription in {row['currency']}."
+        )
     return plan
 
 
@@ -322,9 +324,5 @@ async def _get_own(call: Call[Any]) -> Record:
 async def _offered(db: Any, name: str) -> Record:
     plan: Record | None = await subscriptions.get_offered_plan(db, plan_name=name)
     if plan is None:
-        raise _invalid("/plan_name", "There is no such plan.")
+        raise ValidationFailed.at("/plan_name", "There is no such plan.")
     return plan
-
-
-def _invalid(pointer: str, detail: str) -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": pointer, "detail": detail}])

@@ -139,7 +139,7 @@ async def upload_file(call: Call[NewFile]) -> dict[str, Any]:
     sent = call.file
     course = await _check_place(call)
     if sent.size_bytes == 0:
-        raise _invalid("/file", "The file is empty.")
+        raise ValidationFailed.at("/file", "The file is empty.")
     content_type = type_of(sent.head)
     if fault := fault_of(call.body.purpose, content_type or ""):
         raise UnsupportedMediaType(fault)
@@ -267,13 +267,13 @@ def _check_announced(call: Call[NewFileUpload]) -> tuple[str, str]:
     body, settings = call.body, call.config.files
     content_type = body.content_type.partition(";")[0].strip().lower()
     if fault := fault_of(body.purpose, content_type):
-        raise _invalid("/content_type", fault)
+        raise ValidationFailed.at("/content_type", fault)
     most = settings.largest_bytes if body.purpose == "material" else settings.direct_bytes
     if body.size_bytes > most:
-        raise _invalid("/size_bytes", f"At most {most} bytes are taken.")
+        raise ValidationFailed.at("/size_bytes", f"At most {most} bytes are taken.")
     filename = clean_filename(body.filename)
     if filename is None:
-        raise _invalid("/filename", "Nothing is left of this name.")
+        raise ValidationFailed.at("/filename", "Nothing is left of this name.")
     return filename, content_type
 
 
@@ -281,7 +281,7 @@ async def _put_together(store: Objects, key: str, row: Record, told: Sequence[Ar
     """One object of the parts, when they are those that arrived. Raises ValidationFailed."""
     sizes = sizes_of_parts(row["size_bytes"], row["part_size"])
     if sorted(part.number for part in told) != list(range(1, len(sizes) + 1)):
-        raise _invalid("/parts", f"Each part from 1 to {len(sizes)} must be there once.")
+        raise ValidationFailed.at("/parts", f"Each part from 1 to {len(sizes)} must be there once.")
     try:
         arrived = {part.number: part for part in await store.list_parts(key, row["store_upload_id"])}
         errors = [
@@ -297,7 +297,7 @@ async def _put_together(store: Objects, key: str, row: Record, told: Sequence[Ar
         return  # somebody else completed it, or gave it up: whether there is an object tells
     except ServiceRefused as error:
         log.warning("upload_refused", file_id=str(row["id"]), error=str(error))
-        raise _invalid("/parts", "The store refuses these parts.") from None
+        raise ValidationFailed.at("/parts", "The store refuses these parts.") from None
 
 
 def _fault_of_part(told: ArrivedPart, part: Part | None, size_bytes: int) -> tuple[str, str | None]:
@@ -326,7 +326,7 @@ async def _check_arrived(call: Call[Any], store: Objects, key: str, row: Record)
     except (_Refused, NotAPicture) as fault:
         await files.delete_file(call.db, file_id=row["id"])
         metrics.UPLOADS.labels("refused").inc()
-        raise _invalid("", str(fault)) from None
+        raise ValidationFailed.at("", str(fault)) from None
 
 
 class _Refused(Exception):
@@ -348,9 +348,9 @@ async def _look(call: Call[NewFile], content: Any, content_type: str) -> Picture
     except NotAPicture as fault:
         if call.body.purpose == "material":
             return None
-        raise _invalid("/file", str(fault)) from None
+        raise ValidationFailed.at("/file", str(fault)) from None
     if not picture.thumbnails and call.body.purpose != "material":
-        raise _invalid("/file", "The picture has too many pixels.")
+        raise ValidationFailed.at("/file", "The picture has too many pixels.")
     return picture
 
 
@@ -435,16 +435,16 @@ async def _check_place(call: Call[Any]) -> Record | None:
     if body.lecture_id is not None:
         course_id = await files.get_lecture_course(call.db, lecture_id=body.lecture_id)
         if course_id is None or body.course_id not in (None, course_id):
-            raise _invalid("/lecture_id", "There is no such row.")
+            raise ValidationFailed.at("/lecture_id", "There is no such row.")
     if course_id is None:
         if body.visibility == "course":
-            raise _invalid("/course_id", "A file for those of a course needs the course.")
+            raise ValidationFailed.at("/course_id", "A file for those of a course needs the course.")
         return None
     course: Record | None = await files.get_course(
         call.db, course_id=course_id, viewer_id=call.user.id, viewer_role=call.user.role
     )
     if course is None:
-        raise _invalid("/lecture_id" if body.lecture_id else "/course_id", "There is no such row.")
+        raise ValidationFailed.at("/lecture_id" if body.lecture_id else "/course_id", "There is no such row.")
     if not course["viewer_owns"]:
         raise Forbidden
     return course
@@ -495,8 +495,4 @@ async def _insert(
 
 def _no_upload() -> ValidationFailed:
     """An upload that a body names is not there, or another's."""
-    return _invalid("/upload_id", "There is no such upload of yours, or it was given up.")
-
-
-def _invalid(pointer: str, detail: str) -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": pointer, "detail": detail}])
+    return ValidationFailed.at("/upload_id", "There is no such upload of yours, or it was given up.")

@@ -153,7 +153,7 @@ async def _keep_upload(call: Call[NewUpload], owner_id: UUID, upload: HostedUplo
 
 
 def _no_lecture() -> ValidationFailed:
-    return ValidationFailed(errors=[{"pointer": "/lecture_id", "detail": "There is no such row."}])
+    return ValidationFailed.at("/lecture_id", "There is no such row.")
 
 
 @routes.get(
@@ -319,7 +319,7 @@ async def _changing_captions(call: Call[Any], video: Record) -> AsyncIterator[No
 def _language(call: Call[Any]) -> str:
     lang: str = call.path.lang
     if not LANGUAGE.fullmatch(lang):
-        raise ValidationFailed(errors=[{"pointer": "/lang", "detail": "must be a language tag such as en or pt-BR"}])
+        raise ValidationFailed.at("/lang", "must be a language tag such as en or pt-BR")
     return lang
 
 
@@ -336,7 +336,7 @@ async def _read_captions(request: web.Request) -> bytes:
     try:
         return check_captions(bytes(vtt))
     except NotCaptions as fault:
-        raise ValidationFailed(errors=[{"pointer": "", "detail": str(fault)}]) from None
+        raise ValidationFailed.at("", str(fault)) from None
 
 
 # -- what several of them do -------------------------------------------------------------------------------------------

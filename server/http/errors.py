@@ -92,7 +92,7 @@ def _of_constraint(error: asyncpg.IntegrityConstraintViolationError) -> Problem:
         return CONSTRAINTS[name]()
     column = name.removeprefix(f"{error.table_name}_").removesuffix("_fkey").removesuffix("_length")
     if isinstance(error, asyncpg.ForeignKeyViolationError) and "is still referenced" not in (error.detail or ""):
-        return ValidationFailed(errors=[{"pointer": f"/{column}", "detail": "There is no such row."}])
+        return ValidationFailed.at(f"/{column}", "There is no such row.")
     if isinstance(error, asyncpg.CheckViolationError):
-        return ValidationFailed(errors=[{"pointer": f"/{column}", "detail": "The value is out of its range."}])
+        return ValidationFailed.at(f"/{column}", "The value is out of its range.")
     return Conflict()

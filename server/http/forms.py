@@ -119,4 +119,4 @@ async def _receive_field(part: BodyPartReader, name: str) -> str:
 
 def _fault(name: str, detail: str) -> ValidationFailed:
     pointer = name.encode("utf-8", "replace").decode()[:100].replace("~", "~0").replace("/", "~1")
-    return ValidationFailed(errors=[{"pointer": f"/{pointer}", "detail": detail}])
+    return ValidationFailed.at(f"/{pointer}", detail)

@@ -117,7 +117,7 @@ def parse_query(model: type[BaseModel], request: web.Request) -> BaseModel:
         if unstorable(value):
             if name == "cursor":
                 raise BadCursor
-            raise ValidationFailed(errors=[{"pointer": f"/{name}", "detail": "The text holds what is no character."}])
+            raise ValidationFailed.at(f"/{name}", "The text holds what is no character.")
     try:
         return model.model_validate_strings(values)
     except ValidationError as error:

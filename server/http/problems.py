@@ -1,12 +1,12 @@
 """Every error a client can be told, in one table (RFC 9457). What other parts' exceptions mean in it, `errors` says.
 
-A problem is an exception: `raise CourseNotFound`, or with more to say `raise ValidationFailed(errors=[...])`.
+A problem is an exception: `raise CourseNotFound`, or with more to say `raise ValidationFailed.at("/title", "...")`.
 Members of the answer: type, title, status, detail, instance, code, request_id, for some retryable and errors, and
 whatever a raiser adds by keyword (`TooManySessions(sessions=[...])`).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import orjson
 from aiohttp import web
@@ -482,6 +482,11 @@ class ValidationFailed(Problem):
     """Well-formed, but members of the request are invalid: see `errors`."""
 
     code, status, title = "validation_failed", 422, "Validation failed"
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> Self:
+        """Of one member, at this JSON pointer (an empty one: of all of them)."""
+        return cls(errors=[{"pointer": pointer, "detail": detail}])
 
 
 class IdempotencyKeyReused(Problem):
