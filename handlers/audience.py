@@ -16,11 +16,10 @@ from actors.video_session.messages import BadFrame, Bye, Error, parse_socket_fra
 from actors.video_session.state import load_state
 from server.data.db import DATABASE_AWAY, Record, queries
 from server.domain import figures
-from server.http.auth import API, verify_current
 from server.http.keys import CLOCK, DRAINING, SOCKETS
 from server.http.problems import Forbidden, Unauthorized, ValidationFailed, VideoNotFound
-from server.http.routing import STUDENT, Call, Query, Routes, throttle
-from server.http.socket import Goodbye, Socket, check_opening
+from server.http.routing import STUDENT, Call, Query, Routes
+from server.http.socket import Goodbye, Socket, admit
 
 routes = Routes("audience")
 audience = queries("audience")
@@ -197,13 +196,10 @@ async def get_live(call: Call[None]) -> dict[str, Any]:
 )
 async def open_live_socket(call: Call[None]) -> web.StreamResponse:
     """Who watches a video of one's own course, once a second. Nothing but `bye` is said by whoever looks on."""
-    opening = check_opening(call.request)
     async with asyncio.timeout(call.config.server.handler_timeout_s):
-        claims = await verify_current(call.app, opening.token, API)
-        await throttle(call.request, claims.sub)
-        call.viewer = claims.principal
+        call.viewer = viewer = await admit(call.request)
         await _get_own(call)
-    socket = await call.app[SOCKETS].accept(call.request, "live", claims.principal)
+    socket = await call.app[SOCKETS].accept(call.request, "live", viewer)
     telling = asyncio.create_task(_tell(call, socket))
     try:
         await _hear(socket)

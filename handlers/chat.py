@@ -22,7 +22,7 @@ from server import metrics
 from server.data.audit import audit_foreign
 from server.data.db import DATABASE_AWAY, Record, queries
 from server.data.streams import REDIS_AWAY
-from server.http.auth import API, Principal, verify_current
+from server.http.auth import Principal
 from server.http.keys import CLOCK, LIMITER, SOCKETS
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
@@ -34,8 +34,8 @@ from server.http.problems import (
     UserNotFound,
     ValidationFailed,
 )
-from server.http.routing import STUDENT, Body, Call, Routes, throttle
-from server.http.socket import PROTOCOL, Goodbye, Socket, check_opening
+from server.http.routing import STUDENT, Body, Call, Routes
+from server.http.socket import PROTOCOL, Goodbye, Socket, admit
 
 routes = Routes("chat")
 chat = queries("chat")
@@ -179,19 +179,17 @@ async def open_chat_socket(call: Call[None]) -> web.StreamResponse:
 
     A turn that is being answered when a socket opens is told it after `resume`; of later ones it is told everything.
     """
-    opening = check_opening(call.request)
     async with asyncio.timeout(call.config.server.handler_timeout_s):
-        claims = await verify_current(call.app, opening.token, API)
-        await throttle(call.request, claims.sub)
-        if claims.sub != call.path.user_id:
-            raise UserNotFound
-    socket = await call.app[SOCKETS].accept(call.request, "chat", claims.principal)
+        viewer = await admit(call.request)
+    if viewer.id != call.path.user_id:
+        raise UserNotFound
+    socket = await call.app[SOCKETS].accept(call.request, "chat", viewer)
     try:
-        await _converse(call, socket, claims.principal)
+        await _converse(call, socket, viewer)
     except (*DATABASE_AWAY, *REDIS_AWAY):
         socket.end(1013, "part_away", 1000)
     except Exception:
-        socket.fail(user=str(claims.sub))
+        socket.fail(user=str(viewer.id))
     finally:
         await socket.closed()
     return socket.response

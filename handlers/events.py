@@ -9,13 +9,12 @@ from msgspec import Struct
 
 from actors.video_session.messages import BadFrame, Bye, Error
 from server.data.db import DATABASE_AWAY
-from server.http.auth import API, verify_current
 from server.http.events import EVENTS as TOLD
 from server.http.events import Events, Listener
 from server.http.keys import EVENTS, SOCKETS
 from server.http.problems import Unauthorized
-from server.http.routing import Call, Routes, throttle
-from server.http.socket import Goodbye, Socket, check_opening
+from server.http.routing import Call, Routes
+from server.http.socket import Goodbye, Socket, admit
 
 routes = Routes("events")
 
@@ -65,17 +64,15 @@ async def open_events_socket(call: Call[None]) -> web.StreamResponse:
     With `watch` also what is written in forums, where one is entitled and for as long. Best effort: whoever was away
     asks the routes.
     """
-    opening = check_opening(call.request)
     async with asyncio.timeout(call.config.server.handler_timeout_s):
-        claims = await verify_current(call.app, opening.token, API)
-        await throttle(call.request, claims.sub)
-    socket = await call.app[SOCKETS].accept(call.request, "events", claims.principal)
+        viewer = await admit(call.request)
+    socket = await call.app[SOCKETS].accept(call.request, "events", viewer)
     events = call.app[EVENTS]
     listener = events.join(socket)
     try:
         await _hear(call, socket, events, listener)
     except Exception:
-        socket.fail(user=str(claims.sub))
+        socket.fail(user=str(viewer.id))
     finally:
         events.leave(listener)
         await socket.closed()

@@ -315,9 +315,9 @@ async def _serve(app: web.Application, session: VideoSession, watcher: Watcher, 
 async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
     """The session whose socket is asked for, as ours, and who asks. What it took to find out is not kept while the
     socket lives. Raises what `check_opening` does, SessionNotFound."""
-    opening = check_opening(call.request)
+    token = check_opening(call.request)
     async with asyncio.timeout(call.config.server.handler_timeout_s):
-        claims = await _session_claims(call.request, opening.token, call.path.session_id)
+        claims = await _session_claims(call.request, token, call.path.session_id)
         row = await _own_session(call, claims.sub)
         ends_at = await sessions.get_watch_end(
             call.db, video_id=row["video_id"], viewer_id=claims.sub, viewer_role=claims.role

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -23,7 +22,7 @@ from server import metrics
 from server.clock import Clock
 from server.config import Config, Limit
 from server.domain.closes import CLOSES
-from server.http.auth import Principal, bearer_token
+from server.http.auth import API, Principal, bearer_token, verify_current
 from server.http.inbox import make_response, offer_texts
 from server.http.keys import CONFIG, DRAINING, EDGE, LOAD, SOCKETS
 from server.http.problems import (
@@ -36,6 +35,7 @@ from server.http.problems import (
     Unauthorized,
     UpgradeRequired,
 )
+from server.http.routing import throttle
 from server.http.upgrades import ServedResponse
 from server.timer_wheel import TimerWheel
 
@@ -71,16 +71,8 @@ class Goodbye(msgspec.Struct, tag="bye", tag_field="type"):
     retry_ms: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A request that may become a socket, and the token it came with."""
-
-    request: web.Request
-    token: str
-
-
-def check_opening(request: web.Request) -> Opening:
-    """Everything about an opening that needs neither Postgres nor Redis.
+def check_opening(request: web.Request) -> str:
+    """Everything about an opening that needs neither Postgres nor Redis; the token that it came with.
 
     Raises UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, OriginRefused, NotReady, Overloaded,
     Unauthorized.
@@ -104,7 +96,14 @@ def check_opening(request: web.Request) -> Opening:
     token = bearer_token(request) or next((p.removeprefix(BEARER) for p in offered if p.startswith(BEARER)), None)
     if not token:
         raise Unauthorized
-    return Opening(request, token)
+    return token
+
+
+async def admit(request: web.Request) -> Principal:
+    """Who opens a socket by an access token. Raises what `check_opening` does, RateLimited, PostgresAway."""
+    claims = await verify_current(request.app, check_opening(request), API)
+    await throttle(request, claims.sub)
+    return claims.principal
 
 
 class Sockets:
