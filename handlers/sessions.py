@@ -379,25 +379,25 @@ def _frames_of(call: Call[None], raw: bytes) -> Sequence[Report]:
     if not content:
         headers = [value for name in cmcd.HEADERS for value in call.request.headers.getall(name, ())]
         if told := ",".join(filter(None, (*headers, call.query.cmcd))):
-            return _parse_lines([told])
+            return _parse_lines({"/CMCD" if call.query.cmcd else "": told})
     if call.request.content_type == CMCD_TYPE or (content and content[:1] not in b'{["' and b"=" in content[:32]):
         if len(raw) > CMCD_BYTES:
             raise BodyTooLarge
-        return _parse_lines(content.decode("utf-8", "replace").splitlines())
+        lines = filter(str.strip, content.decode("utf-8", "replace").splitlines())
+        return _parse_lines({f"/{index}": line for index, line in enumerate(lines)})
     return _parse_frames(check_json(raw))
 
 
-def _parse_lines(lines: Sequence[str]) -> list[Report]:
-    """A frame for each line of CMCD. Raises ValidationFailed where nothing of a line can be read."""
-    told = [line for line in lines if line.strip()]
-    if not 1 <= len(told) <= MOST_FRAMES:
+def _parse_lines(lines: Mapping[str, str]) -> list[Report]:
+    """A frame for each line of CMCD, by its pointer. Raises ValidationFailed where nothing of a line can be read."""
+    if not 1 <= len(lines) <= MOST_FRAMES:
         raise ValidationFailed.at("", f"There must be 1 to {MOST_FRAMES} lines of CMCD.")
-    members = [cmcd.parse_members(line) for line in told]
-    bad = [index for index, found in enumerate(members) if not found]
+    members = {pointer: cmcd.parse_members(line) for pointer, line in lines.items()}
+    bad = [pointer for pointer, found in members.items() if not found]
     if bad:
-        raise ValidationFailed(errors=[{"pointer": f"/{index}", "detail": "This is no CMCD."} for index in bad])
+        raise ValidationFailed(errors=[{"pointer": pointer, "detail": "This is no CMCD."} for pointer in bad])
     metrics.CMCD_FRAMES.inc(len(members))
-    return [cmcd.report_of(found) for found in members]
+    return [cmcd.report_of(found) for found in members.values()]
 
 
 async def _deliver(call: Call[Any], user_id: UUID, frames: Sequence[Report]) -> dict[str, Any]:

@@ -609,6 +609,13 @@ async def test_what_is_no_cmcd_is_refused_whole(
     assert (await player.shown(session))["frames"] == 0
 
 
+async def test_what_is_no_cmcd_in_the_address_or_in_headers_is_pointed_at(player: Player) -> None:
+    session = await player.new_session()
+    for said, pointer in (({"query": "&CMCD=!!"}, "/CMCD"), ({"CMCD-Object": "!!"}, "")):
+        status, problem = await send_cmcd(player, session, **said)
+        assert (status, [fault["pointer"] for fault in problem["errors"]]) == (422, [pointer])
+
+
 async def test_cmcd_of_another_session_or_of_none_is_refused(player: Player) -> None:
     mine, other = await player.new_session(), await player.new_session()
     assert (await send_cmcd(player, mine | {"token": other["token"]}, "bl=1"))[0] == 401
