@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from server.data.audit import audit_foreign
 from server.data.db import Connection, Record, queries
@@ -49,10 +49,18 @@ class NewEnrollment(Body):
     user_id: UUID | None = None
 
 
+def _id_or_me(text: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """One fault of the member, not one for each thing that it may be."""
+    try:
+        return read(text)
+    except ValidationError:
+        raise ValueError("must be a user's id, or me") from None
+
+
 class CourseProgressQuery(PageQuery):
     """For the course's owner: another learner's progress, or all learners'."""
 
-    user_id: UUID | Literal["me"] = "me"
+    user_id: Annotated[UUID | Literal["me"], WrapValidator(_id_or_me)] = "me"
     view: Literal["learners"] | None = None
 
 

@@ -183,6 +183,8 @@ async def test_how_far_others_are_only_the_owner_sees(
     assert learners["next"] is None
     for who in (student.id, "me"):
         assert (await student.get(f"{path}?user_id={who}")).body["lectures_completed"] == 1
+    nobody = await student.get(f"{path}?user_id=nobody")
+    assert (nobody.status, nobody.pointers) == (422, ["/user_id"])
     assert (await student.get(f"/api/progress/courses/{uuid4()}")).status == 404
 
 
