@@ -1,6 +1,7 @@
 """A video's audience, for the course's owner: who watches it now, and what was watched of it."""
 
 import asyncio
+import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any
@@ -27,10 +28,12 @@ audience = queries("audience")
 # The sums over all days stand under the earliest day that there is.
 ALL_TIME = date.min
 FIRST_DAY = date(1970, 1, 1)
+_DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def _only_a_day(text: str) -> str:
-    if len(text) != len("2026-01-31"):
+    """pydantic's own reading takes seconds since 1970 for a day too."""
+    if not _DAY.fullmatch(text):
         raise ValueError("must be a day such as 2026-01-31")
     return text
 

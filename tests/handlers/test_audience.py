@@ -128,6 +128,7 @@ async def test_a_session_counts_on_the_utc_day_it_was_created(room: Room, postgr
 @pytest.mark.parametrize(
     ("query", "pointer"),
     [("from=yesterday", "/from"), ("to=2026-02-30", "/to"), ("from=0", "/from"), ("from=0001-01-01", "/from"),
+     ("from=1795996800", "/from"), ("to=1795996800", "/to"), ("to=2026-W05-1", "/to"), ("to=2026/01/31", "/to"),
      ("from=2026-03-02&to=2026-03-01", "/to")],
 )  # fmt: skip
 async def test_days_that_are_none_are_pointed_at(room: Room, query: str, pointer: str) -> None:
