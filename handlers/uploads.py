@@ -216,9 +216,11 @@ async def complete_upload(call: Call[FileCompletion]) -> dict[str, Any]:
     Completing twice is as good as once.
     """
     body = call.body
-    row = await files.get_upload(call.db, upload_id=body.upload_id, file_id=body.file_id, owner_id=call.user.id)
+    row = await files.get_upload(call.db, upload_id=body.upload_id, owner_id=call.user.id)
     if row is None:
         raise _no_upload()
+    if row["id"] != body.file_id:
+        raise ValidationFailed.at("/file_id", "It is not this upload's file.")
     if row["status"] == "ready":
         return show_file(row)
     store, key = call.objects, object_key(row["id"], row["visibility"])

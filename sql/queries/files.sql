@@ -56,10 +56,11 @@ INSERT INTO file_uploads (file_id, store_upload_id, part_size, expires_at)
 VALUES (:file_id, :store_upload_id, :part_size, clock_timestamp() + make_interval(secs => :ttl_s))
 RETURNING *;
 
--- name: get_upload(upload_id, file_id, owner_id)^
+-- name: get_upload(upload_id, owner_id)^
+-- Its file, with what the store needs.
 SELECT f.*, u.store_upload_id, u.part_size
 FROM file_uploads AS u JOIN files AS f ON f.id = u.file_id
-WHERE u.id = :upload_id AND u.file_id = :file_id AND f.owner_id = :owner_id;
+WHERE u.id = :upload_id AND f.owner_id = :owner_id;
 
 -- name: get_own_upload(upload_id, owner_id)^
 SELECT f.id, f.status FROM file_uploads AS u JOIN files AS f ON f.id = u.file_id

@@ -341,6 +341,15 @@ async def test_an_upload_in_parts_is_a_file_once_it_is_completed_however_often(
     assert stored(object_store, begun["file_id"]) == ["private/*/original"]
 
 
+async def test_an_upload_is_completed_under_its_own_file_s_id_alone(ada: Person) -> None:
+    begun, other = [await start(ada, len(PDF)) for _ in range(2)]
+    parts = await send_parts(begun, PDF)
+    for file_id in (str(uuid4()), other["file_id"]):
+        answer = await complete(ada, begun | {"file_id": file_id}, parts)
+        assert (answer.status, answer.pointers) == (422, ["/file_id"])
+    assert (await complete(ada, begun, parts)).status == 200
+
+
 async def test_the_store_takes_neither_more_nor_less_than_was_announced(ada: Person) -> None:
     begun = await start(ada, 1000)
     url = begun["parts"][0]["url"]
