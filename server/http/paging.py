@@ -72,7 +72,7 @@ def write_cursor(*values: Any) -> str:
 
 
 def read_cursor(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
-    """The values of a cursor, one of each kind (None allowed); None without a cursor. Raises BadCursor."""
+    """The values of a cursor, one of each kind; None without a cursor. Raises BadCursor."""
     if cursor is None:
         return None
     try:
@@ -88,8 +88,6 @@ def read_cursor(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
 
 
 def _read(value: Any, kind: type) -> Any:
-    if value is None:
-        return None
     if kind in (UUID, Decimal) and isinstance(value, str):
         return kind(value)
     if kind is datetime and isinstance(value, str):
