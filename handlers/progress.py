@@ -17,6 +17,7 @@ from server.http.keys import EVENTS, WATCHING
 from server.http.members import Enrollment, Progress
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
+    BadCursor,
     Conflict,
     CourseNotFound,
     EnrollmentNotFound,
@@ -188,13 +189,18 @@ async def get_user_progress(call: Call[None]) -> dict[str, Any]:
     rate="read",
 )
 async def get_course_progress(call: Call[None]) -> BaseModel:
-    """How far the caller is in a course; for its owner also another user (`user_id`), or all (`view=learners`)."""
+    """How far the caller is in a course; for its owner also another user (`user_id`), or all (`view=learners`).
+
+    Learners come in pages; how far one of them is comes whole, and takes no `cursor`.
+    """
     user_id = call.user.id if call.query.user_id == "me" else call.query.user_id
     course = await _get_course(call)
     if (user_id != call.user.id or call.query.view is not None) and not course["viewer_owns"]:
         raise Forbidden("Only the course's owner sees how far others are.")
     if call.query.view is not None:
         return await _list_learners(call, course["id"])
+    if call.query.cursor is not None:
+        raise BadCursor("Only `view=learners` comes in pages.")
     if user_id != call.user.id and not await progress.may_ask_about(
         call.db, user_id=user_id, course_id=course["id"], viewer_role=call.user.role
     ):

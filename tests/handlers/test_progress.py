@@ -188,6 +188,23 @@ async def test_how_far_others_are_only_the_owner_sees(
     assert (await student.get(f"/api/progress/courses/{uuid4()}")).status == 404
 
 
+async def test_learners_come_in_pages_and_how_far_one_is_comes_whole(
+    teacher: Person, people: People, course: Any, lectures: list[Any]
+) -> None:
+    for name in ("ada", "ben"):
+        await (await people.join(name)).make("/api/enrollments", {"course_id": course["id"]})
+    for lecture in lectures:
+        await watch(teacher, lecture, position=1)
+    path = f"/api/progress/courses/{course['id']}"
+    first = (await teacher.get(f"{path}?view=learners&limit=1")).body
+    second = (await teacher.get(first["next"])).body
+    assert [item["username"] for item in first["items"] + second["items"]] == ["ben", "ada"]
+    assert len((await teacher.get(f"{path}?limit=1")).body["items"]) == 3
+    for query in ("cursor=x", "view=learners&cursor=x", f"cursor={first['next_cursor']}"):
+        refused = await teacher.get(f"{path}?{query}")
+        assert (refused.status, refused.code) == (400, "bad_cursor"), query
+
+
 async def test_an_owner_asks_about_learners_of_the_course_and_an_administrator_about_everybody(
     student: Person, teacher: Person, people: People, course: Any, lectures: list[Any]
 ) -> None:
