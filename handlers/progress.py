@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, ValidatorFunctionWrapHan
 
 from server.data.audit import audit_foreign
 from server.data.db import Connection, Record, queries
-from server.domain.progress import NotAPosition, parse_position, parse_range, show_progress
+from server.domain.progress import LONGEST_S, NotAPosition, parse_position, parse_range, show_progress
 from server.http.events import ProgressEvent
 from server.http.keys import EVENTS, WATCHING
 from server.http.members import Enrollment, Progress
@@ -136,6 +136,8 @@ async def update_progress(call: Call[ProgressChange]) -> dict[str, Any]:
             raise LectureNotFound
         if not lecture["viewer_entitled"]:
             raise NotEntitled
+        if lecture["end_ms"] is None:
+            _check_reach(call.body)
         await progress.lock_progress(tx, **key)
         row = await progress.record_progress(
             tx,
@@ -337,6 +339,16 @@ def _parse_change(body: ProgressChange) -> "tuple[list[asyncpg.Range[int]], int 
     if errors:
         raise ValidationFailed(errors=errors)
     return ranges, position_ms
+
+
+def _check_reach(body: ProgressChange) -> None:
+    """Where a lecture's end is not known nothing is cut, so what lies past the longest there can be is refused. Raises
+    ValidationFailed."""
+    late = [f"/watched_ranges/{index}" for index, (_, end) in enumerate(body.watched_ranges) if end > LONGEST_S]
+    if body.position > LONGEST_S:
+        late.append("/position")
+    if late:
+        raise ValidationFailed(errors=[{"pointer": p, "detail": f"must be at most {LONGEST_S} seconds"} for p in late])
 
 
 async def _enrol(call: Call[Any], tx: Connection, course: Mapping[str, Any], user_id: UUID) -> Reply:

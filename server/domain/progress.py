@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 # The longest lecture that can be; what lies past it is past every lecture's end.
-LONGEST_MS = 1_000_000_000
+LONGEST_S = 1_000_000
+LONGEST_MS = LONGEST_S * 1000
 
 
 class Range(Protocol):

@@ -1,8 +1,9 @@
 -- name: get_lecture(lecture_id, viewer_id, viewer_role)^
--- A preview may be watched, and so recorded, by everybody who is signed in.
+-- A preview may be watched, and so recorded, by everybody who is signed in. Without `end_ms` nothing is cut.
 SELECT
     l.id,
     l.course_id,
+    l.end_ms,
     entitled(:viewer_id, :viewer_role, c.id) OR l.is_preview
         OR coalesce(may_watch(:viewer_id, :viewer_role, lecture_video_id(l.id)), false) AS viewer_entitled
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id

@@ -85,6 +85,17 @@ async def test_a_lecture_is_completed_by_hand(student: Person, lectures: list[An
 async def test_without_a_known_end_nothing_is_cut_and_nothing_completes(student: Person, lectures: list[Any]) -> None:
     row = await watch(student, lectures[2], watched_ranges=[[0, 100_000]])
     assert (row["watched_duration"], row["completed"]) == (100_000, False)
+    row = await watch(student, lectures[2], watched_ranges=[[999_990, 1_000_000]], position=1_000_000)
+    assert (row["watched_ranges"][-1], row["position"]) == ([999_990, 1_000_000], 1_000_000)
+
+
+async def test_without_a_known_end_what_is_later_than_can_be_kept_is_refused_not_cut(
+    student: Person, lectures: list[Any]
+) -> None:
+    change = {"watched_ranges": [[0, 5], [999_990, 1_000_000.001], [1e15, 1e15]], "position": 1_000_020}
+    refused = await student.put(f"/api/progress/lectures/{lectures[2]['id']}", change)
+    assert (refused.status, refused.pointers) == (422, ["/watched_ranges/1", "/watched_ranges/2", "/position"])
+    assert (await student.get("/api/progress/users/me")).body["items"] == []
 
 
 async def test_the_video_s_length_is_the_end_where_the_lecture_has_none(
