@@ -26,7 +26,7 @@ from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Hopeless, Job, Work, add_job
 from server.domain.money import from_minor, to_minor
 from server.http.charging import Charging, Mismatch
-from server.http.payment_events import Kind
+from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
 from server.services.payments import REPEATABLE_S, CardRefused, Intent, KeyReused, RequestRefused
@@ -48,9 +48,8 @@ _STATUSES = {
 _SUBSCRIPTION_EVENTS = ("created", "updated", "deleted", "paused", "resumed")
 # These say that something was, or was not, paid; the others come with one of them.
 _INVOICE_EVENTS = ("paid", "payment_failed", "payment_action_required", "voided", "marked_uncollectible")
-_OTHER_EVENTS = (
-    *("customer.subscription.trial_will_end", "invoice.created", "invoice.finalized", "invoice.payment_succeeded"),
-    *("invoice.updated", "invoice.upcoming", "invoice.overdue", "invoice.will_be_due", "invoice.deleted"),
+_OTHER_INVOICE_EVENTS = (
+    *("created", "updated", "finalized", "deleted", "payment_succeeded", "upcoming", "overdue", "will_be_due"),
 )
 
 subscriptions = queries("subscriptions")
@@ -82,14 +81,18 @@ class Hint(BaseModel):
 class InvoiceHint(BaseModel):
     """What of an event of an invoice concerns us: the subscription that it is of."""
 
-    id: str
+    # One that is upcoming may have none.
+    id: str | None = None
     parent: _Parent | None = None
+    # In place of `parent` where the webhook speaks Stripe's API of before March 2025.
+    subscription: str | None = None
+    subscription_details: _Details | None = None
 
     @property
     def names(self) -> tuple[str | None, str | None]:
         """Stripe's id of the subscription, and ours; None where it is of none."""
-        details = self.parent.subscription_details if self.parent else None
-        return (details.subscription, (details.metadata or {}).get("subscription_id")) if details else (None, None)
+        details = (self.parent.subscription_details if self.parent else self.subscription_details) or _Details()
+        return details.subscription or self.subscription, (details.metadata or {}).get("subscription_id")
 
 
 class Overtaken(ServiceAway):
@@ -116,11 +119,12 @@ class Subscribing:
     @property
     def kinds(self) -> dict[str, Kind[Any]]:
         """What is done with events, by their types."""
-        about_it, about_invoice = Kind(Hint, _nothing, self._heard), Kind(InvoiceHint, _nothing, self._heard)
+        about_it, about_invoice = Kind(Hint, _check_ours, self._heard), Kind(InvoiceHint, _check_ours, self._heard)
         return {
             **{f"customer.subscription.{what}": about_it for what in _SUBSCRIPTION_EVENTS},
+            "customer.subscription.trial_will_end": Kind(Hint, _check_ours),
             **{f"invoice.{what}": about_invoice for what in _INVOICE_EVENTS},
-            **dict.fromkeys(_OTHER_EVENTS, Kind(_Named, _nothing)),
+            **{f"invoice.{what}": Kind(InvoiceHint, _check_ours) for what in _OTHER_INVOICE_EVENTS},
         }
 
     # -- beginning -----------------------------------------------------------------------------------------------------
@@ -374,16 +378,14 @@ class Subscribing:
         return customer and await self.billing.find(customer, "subscription_id", str(row["id"]))
 
     async def _heard(self, hint: Hint | InvoiceHint) -> None:
-        """An event is about a subscription: ask."""
-        stripe_id, ours = hint.names
-        subscription_id = await subscriptions.find_named(self._database, stripe_id=stripe_id, named=_uuid(ours))
+        """An event is about a subscription: if it is ours, ask."""
+        subscription_id = await _find_named(self._database, hint)
         if subscription_id is None:
-            log.warning("subscription_not_ours", subscription=stripe_id)
-            return
+            return  # which is told when it is read
         try:
             await self.sync(subscription_id)
         except (Mismatch, ServiceHasNone) as error:
-            log.warning("subscription_not_ours", subscription=stripe_id, error=str(error))
+            log.warning("subscription_not_ours", subscription=hint.names[0], error=str(error))
 
     async def look(self, job: Job) -> None:
         """Ask about a subscription until it has ended; one whose customer never came back is given up."""
@@ -436,12 +438,17 @@ class Subscribing:
         return age_s <= REPEATABLE_S
 
 
-class _Named(BaseModel):
-    id: str | None = None
+async def _find_named(db: Connection | Database, hint: Hint | InvoiceHint) -> UUID | None:
+    """Our subscription that an event is about."""
+    stripe_id, ours = hint.names
+    found: UUID | None = await subscriptions.find_named(db, stripe_id=stripe_id, named=_uuid(ours))
+    return found
 
 
-async def _nothing(_tx: Connection, _hint: BaseModel) -> None:
-    """What there is to do was done by asking."""
+async def _check_ours(tx: Connection, hint: Hint | InvoiceHint) -> None:
+    """What there is to do was done by asking. Raises Useless for an event of another's subscription, or of none."""
+    if await _find_named(tx, hint) is None:
+        raise Useless("it is of no subscription of ours")
 
 
 def _check(row: Record, found: Subscription) -> UUID:

@@ -38,9 +38,10 @@ WHERE user_id = :user_id AND (:before::uuid IS NULL OR id < :before)
 ORDER BY id DESC LIMIT :page_size;
 
 -- name: find_named(stripe_id, named)$
--- By Stripe's id, or by ours, which its metadata name from the start.
-SELECT id FROM subscriptions WHERE stripe_id = :stripe_id OR id = :named ORDER BY (stripe_id = :stripe_id) DESC NULLS LAST
-LIMIT 1;
+-- By Stripe's id or, as long as we may not know that, by ours, which its metadata name from the start.
+SELECT id FROM subscriptions
+WHERE stripe_id = :stripe_id OR (id = :named AND (stripe_id = :stripe_id) IS NOT FALSE)
+ORDER BY (stripe_id = :stripe_id) DESC NULLS LAST LIMIT 1;
 
 -- name: withdraw_subscription(subscription_id)!
 -- The same request may begin it anew.
