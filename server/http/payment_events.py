@@ -182,6 +182,10 @@ class PaymentEvents:
 
     async def retry(self, job: Job) -> None:
         """Take a dead event once more, by what was kept of it."""
+        row = await payments.get_dead_event(self._database, event_id=job.payload["event_id"])
+        if row is None:
+            return
+        await self._follow_hint(row["type"], row["facts"])
         try:
             await self._retry(job.payload["event_id"])
         except AskFirst as error:

@@ -203,6 +203,9 @@ SELECT * FROM disputes WHERE stripe_id = :stripe_id;
 INSERT INTO webhook_events (id, type, status, facts) VALUES (:event_id, :type, 'done', :facts)
 ON CONFLICT (id) DO NOTHING RETURNING id;
 
+-- name: get_dead_event(event_id)^
+SELECT type, facts FROM webhook_events WHERE id = :event_id AND status = 'dead';
+
 -- name: lock_dead_event(event_id)^
 SELECT * FROM webhook_events WHERE id = :event_id AND status = 'dead' FOR UPDATE;
 

@@ -11,6 +11,10 @@ from uuid import uuid4
 import pytest
 from prometheus_client import REGISTRY
 
+from server.data.jobs import Job
+from server.http.keys import PAYMENT_EVENTS
+from server.http.payment_events import EVENT
+from tests.support.app import AppClient
 from tests.support.people import Answer, Person
 from tests.support.shop import WEBHOOK, Shop, Sql, shop, stripe
 from tests.support.stripe import LocalService, sign_webhook
@@ -251,6 +255,21 @@ async def test_what_is_told_before_we_know_stripes_id_of_a_subscription_is_never
             assert await sql.fetchval("SELECT status FROM subscriptions") == "active"
     assert await dead_of(sql) == []
     assert len(told) >= 10, kinds
+
+
+async def test_a_dead_event_of_a_subscription_is_taken_once_more_by_asking_about_it(
+    shop: Shop, sql: Sql, client: AppClient
+) -> None:
+    assert (await subscribe(shop, await shop.customer("ada"))).status == 201
+    await sql.execute(FORGET)
+    await sql.execute("UPDATE subscriptions SET stripe_id = 'sub_mistaken'")
+    event = await event_of(shop, "customer.subscription.updated")
+    assert (await tell(shop, packed(event))).status == 200
+    assert await dead_of(sql) == ["it is of no subscription of ours"]
+    await sql.execute(FORGET)
+    await client.app[PAYMENT_EVENTS].retry(Job(uuid4(), EVENT, {"event_id": event["id"]}, 1, 0))
+    assert await dead_of(sql) == []
+    assert await sql.fetchval("SELECT status FROM subscriptions") == "active"
 
 
 # -- once, and in any order --------------------------------------------------------------------------------------------
