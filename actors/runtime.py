@@ -48,6 +48,8 @@ log = structlog.get_logger()
 
 FRAMES, CLAIMED = "frames", "claimed"
 RESTART = 1012, "restart"
+# Between two looks at who has to be told that `saved` moved.
+TELL_S = 0.1
 # Sessions marked for reading in one slice of the sweep.
 SLICE = 500
 
@@ -104,6 +106,7 @@ class Runtime:
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "ingest": self.ingest.run,
             "checkpoints": self.checkpoints.run,
+            "tell": lambda: every(TELL_S, self.checkpoints.tell),
             "held_up": lambda: every(self.settings.checkpoint_s, self.checkpoints.try_again),
             "reaper": self.reaper.run,
             "beat": lambda: every(BEAT_S, self.pulse.beat),

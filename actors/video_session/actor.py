@@ -339,8 +339,8 @@ class VideoSession:
             percents=percents,
         )
 
-    def saved_as(self, checkpoint: Checkpoint, now: float) -> None:
-        """Learn that a checkpoint is in Postgres, and tell the player."""
+    def saved_as(self, checkpoint: Checkpoint, now: float) -> bool:
+        """Learn that a checkpoint is in Postgres; whether the player has to be told."""
         moved = checkpoint.cursor != self.saved
         self.saved = checkpoint.cursor
         self.saved_frames = checkpoint.frames
@@ -348,8 +348,7 @@ class VideoSession:
         self.saved_at = now
         if checkpoint.sums is not None:
             self.figured_version, self.figured_at = checkpoint.version, now
-        if moved:
-            self.send_ack(now)
+        return moved and self.peer is not None
 
 
 def decide_all(sessions: Iterable[VideoSession], ttl_ms: int) -> None:

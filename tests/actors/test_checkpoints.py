@@ -20,7 +20,7 @@ from server.config import Sessions
 from server.data.db import PostgresAway
 from server.data.migrate import migrate
 from tests.actors.conftest import Place
-from tests.support.core import Core, Listener, eventually, insert_session, report, running, state_of
+from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
 from tests.support.lectures import LADDER, make_learner, make_lecture
 from tests.support.virtual_time import VirtualClock, run_virtually
 
@@ -137,7 +137,7 @@ async def test_a_row_that_postgres_refuses_is_found_and_the_others_are_saved(sti
     assert (await still_core.row(bad.id))["last_seq"] == 0
     for session, other in fine:
         assert (await still_core.row(session.id))["last_seq"] == 2
-        assert other.saved == 2
+        assert (session.saved[0], other.ended) == (2, None)
 
 
 async def test_saved_entries_are_trimmed_and_unsaved_ones_stay(still_core: Core, place: Place) -> None:
@@ -238,6 +238,33 @@ def test_what_is_saved_rests_until_it_changes_and_is_not_looked_at() -> None:
         assert (list(registry.restless), list(registry.resting)) == ([], [second])
 
     run_virtually(scenario())
+
+
+async def test_whoever_reports_hears_that_it_is_saved_with_the_next_acknowledgement_and_others_half_a_second_later(
+    place: Place,
+) -> None:
+    clock = SetClock()
+    async with running(place.dsn, place.redis_url, start=False, clock=clock) as core:
+        (reports, busy), (waits, silent) = [await core.open(await place.new_session(core)) for _ in range(2)]
+        for session in (reports, waits):
+            await core.feed(session, 1)
+        checkpoints = core.runtime.checkpoints
+        await checkpoints.save_changed()
+        clock.now_s += 0.3
+        reports.answer(clock.now_s)  # as of its next frame
+        await checkpoints.tell()
+        assert ([ack.saved for ack in busy.acks], [ack.saved for ack in silent.acks]) == ([0, 1], [0])
+        clock.now_s += 0.2
+        await checkpoints.tell()
+        await checkpoints.tell()
+        assert ([ack.saved for ack in busy.acks], [ack.saved for ack in silent.acks]) == ([0, 1], [0, 1])
+
+
+async def test_who_is_let_go_is_told_at_once_what_is_saved(still_core: Core, place: Place) -> None:
+    session, listener = await still_core.open(await place.new_session(still_core))
+    await still_core.feed(session, 2)
+    await still_core.runtime.checkpoints.save_changed(release=True)
+    assert listener.saved == 2
 
 
 @pytest.mark.parametrize("change", [lambda s: s.count_duplicates(1), lambda s: s.changed()])

@@ -187,7 +187,8 @@ async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_eve
         assert await acknowledged(1009.9) == []
         assert await acknowledged(1010.0) == [(2, 0)]
         await core.runtime.checkpoints.save_changed()
-        saved_at_s = clock.now_s
+        saved_at_s = clock.now_s = 1010.5
+        await core.runtime.checkpoints.tell()
         assert (listener.applied, listener.saved) == (2, 2)
         assert await acknowledged(saved_at_s + 60.0) == []  # nothing waits
         session.accept(report(3))
