@@ -29,7 +29,6 @@ from loadtests import networks
 from loadtests.link import Link
 from loadtests.networks import Network
 
-FAMILIES = ("wifi", "lte", "bursty", "regimes", "collapses", "umts")
 HEAD = f"{'network':16}{'':10}{'QoE':>8}{'rebuffer %':>12}{'Mbit/s':>9}{'changes':>9}{'startup s':>11}{'slower %':>10}"
 TRIALS = 10_000
 OURS, THEIRS = NAMES = ("Lectern", "hls.js")
@@ -278,10 +277,12 @@ def summarize(pairs: Sequence[Pair]) -> None:
 
 def interval(pairs: Sequence[Pair], figure: str) -> tuple[float, float, float]:
     """The mean difference of a figure, and its 95 % bootstrap interval: networks are drawn anew within their families,
-    each with both its viewings."""
+    or from all where a family has one alone, each with both its viewings."""
     rng = np.random.default_rng(1)
     ahead = np.array([getattr(pair.ours, figure) - getattr(pair.theirs, figure) for pair in pairs])
-    families = np.array([pair.family for pair in pairs])
+    families, sizes = np.unique([pair.family for pair in pairs], return_inverse=True, return_counts=True)[1:]
+    if sizes.min() == 1:
+        families = np.zeros(len(pairs))
     drawn = [rng.choice(ahead[families == family], (TRIALS, (families == family).sum())) for family in set(families)]
     low, high = np.percentile(np.concatenate(drawn, axis=1).mean(1), [2.5, 97.5])
     return float(ahead.mean()), float(low), float(high)
@@ -303,7 +304,7 @@ def logged(logs: Sequence[Path]) -> list[Pair]:
 
 def chosen(options: argparse.Namespace) -> list[Network]:
     """The networks to watch."""
-    over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, 1, list(FAMILIES))
+    over = networks.recorded(options.traces) if options.traces else networks.generated(options.seed, options.each)
     part, parts = map(int, options.part.split("/"))
     if options.hard is not None:
         may_stall = [network for network in over if networks.falls_short(network, options.hard, options.seconds)]
@@ -320,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--traces", type=Path, help="recorded networks: JSON lines with id, family, rtt_ms, kbps")
     parser.add_argument("--most", type=int, default=6, help="networks at most (%(default)s)")
     parser.add_argument("--seed", type=int, default=3, help="of the generated ones (%(default)s)")
+    parser.add_argument("--each", type=int, default=1, help="generated networks of each family (%(default)s)")
     hard = "only networks that carry more in the mean, and less for 20 s together after the first 30; evenly by family"
     parser.add_argument("--hard", type=float, metavar="KBPS", help=hard)
     parser.add_argument("--seconds", type=int, default=120, help="watched on each (%(default)s)")

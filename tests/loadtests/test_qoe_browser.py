@@ -102,3 +102,6 @@ def test_the_interval_of_a_difference_is_over_networks_with_both_their_viewings(
     apart = [Pair("b", viewing(level), viewing(0.0)) for level in (2.0, 4.0)]
     ahead, low, high = interval(same + apart, "quality")
     assert (ahead, low, high) == (pytest.approx(1.8), pytest.approx(1.4), pytest.approx(2.2))
+    # A family of which there is one network alone says nothing of how much its networks differ.
+    ahead, low, high = interval([Pair(name, viewing(n), viewing(0.0)) for n, name in enumerate("abc")], "quality")
+    assert (ahead, low, high) == (1.0, 0.0, 2.0)
