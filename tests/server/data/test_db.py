@@ -14,6 +14,7 @@ from embedded.postgres import Postgres
 from server.data import db
 from server.data.db import DATABASE_AWAY, Connection, ConnectionLost, Database, PostgresAway, Queries, queries
 from tests.chaos.proxy import Link, Proxy, See
+from tests.support.core import eventually
 from tests.support.pausing import paused
 from tests.support.services import data_directory
 
@@ -145,9 +146,8 @@ async def test_what_was_told_to_be_undone_is_not_done_later(database: Database, 
         await holder.execute("LOCK TABLE things")
         with pytest.raises(PostgresAway):
             await hasty.execute("INSERT INTO things VALUES (1)")
-        at_work = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'hasty' AND state = 'active'"
-        while await database.fetchval(at_work):  # noqa: ASYNC110 - nothing tells us
-            await asyncio.sleep(0.02)
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'hasty' AND state = 'active'"
+        await eventually(lambda: database.fetchval(gone))
     assert await database.fetchval("SELECT count(*) FROM things") == 0
     await hasty.close()
 

@@ -11,6 +11,7 @@ import pytest
 from server.config import Jobs as JobSettings
 from server.data.db import Database, queries
 from server.data.jobs import AT_ONCE, LONGEST_S, Hopeless, Job, Jobs, add_job, pause_s
+from tests.support.core import eventually
 from tests.support.jobs import run_due
 
 SETTINGS = JobSettings(attempts=3, backoff_s=10.0, lease_s=30.0)
@@ -170,15 +171,11 @@ class Holding:
 async def running(jobs: Jobs) -> AsyncIterator[None]:
     """Does what is due meanwhile."""
     task = asyncio.create_task(jobs.run())
-    yield
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 LONG = SETTINGS.model_copy(update={"lease_s": 3600.0})
@@ -189,10 +186,10 @@ async def test_a_job_that_hangs_holds_up_no_other(database: Database) -> None:
         await add_job(database, "wave", n=n)
     work = Holding(lambda job: job.payload["n"] == 0)
     async with running(Jobs(database, LONG, {"wave": work})):
-        await until(lambda: len(work.done) == 5 * AT_ONCE - 1)
+        await eventually(lambda: len(work.done) == 5 * AT_ONCE - 1)
         assert len(work.held) == 1
         work.let_go.set()
-        await until(lambda: 0 in work.done)
+        await eventually(lambda: 0 in work.done)
 
 
 async def test_no_lease_begins_before_there_is_a_place_for_its_job(database: Database) -> None:
@@ -200,10 +197,10 @@ async def test_no_lease_begins_before_there_is_a_place_for_its_job(database: Dat
         await add_job(database, "wave", n=n)
     work = Holding()
     async with running(Jobs(database, LONG, {"wave": work})):
-        await until(lambda: len(work.held) == AT_ONCE)
+        await eventually(lambda: len(work.held) == AT_ONCE)
         assert sum(row["attempts"] for row in await rows(database)) == AT_ONCE
         work.let_go.set()
-        await until(lambda: len(work.done) == 2 * AT_ONCE + 1)
+        await eventually(lambda: len(work.done) == 2 * AT_ONCE + 1)
     assert sorted(work.done) == list(range(2 * AT_ONCE + 1))
 
 
@@ -212,7 +209,7 @@ async def test_who_stops_leaves_no_job_under_way(database: Database) -> None:
         await add_job(database, "wave", n=n)
     work = Holding()
     async with running(Jobs(database, LONG, {"wave": work})):
-        await until(lambda: len(work.held) == 3)
+        await eventually(lambda: len(work.held) == 3)
     assert (work.held, work.done) == (set(), [])
     assert [row["attempts"] for row in await rows(database)] == [1] * 3, "due again when their leases are over"
 
