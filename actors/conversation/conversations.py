@@ -81,7 +81,7 @@ class Conversations:
         last_turn, running = await self.parts.turns.newest(user_id)
         if running is not None and not running["owner_alive"]:
             self._spawn(self._reap_of(user_id))
-        listener = Listener(peer, (last_turn, END if running is None else END - 1))
+        listener = Listener(peer, (last_turn, END) if running is None else (running["number"], END - 1))
         if self._draining:
             peer.end(*RESTART, retry_ms())
         return listener, None if running is None else running["number"], last_turn

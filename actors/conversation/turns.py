@@ -255,9 +255,10 @@ class Turns:
 
     async def newest(self, user_id: UUID) -> tuple[int, Record | None]:
         """The number of the user's newest turn (0: none), and the one that runs."""
-        async with self._db.connection() as connection:
-            running = await chat_sql.get_running(connection, user_id=user_id, alive_s=self._alive_s)
-            return await chat_sql.get_last_turn(connection, user_id=user_id) or 0, running
+        row: Record | None = await chat_sql.get_newest(self._db, user_id=user_id, alive_s=self._alive_s)
+        if row is None:
+            return 0, None
+        return row["last_turn"], None if row["number"] is None else row
 
     async def claim_orphans(self, held: Collection[UUID], user_id: UUID | None, most: int) -> list[Record]:
         """Take over turns whose process is dead, of one user or of all."""

@@ -6,8 +6,14 @@ INSERT INTO chat_accounts (user_id) VALUES (:user_id)
 ON CONFLICT (user_id) DO UPDATE SET last_turn = chat_accounts.last_turn
 RETURNING last_turn;
 
--- name: get_last_turn(user_id)$
-SELECT last_turn FROM chat_accounts WHERE user_id = :user_id;
+-- name: get_newest(user_id, alive_s)^
+-- The number of the user's newest turn, and the one that runs (NULLs: none). Both in one statement: between two another
+-- device may begin one.
+SELECT a.last_turn, t.id, t.number,
+       EXISTS (SELECT 1 FROM processes AS p
+               WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
+FROM chat_accounts AS a LEFT JOIN chat_turns AS t ON t.user_id = a.user_id AND t.status = 'running'
+WHERE a.user_id = :user_id;
 
 -- name: get_turn_by_message(user_id, client_msg_id)^
 SELECT id, number, question, conversation_id, status FROM chat_turns WHERE user_id = :user_id AND client_msg_id = :client_msg_id;
