@@ -256,6 +256,10 @@ class Answering:
     async def _finish(self, outcome: Outcome) -> Record | None:
         """Postgres first: what is told to have ended has. The turn's row; None when it is not ours any more."""
         turn, parts = self.turn, self.parts
+        if self._waiting:
+            # Redis did not take it in time: by the end's count everybody lacks a chunk, and is told it from the row.
+            self._chunks.append(len(self._waiting))
+            self._waiting = ""
         outcome = replace(outcome, text=self.text, chunks=self._chunks)
         finished, row = await self._save(outcome)
         if row is None:

@@ -118,6 +118,23 @@ def test_with_redis_away_all_of_it_is_told_at_the_end() -> None:
     assert (ear.kinds, ear.text) == (["delta", "done"], "one two three")
 
 
+def test_what_redis_did_not_take_before_the_end_is_told_before_it() -> None:
+    """Redis stands still while the model ends: what it was sent already it takes in time, what waited it does not."""
+    ear, stage = Ear(), Stage()
+    stage.stream.unheard = True
+
+    async def stand_still() -> None:
+        work = asyncio.create_task(converse(stage, {ear: (0, END)}))
+        await asyncio.sleep(0.15)
+        stage.stream.away = 15
+        await work
+
+    run_virtually(stand_still())
+    assert stage.streamed == "one two ", "the rest was never in the stream"
+    assert (ear.kinds, ear.text) == (["accepted", "delta", "done"], "one two three")
+    assert ear.chunks == [1, 2, 3]
+
+
 @given(PARTS, st.sets(st.integers(1, 12)))
 def test_a_hole_in_the_stream_is_never_told_over(texts: list[str], lost: set[int]) -> None:
     ear = Ear()
