@@ -41,56 +41,72 @@ class Peer(Protocol):
 class Listener:
     """A socket, and up to where it has been told what is in the stream.
 
-    `lacks` is a turn of which it has not got everything, with the last chunk that it has: the stream has a hole, or an
-    end that says nothing, so the rest comes from Postgres when the turn has ended.
+    `unfinished` are turns of which the stream does not tell it everything, each with the last chunk that it has: there
+    was a hole, an end that says nothing, or the next turn's opening before any end. The rest comes from Postgres when
+    the turn has ended.
     """
 
-    __slots__ = ("cursor", "followed", "lacks", "peer")
+    __slots__ = ("cursor", "followed", "peer", "unfinished")
 
     def __init__(self, peer: Peer, cursor: tuple[int, int]) -> None:
         self.peer = peer
         self.cursor = cursor
         self.followed: set[int] = set()
-        self.lacks: tuple[int, int] | None = None
+        self.unfinished: dict[int, int] = {}
 
     @property
-    def waits_for(self) -> tuple[int, int] | None:
-        """The turn whose end it has not been told yet, and the last chunk that it has of it."""
-        if self.lacks is not None:
-            return self.lacks
+    def waits_for(self) -> dict[int, int]:
+        """The turns whose end it has not been told yet, each with the last chunk that it has of it."""
         turn, chunk = self.cursor
-        return self.cursor if turn and chunk < END else None
+        return ({turn: chunk} if turn and chunk < END else {}) | self.unfinished
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a turn has ended, by the stream, of which it lacks something."""
+        turn, chunk = self.cursor
+        return any(unfinished < turn or chunk == END for unfinished in self.unfinished)
 
     def follow(self, turn: int, chunk: int) -> None:
         """Tell it the turn from after this chunk on."""
-        self.cursor = turn, chunk
-        self.lacks = None
         self.followed.add(turn)
+        if turn < self.cursor[0]:
+            self.unfinished[turn] = chunk
+            return
+        self._go_on_to(turn, chunk)
+        self.unfinished.pop(turn, None)
 
     def take(self, entry: Entry) -> None:
         """Tell it an entry of the stream, unless it has it."""
-        at = entry.turn, entry.chunk
-        if at <= self.cursor:
+        if entry[:2] <= self.cursor:
             return
-        turn, chunk = self.cursor
-        follows = turn == entry.turn and chunk + 1 == entry.chunk
-        self.cursor = at
+        follows = self.cursor == (entry.turn, entry.chunk - 1)
+        had = self.cursor[1] if self.cursor[0] == entry.turn else 0
+        self._go_on_to(entry.turn, entry.chunk)
         if entry.chunk == 0:
-            self.lacks = None
             self.followed.add(entry.turn)
             self.peer.send(entry.content)
         elif entry.chunk == END:
-            had = chunk if turn == entry.turn else 0
-            told_by_row = not entry.content
-            if self.lacks is None and (told_by_row or (entry.turn in self.followed and had != entry.chunks)):
-                self.lacks = entry.turn, had
-            if self.lacks is None:
+            has_all = entry.turn not in self.followed or had == entry.chunks
+            if has_all and entry.content and entry.turn not in self.unfinished:
                 self.peer.send(entry.content)
-        elif self.lacks is None:
-            if follows:
-                self.peer.send(encode(Delta(entry.turn, entry.chunk, entry.content.decode(errors="replace"))))
             else:
-                self.lacks = entry.turn, chunk if turn == entry.turn else 0
+                self.unfinished.setdefault(entry.turn, had)
+        elif follows and entry.turn not in self.unfinished:
+            self.peer.send(encode(Delta(entry.turn, entry.chunk, entry.content.decode(errors="replace"))))
+        else:
+            self.unfinished.setdefault(entry.turn, had)
+
+    def _go_on_to(self, turn: int, chunk: int) -> None:
+        """Set its cursor. Of a turn that is left before its end nothing more is read."""
+        left, had = self.cursor
+        if left != turn and had < END:
+            self.unfinished.setdefault(left, had)
+        self.cursor = turn, chunk
+
+    def finish(self, turn: int) -> None:
+        """Its end is told from its row: what the stream still has of it is told no more."""
+        self.unfinished.pop(turn, None)
+        self.cursor = max(self.cursor, (turn, END))
 
     def tell_rest(self, row: Record, after: int) -> None:
         """Tell it a turn that has ended, from its row, from after this chunk on."""
@@ -132,7 +148,7 @@ class Conversation:
             self._again = False
             try:
                 await self._read()
-                if any(listener.lacks and listener.cursor[1] == END for listener in self.listeners):
+                if any(listener.is_behind for listener in self.listeners):
                     await self.catch_up()
             except AWAY as error:
                 postponed("answers_postponed", error)
@@ -156,17 +172,14 @@ class Conversation:
     async def catch_up(self) -> None:
         """Behind the stream: tell those who wait for the end of a turn that has ended, says Postgres. Raises AWAY."""
         for listener in list(self.listeners):
-            waited = listener.waits_for
-            if waited is None:
-                continue
-            turn, after = waited
-            row = await self._turns.get(self.user_id, turn)
-            if listener.waits_for != waited or (row is not None and row["status"] == "running"):
-                continue
-            listener.cursor, listener.lacks = max(listener.cursor, (turn, END)), None
-            if row is None:
-                listener.peer.send(encode(Failed(turn, "deleted", False)))
-            elif turn in listener.followed:
-                listener.tell_rest(row, after)
-            else:
-                listener.peer.send(encode(closing_frame(row)))
+            for turn, after in sorted(listener.waits_for.items()):
+                row = await self._turns.get(self.user_id, turn)
+                if listener.waits_for.get(turn) != after or (row is not None and row["status"] == "running"):
+                    continue
+                listener.finish(turn)
+                if row is None:
+                    listener.peer.send(encode(Failed(turn, "deleted", False)))
+                elif turn in listener.followed:
+                    listener.tell_rest(row, after)
+                else:
+                    listener.peer.send(encode(closing_frame(row)))

@@ -287,6 +287,7 @@ class Answering:
                 await asyncio.sleep(RETRY_S)
 
     async def _tell_end(self, content: bytes) -> None:
+        """Where the next turn has begun already Redis refuses it: who listens is told it from the row then."""
         turn = self.turn
         deadline = self.parts.clock.monotonic() + FLUSH_S
         while True:

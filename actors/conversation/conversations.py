@@ -104,8 +104,8 @@ class Conversations:
         if row is None:
             listener.peer.send(encode(ChatError("turn_not_found", "There is no such turn.")))
         elif row["status"] != "running":
-            if listener.cursor[0] == number:
-                listener.cursor, listener.lacks = (number, END), None
+            if number in listener.waits_for:
+                listener.finish(number)
             listener.followed.add(number)
             listener.tell_rest(row, chunk)
         else:

@@ -139,10 +139,10 @@ class Rows:
         }  # fmt: skip
         return self.row
 
-    async def get(self, _user_id: UUID, _number: int) -> dict[str, Any] | None:
-        """As `Turns.get`."""
-        running = {"number": 1, "status": "running", "chunks": [], "text": None}
-        return (self.row or running) if self.exists else None
+    async def get(self, _user_id: UUID, number: int) -> dict[str, Any] | None:
+        """As `Turns.get`; a turn after the first runs."""
+        running = {"number": number, "status": "running", "chunks": [], "text": None}
+        return ((number == 1 and self.row) or running) if self.exists else None
 
 
 @dataclass

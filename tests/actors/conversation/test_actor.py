@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, cast
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,7 +147,7 @@ def test_a_hole_in_the_stream_is_never_told_over(texts: list[str], lost: set[int
     whole = not lost & set(range(1, len(texts) + 1))
     assert ear.text == "".join(texts[: min({*lost, len(texts) + 1}) - 1])
     assert (ear.kinds[-1] == "done") is whole
-    assert (listener.waits_for is None) is whole
+    assert (not listener.waits_for) is whole
 
 
 def test_an_end_that_says_nothing_is_told_when_the_row_has_it() -> None:
@@ -171,3 +172,52 @@ def test_an_end_that_says_nothing_is_told_when_the_row_has_it() -> None:
     assert other.kinds == ["failed"]
     assert follower.frames[-1] == other.frames[-1]
     assert follower.frames[-1]["retryable"] is True
+
+
+@pytest.mark.parametrize("end", [[Entry(1, END, b"", 2)], []], ids=["says nothing", "came too late"])
+def test_the_end_of_a_turn_is_told_also_when_the_next_has_begun_meanwhile(end: list[Entry]) -> None:
+    follower, other, asker, stage = Ear(), Ear(), Ear(), Stage()
+
+    async def run() -> None:
+        conversation = Conversation(USER, cast(Turns, stage.rows), cast(Answers, stage.stream))
+        await stage.rows.finish(UUID(int=1), 1, Outcome("failed", "one two ", [4, 4], "interrupted", True))
+        first, second = entries_of(["one ", "two "]), entries_of(["three"], turn=2)
+        stage.stream.entries += [*first[:-1], *end, second[0]]
+        asking = Listener(asker, (0, END))
+        asking.follow(1, 1)
+        asking.follow(2, 0)
+        conversation.listeners |= {Listener(follower, (0, END)), Listener(other, (1, END - 1)), asking}
+        conversation.wake()
+        await asyncio.sleep(1)
+        stage.stream.entries += second[1:]
+        conversation.wake()
+        await asyncio.sleep(1)
+        conversation.close()
+
+    run_virtually(run())
+    assert follower.kinds == ["accepted", "delta", "accepted", "failed", "delta", "done"]
+    assert other.kinds == ["accepted", "failed", "delta", "done"]
+    assert asker.kinds == ["delta", "failed", "delta", "done"]
+    assert (follower.text, other.text, asker.text) == ("one two three", "three", "two three")
+    for ear in (follower, other, asker):
+        assert [frame["turn"] for frame in ear.frames if frame["type"] == "failed"] == [1]
+
+
+def test_who_resumes_a_turn_that_is_over_by_then_is_told_its_rest_and_nothing_of_the_next_again() -> None:
+    ear, stage = Ear(), Stage()
+
+    async def run() -> None:
+        conversation = Conversation(USER, cast(Turns, stage.rows), cast(Answers, stage.stream))
+        await stage.rows.finish(UUID(int=1), 1, Outcome("done", "one two ", [4, 4]))
+        stage.stream.entries += [*entries_of(["one ", "two "]), *entries_of(["three"], turn=2)]
+        listener = Listener(ear, (2, 0))
+        conversation.listeners.add(listener)
+        listener.follow(1, 1)
+        conversation.wake()
+        await asyncio.sleep(1)
+        conversation.close()
+
+    run_virtually(run())
+    for turn in (1, 2):
+        assert [frame["type"] for frame in ear.frames if frame.get("turn", 2) == turn] == ["delta", "done"]
+    assert ear.text == "threetwo "
