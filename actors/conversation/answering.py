@@ -121,6 +121,8 @@ class Answering:
         metrics.CHAT_RUNNING.inc()
         writing = asyncio.create_task(self._write())
         self._reading = asyncio.create_task(self._answer())
+        if self._stopped_as is not None:  # before it began
+            self._reading.cancel()
         try:
             outcome = await self._outcome(self._reading)
             self._closed = True

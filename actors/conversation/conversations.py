@@ -57,6 +57,7 @@ class Conversations:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeps = 0
         self._draining = False
+        self._interrupting = False
 
     def __iter__(self) -> Iterator[Conversation]:
         return iter(tuple(self._held.values()))
@@ -171,6 +172,8 @@ class Conversations:
                 self._spawn(conversation.catch_up())
 
         conversation.answering = answering = Answering(turn, self.parts, tell)
+        if self._interrupting:
+            answering.interrupt()
 
         async def run() -> None:
             try:
@@ -303,24 +306,32 @@ class Conversations:
             await asyncio.sleep(self._sessions.reaper_s)
 
     def drain(self) -> None:
-        """Send every socket elsewhere; answers go on meanwhile."""
+        """Send every socket elsewhere. Answers go on for `chat.finish_s`, and no longer: who waits for one by REST is
+        told how it ended while there is a connection to tell it on."""
+        if not self._draining:
+            asyncio.get_running_loop().call_later(self.parts.settings.finish_s, self._interrupt)
         self._draining = True
         for conversation in self:
             for listener in conversation.listeners:
                 listener.peer.end(*RESTART, retry_ms())
 
     async def stop(self) -> None:
-        """Let answers come to an end for `chat.finish_s`, then end them: they may be asked again."""
+        """Let answers come to an end for `chat.finish_s`, then interrupt them."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self.parts.settings.finish_s)
-        for answering in self._answerings():
-            answering.interrupt()
+        self._interrupt()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
         for conversation in self:
             conversation.close()
         for task in self._tasks:
             task.cancel()
+
+    def _interrupt(self) -> None:
+        """End all answers, and each that is begun from now on: they may be asked again."""
+        self._interrupting = True
+        for answering in self._answerings():
+            answering.interrupt()
 
     def _answerings(self) -> list[Answering]:
         return [held.answering for held in self._held.values() if held.answering is not None]

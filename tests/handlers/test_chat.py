@@ -257,6 +257,22 @@ async def test_by_rest_an_answer_that_breaks_off_is_a_problem_with_what_was_said
     assert (answer.body["text"], answer.body["retryable"]) == ("one", True)
 
 
+@pytest.mark.parametrize("chat_settings", [{"finish_s": 0.3, "prompt_tokens": 1000}])
+async def test_by_rest_too_a_process_that_stops_leaves_a_turn_that_may_be_asked_again(
+    client: AppClient, ada: Person, model: LanguageModel, sql: Sql
+) -> None:
+    model.behave(says="word " * 1000, token_ms=100)
+    async with asyncio.timeout(30):
+        asking = asyncio.create_task(ask(ada))
+        await eventually(lambda: model.calls == 1)
+        assert await sql.fetchval("SELECT tokens FROM chat_usage") == 2000
+        client.app[CONVERSATIONS].drain()
+        answer = await asking
+    assert (answer.status, answer.code) == (502, "turn_failed")
+    assert (answer.body["reason"], answer.body["retryable"]) == ("interrupted", True)
+    assert await sql.fetchval("SELECT tokens FROM chat_usage") < 2000, "what was reserved and not taken is given back"
+
+
 # Over the socket ------------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from actors.conversation.answering import Answering, Parts
 from actors.conversation.grounding import Grounding
 from actors.conversation.passages import Passage, Span
 from actors.conversation.prompt import Said
-from actors.conversation.turns import Outcome, Place, Turn, Turns, Viewer
+from actors.conversation.turns import Outcome, Place, Question, Turn, Turns, Viewer
 from server.config import Chat
 from server.data.answers import END, Answers, Entry
 from server.data.db import PostgresAway
@@ -118,6 +118,11 @@ class Rows:
     outcomes: list[Outcome] = field(default_factory=list)
     exists: bool = True
 
+    async def begin(self, viewer: Viewer, question: Question, *, ask_model: bool, **_: Any) -> Turn:
+        """As `Turns.begin`."""
+        text = question.message or ""
+        return Turn(uuid4(), 1, self.epoch, viewer, question.id, UUID(int=9), text, Place(), ask_model)
+
     async def said(self, _turn: Turn) -> list[Said]:
         """As `Turns.said`."""
         return self.said_before
@@ -178,11 +183,15 @@ class Stage:
     def answering(self, *, may_ask: bool = True, tell: Callable[[bool], None] | None = None) -> Answering:
         """The answer to the turn, not begun yet."""
         turn = Turn(uuid4(), 1, 1, Viewer(USER, "student"), "m1", UUID(int=9), "What is a queue?", Place(), may_ask)
-        parts = Parts(
+        return Answering(turn, self.parts, tell or self.told.append)
+
+    @property
+    def parts(self) -> Parts:
+        """What answers are made with."""
+        return Parts(
             cast(Turns, self.rows), cast(Answers, self.stream), cast(Tutor, self.model), self.shelf, self.settings,
             VirtualClock(),
         )  # fmt: skip
-        return Answering(turn, parts, tell or self.told.append)
 
     @property
     def streamed(self) -> str:
