@@ -15,7 +15,7 @@ from actors.conversation import messages
 from actors.conversation.actor import Listener
 from actors.conversation.conversations import Conversations
 from actors.conversation.messages import Ask, ChatError, Resume, Stop, encode, parse_chat_frame
-from actors.conversation.recommendations import recommend
+from actors.conversation.recommendations import place_of, recommend
 from actors.conversation.turns import BudgetSpent, Place, Question, TurnBusy, TurnRefused, Viewer
 from actors.video_session.messages import BadFrame, Bye
 from server import metrics
@@ -163,11 +163,17 @@ async def delete_history(call: Call[None]) -> None:
     await call.app[CONVERSATIONS].forget(call.user.id)
 
 
-@routes.get("/api/chat/recommendations", role=STUDENT, answer=Page[Recommendation], rate="read")
+@routes.get(
+    "/api/chat/recommendations", role=STUDENT, query=PageQuery, answer=Page[Recommendation], rate="read"
+)  # fmt: skip
 async def list_recommendations(call: Call[None]) -> dict[str, Any]:
-    """Courses to go on with, best first, with why: published ones that one has not, a few on one page."""
+    """Courses to go on with, best first, with why: published ones that one has not, a few in all."""
+    after = read_cursor(call.query.cursor, float, UUID)
     told = await recommend(call.db, call.user.id, call.user.role)
-    return {"items": [one.shown for one in told], "next_cursor": None, "next": None}
+    if after is not None:
+        told = tuple(one for one in told if one.place > place_of(*after))
+    answer = page(call, told, key=lambda one: (one.score, one.course_id))
+    return answer | {"items": [one.shown for one in answer["items"]]}
 
 
 @routes.socket(

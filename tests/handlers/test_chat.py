@@ -73,6 +73,25 @@ async def test_recommendations_are_published_courses_that_one_has_not(people: Pe
     assert [one["title"] for one in asked.body["recommendations"]] == ["Stacks"]
 
 
+async def test_recommendations_come_in_pages_as_every_list(people: People, ada: Person) -> None:
+    teacher = await people.join("teacher", "instructor")
+    for title in ("Stacks", "Heaps", "Advanced trees"):
+        course = await teacher.make("/api/courses", {"title": title, "status": "published"})
+        await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    path = "/api/chat/recommendations"
+    all_at_once = (await ada.get(path)).body["items"]
+    one_by_one, following = [], f"{path}?limit=1"
+    while following:
+        told = (await ada.get(following)).body
+        assert len(told["items"]) == 1
+        one_by_one += told["items"]
+        following = told["next"]
+    assert len(one_by_one) == 3
+    assert one_by_one == all_at_once
+    assert (await ada.get(f"{path}?limit=101")).status == 422
+    assert (await ada.get(f"{path}?cursor=x")).code == "bad_cursor"
+
+
 async def test_orders_in_captions_and_files_are_words_like_others(
     ada: Person, lecture: Lecture, model: LanguageModel, postgres_dsn: str
 ) -> None:
