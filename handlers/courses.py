@@ -321,7 +321,7 @@ async def create_lecture(call: Call[NewLecture]) -> Record:
 )
 async def list_lectures(call: Call[None]) -> dict[str, Any]:
     """The lectures in order, for everybody who may see the course; with one's own progress when signed in."""
-    (after_place,) = read_cursor(call.query.cursor, int) or (None,)
+    after_place, after_id = read_cursor(call.query.cursor, int, UUID) or (0, None)
     course_id: UUID = call.path.course_id
     entitled = await courses.get_right(
         call.db, course_id=course_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
@@ -329,12 +329,12 @@ async def list_lectures(call: Call[None]) -> dict[str, Any]:
     if entitled is None:
         raise CourseNotFound
     rows = await courses.list_lectures(
-        call.db, course_id=course_id, after_place=after_place or 0, page_size=call.query.limit + 1
+        call.db, course_id=course_id, after_place=after_place, after_id=after_id, page_size=call.query.limit + 1
     )
     lectures = [_hide(dict(row), entitled=entitled) for row in rows]
     if call.viewer:
         await _merge_progress(call, call.viewer.id, lectures)
-    return page(call, lectures, key=lambda lecture: (lecture["sequence_order"],))
+    return page(call, lectures, key=lambda lecture: (lecture["sequence_order"], lecture["id"]))
 
 
 @routes.get(
