@@ -271,6 +271,18 @@ async def test_who_reads_lists_and_deletes_a_file_follows_its_visibility(people:
     assert (foreign.status, foreign.code) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("status", ["draft", "archived"])
+async def test_the_files_of_a_course_that_one_may_not_see_are_listed_as_those_of_a_random_id(
+    people: People, status: str
+) -> None:
+    owner, other = await people.join("o", "instructor"), await people.join("x", "instructor")
+    course = await owner.make("/api/courses", {"title": "Queues", "status": status})
+    await upload(owner, PDF, visibility="public", course_id=course["id"])
+    told, random = [await other.get(f"/api/files?course_id={one}") for one in (course["id"], uuid4())]
+    assert (told.status, told.body) == (random.status, random.body)
+    assert len((await owner.get(f"/api/files?course_id={course['id']}")).body["items"]) == 1
+
+
 async def test_lists_go_on_in_pages_by_purpose(ada: Person) -> None:
     made = [(await upload(ada, PDF)).body["id"] for _ in range(3)]
     await upload(ada, picture(), purpose="avatar", visibility="public")
