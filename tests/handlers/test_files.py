@@ -116,6 +116,7 @@ async def test_25_mebibytes_pass_whatever_stands_first_in_the_form(ada: Person) 
 
 NO_FORMS = [
     (b"{}", "application/json", 415),
+    (b"--b--\r\n", f"{FORM}; x*=idna''a", 415),
     (b"x", "multipart/form-data", 400),
     (b"x", FORM, 400),
     (b"--b\r\n\r\nx\r\n--b--\r\n", FORM, 400),
