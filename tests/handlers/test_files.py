@@ -216,7 +216,7 @@ async def test_an_avatar_is_a_public_picture_of_ones_own_and_goes_with_its_file(
     assert (await ada.get("/api/auth/me")).body["avatar_url"] is None
 
 
-async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Person, ada: Person) -> None:
+async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Person, ada: Person, sql: Sql) -> None:
     course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
     mine = (await upload(teacher, picture(), purpose="thumbnail", visibility="public", course_id=course["id"])).body
     his = (await upload(ada, picture(), purpose="thumbnail", visibility="public")).body
@@ -225,6 +225,12 @@ async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Pe
     assert (refused.status, refused.pointers) == (422, ["/thumbnail_file_id"])
     changed = await teacher.put(path, {"thumbnail_file_id": mine["id"]})
     assert changed.body["thumbnail_url"] == f"/api/files/public/{mine['id']}?size=640"
+    same = await teacher.put(path, {"title": "Queues!", "thumbnail_url": changed.body["thumbnail_url"]})
+    assert (same.status, same.body["thumbnail_url"]) == (200, changed.body["thumbnail_url"])
+    for url in (f"/api/files/public/{his['id']}?size=640", "/api/files/public/", "/api/courses"):
+        refused = await teacher.put(path, {"thumbnail_url": url})
+        assert (refused.status, refused.pointers) == (422, ["/thumbnail_url"])
+    assert await sql.fetchval("SELECT thumbnail_file_id FROM courses") == UUID(mine["id"])
     other = await teacher.put(path, {"thumbnail_url": "https://example.org/a.png"})
     assert other.body["thumbnail_url"] == "https://example.org/a.png"
     made = await teacher.make("/api/courses", {"title": "Stacks", "thumbnail_file_id": mine["id"]})
