@@ -7,7 +7,7 @@ address, to whatever accounts, are counted too (`limits.login_address`); right o
 sign in from one address. An account that does not exist is counted like one that does.
 
 Whether a password is right is known when it was looked at, and until then it is counted as a wrong one. Who finds too
-many counted waits for those that this process looks at, so that nobody is refused for passwords that turn out right.
+many counted waits for those that this process looks at, so as not to be refused for what turns out right.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ import pytest
 from embedded.valkey import Valkey
 from server.config import Limits
 from server.http.keys import PASSWORDS, TRIES
-from tests.support.app import AppClient, serving, settings
+from tests.support.app import AppClient, serving, serving_unlimited, settings
 from tests.support.core import eventually
 from tests.support.people import PASSWORD, Answer, People, Person
 
@@ -53,6 +53,16 @@ async def test_ten_wrong_passwords_from_an_address_are_all_that_it_has(ada: Pers
 
 async def test_many_tries_at_once_are_no_more_than_the_limit(ada: Person) -> None:
     answers = await asyncio.gather(*(sign_in(ada, "wrong password", ELSEWHERE) for _ in range(30)))
+    assert sorted(answer.status for answer in answers) == [401] * 10 + [429] * 20
+
+
+async def test_many_tries_at_once_at_several_processes_are_no_more_than_the_limit(
+    ada: Person, postgres_dsn: str, redis_url: str, overrides: dict[str, dict[str, Any]]
+) -> None:
+    async with serving_unlimited(postgres_dsn, redis_url, overrides) as elsewhere:
+        there = Person(elsewhere)
+        tries = [sign_in(person, "wrong password", ELSEWHERE) for person in (ada, there) for _ in range(15)]
+        answers = await asyncio.gather(*tries)
     assert sorted(answer.status for answer in answers) == [401] * 10 + [429] * 20
 
 
