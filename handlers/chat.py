@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
@@ -15,7 +16,7 @@ from actors.conversation import messages
 from actors.conversation.actor import Listener
 from actors.conversation.conversations import Conversations
 from actors.conversation.messages import Ask, ChatError, Resume, Stop, encode, parse_chat_frame
-from actors.conversation.recommendations import recommend
+from actors.conversation.recommendations import place_of, recommend
 from actors.conversation.turns import BudgetSpent, Place, Question, TurnBusy, TurnRefused, Viewer
 from actors.video_session.messages import BadFrame, Bye
 from server import metrics
@@ -122,12 +123,13 @@ class ChatMessage(BaseModel):
 async def ask_tutor(call: Call[NewMessage]) -> dict[str, Any]:
     """Ask the tutor and wait for the whole answer; the same turn as on the socket, which tells it too.
 
-    With the same `Idempotency-Key` it is the same turn: the model is asked once.
+    With the same `Idempotency-Key` it is the same turn: the model is asked once. One that failed and may be asked again
+    is asked again, as a turn of its own.
     """
     viewer = Viewer(call.user.id, call.user.role)
-    key = call.request.headers.get("Idempotency-Key")
     try:
-        question = await _question(call, viewer, f"key:{key}" if key else f"rest:{uuid4()}", call.body)
+        question = await _question(call, viewer, _message_id(call), call.body)
+        question = question._replace(kept_s=call.config.server.idempotency_ttl_s)
         number = await call.app[CONVERSATIONS].ask(viewer, question)
     except TurnRefused as refusal:
         metrics.CHAT_REFUSED.labels(_reason(refusal)).inc()
@@ -163,11 +165,17 @@ async def delete_history(call: Call[None]) -> None:
     await call.app[CONVERSATIONS].forget(call.user.id)
 
 
-@routes.get("/api/chat/recommendations", role=STUDENT, answer=Page[Recommendation], rate="read")
+@routes.get(
+    "/api/chat/recommendations", role=STUDENT, query=PageQuery, answer=Page[Recommendation], rate="read"
+)  # fmt: skip
 async def list_recommendations(call: Call[None]) -> dict[str, Any]:
-    """Courses to go on with, best first, with why: published ones that one has not, a few on one page."""
+    """Courses to go on with, best first, with why: published ones that one has not, a few in all."""
+    after = read_cursor(call.query.cursor, float, UUID)
     told = await recommend(call.db, call.user.id, call.user.role)
-    return {"items": [one.shown for one in told], "next_cursor": None, "next": None}
+    if after is not None:
+        told = tuple(one for one in told if one.place > place_of(*after))
+    answer = page(call, told, key=lambda one: (one.score, one.course_id))
+    return answer | {"items": [one.shown for one in answer["items"]]}
 
 
 @routes.socket(
@@ -267,6 +275,15 @@ async def _question(call: Call[Any], viewer: Viewer, message_id: str, asked: New
             raise TurnRefused("There is no such session.", "/video_session_id")
     retry_of = asked.retry_of if isinstance(asked, Ask) else None
     return Question(message_id, text and text.strip(), asked.course_id, watching, asked.conversation_id, retry_of)
+
+
+def _message_id(call: Call[NewMessage]) -> str:
+    """The same for the same key and body; without a key never the same."""
+    key = call.request.headers.get("Idempotency-Key")
+    if key is None:
+        return f"rest:{uuid4()}"
+    body = call.body.model_dump_json(exclude_unset=True).encode()
+    return f"key:{key}:{blake2b(body, digest_size=16).hexdigest()}"
 
 
 def _reason(refusal: TurnRefused) -> str:

@@ -44,16 +44,27 @@ ORDERS: dict[str, tuple[Query, type | None]] = {
 }
 
 
+# Where a course's picture is that is among the files.
+OWN_PICTURES = "/api/files/public/"
+NO_ADDRESS = "must be an http or https address"
+
+
 def _web_address(url: str) -> str:
     """Only what a page may safely link to or show: no `javascript:`, no user names in front of the host."""
     parts = urlsplit(url)
     _ = parts.port  # raises ValueError where it is none
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not url.isprintable():
-        raise ValueError("must be an http or https address")
+        raise ValueError(NO_ADDRESS)
     return url
 
 
+def _shown_address(url: str) -> str:
+    """As `_web_address`, or what a course says of itself that has a picture."""
+    return url if url.startswith(OWN_PICTURES) else _web_address(url)
+
+
 WebAddress = Annotated[str, Field(max_length=2048), AfterValidator(_web_address)]
+ShownAddress = Annotated[str, Field(max_length=2048), AfterValidator(_shown_address)]
 Place = Annotated[int, Field(ge=1, le=100_000)]
 PICTURE = "A public picture among one's files: `thumbnail_url` becomes its address, in place of another."
 Duration = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -79,7 +90,7 @@ class CourseChange(Change):
     description: Description = ""
     price: Annotated[str, Field(max_length=20)] = ""
     currency: str = ""
-    thumbnail_url: WebAddress | None = None
+    thumbnail_url: ShownAddress | None = Field(None, description="An http or https address, or what it is already.")
     thumbnail_file_id: UUID | None = Field(None, description=PICTURE)
     status: CourseStatus = "draft"
     is_free: bool | None = None
@@ -256,9 +267,12 @@ async def update_course(call: Call[CourseChange]) -> Record:
         names = ("title", "description", "thumbnail_url", "price", "currency", "status")
         members = {name: course[name] for name in names} | call.body.model_dump(exclude_unset=True)
         members["price"] = _check_price(call, str(members["price"]), members["currency"], members.pop("is_free", None))
+        has_new_url = members["thumbnail_url"] != course["thumbnail_url"]
+        if has_new_url and (members["thumbnail_url"] or "").startswith(OWN_PICTURES):
+            raise ValidationFailed.at("/thumbnail_url", NO_ADDRESS)
         picture_id = members.pop("thumbnail_file_id", None)
         await courses.update_course(tx, course_id=course["id"], **members)
-        if {"thumbnail_url", "thumbnail_file_id"} & call.body.model_fields_set:
+        if has_new_url or "thumbnail_file_id" in call.body.model_fields_set:
             await _show_picture(call, tx, course["id"], picture_id)
         return await _get_course(call, tx, course["id"])
 
@@ -321,7 +335,7 @@ async def create_lecture(call: Call[NewLecture]) -> Record:
 )
 async def list_lectures(call: Call[None]) -> dict[str, Any]:
     """The lectures in order, for everybody who may see the course; with one's own progress when signed in."""
-    (after_place,) = read_cursor(call.query.cursor, int) or (None,)
+    after_place, after_id = read_cursor(call.query.cursor, int, UUID) or (0, None)
     course_id: UUID = call.path.course_id
     entitled = await courses.get_right(
         call.db, course_id=course_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
@@ -329,12 +343,12 @@ async def list_lectures(call: Call[None]) -> dict[str, Any]:
     if entitled is None:
         raise CourseNotFound
     rows = await courses.list_lectures(
-        call.db, course_id=course_id, after_place=after_place or 0, page_size=call.query.limit + 1
+        call.db, course_id=course_id, after_place=after_place, after_id=after_id, page_size=call.query.limit + 1
     )
     lectures = [_hide(dict(row), entitled=entitled) for row in rows]
     if call.viewer:
         await _merge_progress(call, call.viewer.id, lectures)
-    return page(call, lectures, key=lambda lecture: (lecture["sequence_order"],))
+    return page(call, lectures, key=lambda lecture: (lecture["sequence_order"], lecture["id"]))
 
 
 @routes.get(

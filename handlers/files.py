@@ -5,6 +5,7 @@ a short time; only those of public files that are small pass through us.
 """
 
 import asyncio
+import re
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -48,6 +49,8 @@ files = queries("files")
 
 # A reader of a public file that takes nothing for so long is cut.
 _STUCK_S = 30.0
+# The last no bytes, of which aiohttp makes the whole.
+_LAST_NONE = re.compile("bytes=-0+", re.IGNORECASE)
 
 Size = Annotated[int | None, Field(ge=1, le=4096, description="A small one of the picture, at least so long and wide.")]
 
@@ -288,6 +291,6 @@ def _range_of(request: web.Request, size_bytes: int, tag: str) -> tuple[int, int
     if wanted.start is None and wanted.stop is None:
         return None
     start, stop, _ = wanted.indices(size_bytes)
-    if start >= stop:
+    if start >= stop or _LAST_NONE.fullmatch(request.headers[hdrs.RANGE]):
         raise RangeNotSatisfiable(headers={hdrs.CONTENT_RANGE: f"bytes */{size_bytes}"})
     return start, stop - 1

@@ -138,7 +138,9 @@ async def update_progress(call: Call[ProgressChange]) -> dict[str, Any]:
             raise NotEntitled
         if lecture["end_ms"] is None:
             _check_reach(call.body)
-        await progress.lock_progress(tx, **key)
+        if position_ms is None and not await progress.lock_progress(tx, **key):
+            await progress.insert_progress(tx, **key)
+            await progress.lock_progress(tx, **key)
         row = await progress.record_progress(
             tx,
             **key,

@@ -27,7 +27,7 @@ from server.data.neighbours import name_of
 from server.data.streams import REDIS_AWAY, StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CONFIG, EDGE, SOCKETS, VIDEO_HOST, WATCHING
-from server.http.parsing import check_json
+from server.http.parsing import check_json, media_type
 from server.http.problems import (
     BodyTooLarge,
     NotEntitled,
@@ -277,7 +277,7 @@ async def post_network(call: Call[None]) -> dict[str, Any]:
     """
     token = bearer_token(call.request) or call.query.token
     claims = await _session_claims(call.request, token, call.path.session_id)
-    if call.request.content_type not in ("application/json", "text/plain", "application/octet-stream", CMCD_TYPE):
+    if media_type(call.request) not in ("application/json", "text/plain", "application/octet-stream", CMCD_TYPE):
         raise UnsupportedMediaType
     async with arriving(call.request):
         raw = await call.request.read()
@@ -380,7 +380,7 @@ def _frames_of(call: Call[None], raw: bytes) -> Sequence[Report]:
         headers = [value for name in cmcd.HEADERS for value in call.request.headers.getall(name, ())]
         if told := ",".join(filter(None, (*headers, call.query.cmcd))):
             return _parse_lines({"/CMCD" if call.query.cmcd else "": told})
-    if call.request.content_type == CMCD_TYPE or (content and content[:1] not in b'{["' and b"=" in content[:32]):
+    if media_type(call.request) == CMCD_TYPE or (content and content[:1] not in b'{["' and b"=" in content[:32]):
         if len(raw) > CMCD_BYTES:
             raise BodyTooLarge
         lines = filter(str.strip, content.decode("utf-8", "replace").splitlines())

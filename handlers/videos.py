@@ -22,6 +22,7 @@ from server.domain.videos import show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
+from server.http.parsing import media_type
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     BodyTooLarge,
@@ -325,7 +326,7 @@ def _language(call: Call[Any]) -> str:
 
 async def _read_captions(request: web.Request) -> bytes:
     """The body, read no further than it may be long. Raises BodyTooLarge, UnsupportedMediaType, ValidationFailed."""
-    if request.content_type not in ("text/vtt", "text/plain", "application/octet-stream"):
+    if media_type(request) not in ("text/vtt", "text/plain", "application/octet-stream"):
         raise UnsupportedMediaType("The body must be text/vtt.", headers={"Accept": "text/vtt"})
     vtt = bytearray()
     async with arriving(request):

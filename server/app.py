@@ -78,11 +78,13 @@ from server.http.keys import (
     SOCKETS,
     SUBSCRIBING,
     TOKENS,
+    TRIES,
     VERSIONS,
     VIDEO_HOST,
     WATCHING,
 )
 from server.http.load import Load
+from server.http.login_limits import Tries
 from server.http.middleware import edge_middleware, set_headers
 from server.http.payment_events import PaymentEvents
 from server.http.revocation import REVOKED, Revocation
@@ -173,6 +175,7 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
 async def passwords(app: web.Application) -> AsyncIterator[None]:
     """The threads that hash passwords."""
     app[PASSWORDS] = Passwords(app[CONFIG].auth.bcrypt_cost)
+    app[TRIES] = Tries(app[CONFIG].server.handler_timeout_s / 2)
     yield
     app[PASSWORDS].close()
 

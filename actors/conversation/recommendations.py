@@ -60,6 +60,11 @@ class Recommendation:
     score: float
 
     @property
+    def place(self) -> tuple[float, str]:
+        """By what a list is sorted."""
+        return place_of(self.score, self.course_id)
+
+    @property
     def shown(self) -> dict[str, Any]:
         """As clients are told it."""
         return {"course_id": str(self.course_id), "title": self.title, "reason": self.reason}
@@ -83,7 +88,12 @@ async def recommend(
         rows = [row for row in rows if row["asked"] >= _FITS]
     reached = level_reached(taken)
     scored = [_judge(row, reached) for row in rows]
-    return tuple(sorted(scored, key=lambda one: (-one.score, str(one.course_id)))[:MOST])
+    return tuple(sorted(scored, key=lambda one: one.place)[:MOST])
+
+
+def place_of(score: float, course_id: UUID) -> tuple[float, str]:
+    """Where a course stands in a list, the best first."""
+    return -score, str(course_id)
 
 
 def level_of(title: str, description: str = "") -> int:

@@ -63,7 +63,11 @@ class Place(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A message as it came; `watching` is where the session that it named stands."""
+    """A message as it came; `watching` is where the session that it named stands.
+
+    With `kept_s` its id is an idempotency key's: it means a turn for so long, and one that failed and may be asked
+    again is asked again when the message comes again.
+    """
 
     id: str
     message: str | None
@@ -71,6 +75,7 @@ class Question(NamedTuple):
     watching: Place | None = None
     conversation_id: UUID | None = None
     retry_of: int | None = None
+    kept_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,11 @@ class Turns:
         """
         async with self._db.transaction() as tx:
             last_turn = await chat_sql.lock_account(tx, user_id=viewer.id)
+            if question.kept_s is not None:
+                failed = await chat_sql.free_message_id(
+                    tx, user_id=viewer.id, client_msg_id=question.id, kept_s=question.kept_s
+                )
+                question = question._replace(retry_of=failed)
             if (seen := await self._seen(tx, viewer.id, question.id)) is not None:
                 return seen
             await self._check_free(tx, viewer.id, held)

@@ -7,6 +7,7 @@ end without a list of revoked ones; the comparison is cached for `auth.version_c
 import asyncio
 import base64
 import hashlib
+import math
 import os
 import sys
 import threading
@@ -201,12 +202,15 @@ class Versions:
         self._clock = clock
         self._seen: dict[UUID, tuple[int | None, float]] = {}
 
-    async def current(self, database: _Database, user_id: UUID) -> int | None:
-        """The user's version; None when the user is gone. Raises PostgresAway."""
+    async def current(self, database: _Database, user_id: UUID, shown: int) -> int | None:
+        """The user's version; None when the user is gone. Raises PostgresAway.
+
+        `shown` is what a token says: where it is newer than what is known here, another process knows more.
+        """
         now = self._clock.monotonic()
-        known = self._seen.get(user_id)
-        if known is not None and now - known[1] < self._max_age_s:
-            return known[0]
+        ver, asked_at = self._seen.get(user_id, (None, -math.inf))
+        if now - asked_at < self._max_age_s and (ver is None or ver >= shown):
+            return ver
         ver = await _users.get_user_version(database, user_id=user_id)
         if len(self._seen) >= _CACHED_USERS:
             self._seen.clear()
@@ -233,7 +237,7 @@ def bearer_token(request: web.Request) -> str | None:
 async def verify_current(app: web.Application, token: str, audience: Audience = API) -> Claims:
     """The claims of a valid token whose user still has the token's `ver`. Raises Unauthorized, PostgresAway."""
     claims = app[TOKENS].verify(token, audience)
-    if await app[VERSIONS].current(app[DATABASE], claims.sub) != claims.ver:
+    if await app[VERSIONS].current(app[DATABASE], claims.sub, claims.ver) != claims.ver:
         raise Unauthorized("The token is no longer valid: sign in again.")
     return claims
 

@@ -76,7 +76,10 @@ class Edge:
         if origin is None:
             return True
         origin = origin.lower()
-        host = urlsplit(origin).netloc
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            return False
         same = host == request.headers.get("Host", "").lower()
         return host != "" and (same or origin == self._public or self.is_listed(origin))
 

@@ -11,6 +11,7 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from server import metrics
+from server.http.parsing import media_type
 from server.http.problems import BodyTooLarge, MalformedRequest, UnsupportedMediaType, ValidationFailed
 
 # A member of a form that is not the file.
@@ -42,7 +43,7 @@ async def receive_form(
     Raises UnsupportedMediaType for another kind of body, MalformedRequest for none that can be read, BodyTooLarge for
     more than `most_bytes` of file, ValidationFailed for members that are unknown, too long, or stand there twice.
     """
-    if request.content_type != "multipart/form-data":
+    if media_type(request) != "multipart/form-data":
         raise UnsupportedMediaType("The body must be multipart/form-data.", headers={"Accept": "multipart/form-data"})
     if (request.content_length or 0) > most_bytes + _FRAME_BYTES:
         raise BodyTooLarge

@@ -74,4 +74,4 @@ async def get_metrics(call: Call[None]) -> web.Response:
 def _has_metrics_token(call: Call[None]) -> bool:
     expected = call.app[CONFIG].server.metrics_token
     given = bearer_token(call.request) or ""
-    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+    return bool(expected) and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())

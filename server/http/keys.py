@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from server.http.events import Events
     from server.http.hosting import Hosting
     from server.http.load import Load
+    from server.http.login_limits import Tries
     from server.http.payment_events import PaymentEvents
     from server.http.revocation import Revocation
     from server.http.socket import Sockets
@@ -32,6 +33,8 @@ CLOCK: "web.AppKey[Clock]" = web.AppKey("clock")
 DATABASE: "web.AppKey[Database]" = web.AppKey("database")
 REDIS: "web.AppKey[Redis]" = web.AppKey("redis")
 LIMITER: "web.AppKey[Limiter]" = web.AppKey("limiter")
+# Passwords that are being looked at.
+TRIES: "web.AppKey[Tries]" = web.AppKey("tries")
 TOKENS: "web.AppKey[Tokens]" = web.AppKey("tokens")
 PASSWORDS: "web.AppKey[Passwords]" = web.AppKey("passwords")
 VERSIONS: "web.AppKey[Versions]" = web.AppKey("versions")

@@ -23,9 +23,10 @@ from server.http.routing import Call, Query
 
 T = TypeVar("T")
 _LONGEST_CURSOR = 1024
-# What the columns hold that lists are sorted by: integer, real, timestamptz (with room for any time zone).
+# What the columns hold that lists are sorted by: integer, real, numeric, timestamptz (with room for any time zone).
 _INT_LIMIT = 1 << 31
 _REAL_LIMIT = 1e37
+_LARGEST_EXPONENT = 100
 _FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 
@@ -88,8 +89,13 @@ def read_cursor(cursor: str | None, *kinds: type) -> tuple[Any, ...] | None:
 
 
 def _read(value: Any, kind: type) -> Any:
-    if kind in (UUID, Decimal) and isinstance(value, str):
-        return kind(value)
+    if kind is UUID and isinstance(value, str):
+        return UUID(value)
+    if kind is Decimal and isinstance(value, str):
+        number = Decimal(value)
+        if not number.is_finite() or abs(number.adjusted()) > _LARGEST_EXPONENT:
+            raise ValueError
+        return number
     if kind is datetime and isinstance(value, str):
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None or not _FIRST_YEAR <= moment.year <= _LAST_YEAR:

@@ -18,6 +18,14 @@ _LONG_NUMBER = re.compile(rb"\d{19}")
 _INT_LIMIT = 1 << 63
 
 
+def media_type(request: web.Request) -> str:
+    """What the body says that it is, as `type/subtype`; "" where that cannot be read."""
+    try:
+        return request.content_type
+    except ValueError:  # its parameters are read by codecs that the client names
+        return ""
+
+
 def parse_body(model: type[BaseModel], raw: bytes) -> BaseModel:
     """A validated body. Raises MalformedJson, or ValidationFailed with a pointer for each fault."""
     check_json(raw)

@@ -39,9 +39,12 @@ class Runner(web.AppRunner):
 
 
 def _refusing(handler: _Handler) -> _Handler:
-    """An `Expect` that is not known is refused by aiohttp before the middleware is asked."""
+    """An `Expect` that is not known is refused by aiohttp before the middleware is asked, in words that hold it, which
+    fails where it is no text."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        if not request.headers.get("Expect", "").isascii():
+            return _tell(request, MalformedRequest())
         try:
             return await handler(request)
         except web.HTTPClientError as error:

@@ -71,6 +71,14 @@ class Goodbye(msgspec.Struct, tag="bye", tag_field="type"):
     retry_ms: int | None
 
 
+def _is_whole(request: web.Request) -> bool:
+    """Whether the headers of an opening (RFC 6455) are there and can be read."""
+    try:
+        return bool(web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(request))
+    except ValueError:  # a key or version of other bytes than ASCII
+        return False
+
+
 def check_opening(request: web.Request) -> str:
     """Everything about an opening that needs neither Postgres nor Redis; the token that it came with.
 
@@ -84,7 +92,7 @@ def check_opening(request: web.Request) -> str:
     offered = [p.strip() for p in ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")]
     if PROTOCOL not in offered:
         raise SubprotocolRequired
-    if not web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(request):
+    if not _is_whole(request):
         raise MalformedRequest("The opening of the WebSocket is not complete.")
     if not request.app[EDGE].origin_allowed(request):
         raise OriginRefused

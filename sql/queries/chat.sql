@@ -18,6 +18,13 @@ WHERE a.user_id = :user_id;
 -- name: get_turn_by_message(user_id, client_msg_id)^
 SELECT id, number, question, conversation_id, status FROM chat_turns WHERE user_id = :user_id AND client_msg_id = :client_msg_id;
 
+-- name: free_message_id(user_id, client_msg_id, kept_s)$
+-- Have a turn that has ended give its id up, if it may be asked again or is older than `kept_s`; its number where it failed.
+UPDATE chat_turns SET client_msg_id = client_msg_id || ':' || number
+WHERE user_id = :user_id AND client_msg_id = :client_msg_id
+  AND (status = 'failed' AND retryable OR status <> 'running' AND created_at < now() - make_interval(secs => :kept_s))
+RETURNING CASE WHEN status = 'failed' THEN number END;
+
 -- name: get_running(user_id, alive_s)^
 -- The turn that runs, and whether the process that runs it is alive.
 SELECT t.id, t.number, t.client_msg_id, t.owner,

@@ -161,8 +161,11 @@ INSERT INTO lectures (course_id, title, description, video_url, duration, sequen
 VALUES (:course_id, :title, :description, :video_url, :duration, :sequence_order, :is_preview)
 RETURNING *;
 
--- name: list_lectures(course_id, after_place, page_size)
-SELECT * FROM shown_lectures WHERE course_id = :course_id AND sequence_order > :after_place
+-- name: list_lectures(course_id, after_place, after_id, page_size)
+-- After the lecture `after_id`, wherever it stands by now. Where it was deleted, what came after it has moved up to its
+-- place, `after_place`.
+SELECT * FROM shown_lectures WHERE course_id = :course_id AND sequence_order >= coalesce(
+    (SELECT sequence_order + 1 FROM lectures WHERE course_id = :course_id AND id = :after_id), :after_place::integer)
 ORDER BY sequence_order LIMIT :page_size;
 
 -- name: list_own_progress(viewer_id, lecture_ids)

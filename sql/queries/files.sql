@@ -44,9 +44,11 @@ WHERE owner_id = :viewer_id AND (:purpose::text IS NULL OR purpose = :purpose)
 ORDER BY id DESC LIMIT :page_size;
 
 -- name: list_course_files(course_id, viewer_id, viewer_role, purpose, after_id, page_size)
--- Those of the course that the viewer may read.
+-- Those that the viewer may read, of a course that the viewer may see.
 SELECT f.* FROM files AS f
-WHERE f.course_id = :course_id AND (:purpose::text IS NULL OR f.purpose = :purpose)
+WHERE f.course_id = :course_id
+  AND EXISTS (SELECT FROM courses WHERE id = :course_id AND may_see(:viewer_id, :viewer_role, id, status))
+  AND (:purpose::text IS NULL OR f.purpose = :purpose)
   AND (:after_id::uuid IS NULL OR f.id < :after_id)
   AND may_read_file(:viewer_id, :viewer_role, f)
 ORDER BY f.id DESC LIMIT :page_size;

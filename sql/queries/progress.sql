@@ -9,9 +9,14 @@ SELECT
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
 WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
--- name: lock_progress(user_id, lecture_id)!
--- So that a write without a position keeps the one that another device writes at the same time.
-SELECT 1 FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id FOR UPDATE;
+-- name: lock_progress(user_id, lecture_id)$
+-- So that a write without a position keeps the one that another device writes at the same time. Nothing where there is no
+-- row, which locks nothing.
+SELECT true FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id FOR UPDATE;
+
+-- name: insert_progress(user_id, lecture_id)!
+-- A row to be locked, unless there is one by now; waits for who is just making it.
+INSERT INTO progress (user_id, lecture_id) VALUES (:user_id, :lecture_id) ON CONFLICT DO NOTHING;
 
 -- name: record_progress(user_id, lecture_id, ranges, position_ms, completed, share)^
 SELECT * FROM record_progress(

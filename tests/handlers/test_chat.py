@@ -73,6 +73,25 @@ async def test_recommendations_are_published_courses_that_one_has_not(people: Pe
     assert [one["title"] for one in asked.body["recommendations"]] == ["Stacks"]
 
 
+async def test_recommendations_come_in_pages_as_every_list(people: People, ada: Person) -> None:
+    teacher = await people.join("teacher", "instructor")
+    for title in ("Stacks", "Heaps", "Advanced trees"):
+        course = await teacher.make("/api/courses", {"title": title, "status": "published"})
+        await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    path = "/api/chat/recommendations"
+    all_at_once = (await ada.get(path)).body["items"]
+    one_by_one, following = [], f"{path}?limit=1"
+    while following:
+        told = (await ada.get(following)).body
+        assert len(told["items"]) == 1
+        one_by_one += told["items"]
+        following = told["next"]
+    assert len(one_by_one) == 3
+    assert one_by_one == all_at_once
+    assert (await ada.get(f"{path}?limit=101")).status == 422
+    assert (await ada.get(f"{path}?cursor=x")).code == "bad_cursor"
+
+
 async def test_orders_in_captions_and_files_are_words_like_others(
     ada: Person, lecture: Lecture, model: LanguageModel, postgres_dsn: str
 ) -> None:
@@ -176,6 +195,47 @@ async def test_the_same_key_is_the_same_turn_and_the_model_is_asked_once(ada: Pe
     assert first.body == again.body
     assert again.headers["Idempotency-Replayed"] == "true"
     assert model.calls == 1
+
+
+async def test_another_question_under_a_key_that_is_free_again_is_not_answered_as_the_first(
+    ada: Person, model: LanguageModel, sql: Sql
+) -> None:
+    key = {"Idempotency-Key": "k" * 255}
+    first = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+    await sql.execute("DELETE FROM idempotency_keys")
+    other = await ada.post("/api/chat/message", {"message": "And a stack?"}, headers=key)
+    assert (other.status, other.body["turn"]) == (200, first.body["turn"] + 1)
+    assert model.calls == 2
+
+
+async def test_an_answer_that_was_not_kept_under_its_key_is_found_by_it_for_a_day(
+    ada: Person, model: LanguageModel, sql: Sql
+) -> None:
+    key = {"Idempotency-Key": "one"}
+    first = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+    await sql.execute("DELETE FROM idempotency_keys")
+    assert (await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)).body == first.body
+    await sql.execute("DELETE FROM idempotency_keys")
+    await sql.execute("UPDATE chat_turns SET created_at = now() - interval '25 hours'")
+    a_day_later = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+    assert (a_day_later.status, a_day_later.body["turn"]) == (200, first.body["turn"] + 1)
+    assert model.calls == 2
+
+
+async def test_the_same_key_asks_again_what_failed(ada: Person, model: LanguageModel) -> None:
+    key = {"Idempotency-Key": "one"}
+    model.behave(die_after=1, says="one two")
+    for turn in (1, 2):
+        failed = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+        assert (failed.status, failed.body["turn"], failed.body["retryable"]) == (502, turn, True)
+    model.behave(die_after=-1)
+    answered = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+    assert (answered.status, answered.body["turn"], answered.body["text"]) == (200, 3, "one two")
+    again = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+    assert (again.body, again.headers["Idempotency-Replayed"]) == (answered.body, "true")
+    assert model.calls == 3
+    items = (await ada.get(f"/api/chat/history/{ada.id}")).body["items"]
+    assert [item["message"] for item in items if item["is_user"]] == [QUEUE]
 
 
 async def test_the_model_is_given_what_was_said_before_in_the_conversation(ada: Person, model: LanguageModel) -> None:

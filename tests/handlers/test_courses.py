@@ -522,6 +522,26 @@ async def test_a_lecture_that_is_deleted_leaves_no_gap(teacher: Person, student:
     assert (progress["lectures_total"], progress["lectures_completed"], progress["percent"]) == (2, 1, 50.0)
 
 
+@pytest.mark.parametrize("edit", ["insert before", "delete before", "delete the last read", "move before", "none"])
+async def test_who_reads_on_after_an_edit_goes_on_behind_the_lecture_read_last(teacher: Person, edit: str) -> None:
+    course = await teacher.make("/api/courses", COURSE)
+    first, second, *_, last = await make_lectures(teacher, course, *"ABCDE")
+    path = f"/api/courses/{course['id']}/lectures"
+    read = (await teacher.get(f"{path}?limit=2")).body
+    assert [lecture["title"] for lecture in read["items"]] == ["A", "B"]
+    match edit:
+        case "insert before":
+            await teacher.make(path, {"title": "X", "sequence_order": 1})
+        case "delete before":
+            await teacher.delete(f"/api/lectures/{first['id']}")
+        case "delete the last read":
+            await teacher.delete(f"/api/lectures/{second['id']}")
+        case "move before":
+            await teacher.put(f"/api/lectures/{last['id']}", {"sequence_order": 1})
+    rest = [lecture["title"] for lecture in (await teacher.get(read["next"])).body["items"]]
+    assert rest == ["C", "D"]
+
+
 async def test_lectures_are_put_into_an_order_as_a_whole(teacher: Person) -> None:
     course = await teacher.make("/api/courses", COURSE)
     ids = [lecture["id"] for lecture in await make_lectures(teacher, course, *"ABC")]

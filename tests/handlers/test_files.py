@@ -116,6 +116,7 @@ async def test_25_mebibytes_pass_whatever_stands_first_in_the_form(ada: Person) 
 
 NO_FORMS = [
     (b"{}", "application/json", 415),
+    (b"--b--\r\n", f"{FORM}; x*=idna''a", 415),
     (b"x", "multipart/form-data", 400),
     (b"x", FORM, 400),
     (b"--b\r\n\r\nx\r\n--b--\r\n", FORM, 400),
@@ -215,7 +216,7 @@ async def test_an_avatar_is_a_public_picture_of_ones_own_and_goes_with_its_file(
     assert (await ada.get("/api/auth/me")).body["avatar_url"] is None
 
 
-async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Person, ada: Person) -> None:
+async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Person, ada: Person, sql: Sql) -> None:
     course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
     mine = (await upload(teacher, picture(), purpose="thumbnail", visibility="public", course_id=course["id"])).body
     his = (await upload(ada, picture(), purpose="thumbnail", visibility="public")).body
@@ -224,6 +225,12 @@ async def test_a_courses_thumbnail_is_a_public_picture_of_its_owners(teacher: Pe
     assert (refused.status, refused.pointers) == (422, ["/thumbnail_file_id"])
     changed = await teacher.put(path, {"thumbnail_file_id": mine["id"]})
     assert changed.body["thumbnail_url"] == f"/api/files/public/{mine['id']}?size=640"
+    same = await teacher.put(path, {"title": "Queues!", "thumbnail_url": changed.body["thumbnail_url"]})
+    assert (same.status, same.body["thumbnail_url"]) == (200, changed.body["thumbnail_url"])
+    for url in (f"/api/files/public/{his['id']}?size=640", "/api/files/public/", "/api/courses"):
+        refused = await teacher.put(path, {"thumbnail_url": url})
+        assert (refused.status, refused.pointers) == (422, ["/thumbnail_url"])
+    assert await sql.fetchval("SELECT thumbnail_file_id FROM courses") == UUID(mine["id"])
     other = await teacher.put(path, {"thumbnail_url": "https://example.org/a.png"})
     assert other.body["thumbnail_url"] == "https://example.org/a.png"
     made = await teacher.make("/api/courses", {"title": "Stacks", "thumbnail_file_id": mine["id"]})
@@ -271,6 +278,18 @@ async def test_who_reads_lists_and_deletes_a_file_follows_its_visibility(people:
     assert (foreign.status, foreign.code) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("status", ["draft", "archived"])
+async def test_the_files_of_a_course_that_one_may_not_see_are_listed_as_those_of_a_random_id(
+    people: People, status: str
+) -> None:
+    owner, other = await people.join("o", "instructor"), await people.join("x", "instructor")
+    course = await owner.make("/api/courses", {"title": "Queues", "status": status})
+    await upload(owner, PDF, visibility="public", course_id=course["id"])
+    told, random = [await other.get(f"/api/files?course_id={one}") for one in (course["id"], uuid4())]
+    assert (told.status, told.body) == (random.status, random.body)
+    assert len((await owner.get(f"/api/files?course_id={course['id']}")).body["items"]) == 1
+
+
 async def test_lists_go_on_in_pages_by_purpose(ada: Person) -> None:
     made = [(await upload(ada, PDF)).body["id"] for _ in range(3)]
     await upload(ada, picture(), purpose="avatar", visibility="public")
@@ -296,8 +315,9 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
     ):
         answer = await people.stranger.get(path, headers=asked)
         assert (answer.status, answer.body) == (status, body), asked
-    beyond = await people.stranger.get(path, headers={"Range": "bytes=9999-"})
-    assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(PDF)}")
+    for nothing in ("bytes=9999-", "bytes=-0", "Bytes=-00"):
+        beyond = await people.stranger.get(path, headers={"Range": nothing})
+        assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(PDF)}")
     head = await people.stranger.ask("HEAD", path)
     assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(PDF)), b"")
 

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 import pytest
 
 from embedded.valkey import Valkey
 from server.config import Limits
-from tests.support.app import AppClient, serving, settings
+from server.http.keys import PASSWORDS, TRIES
+from tests.support.app import AppClient, serving, serving_unlimited, settings
+from tests.support.core import eventually
 from tests.support.people import PASSWORD, Answer, People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -52,6 +54,53 @@ async def test_ten_wrong_passwords_from_an_address_are_all_that_it_has(ada: Pers
 async def test_many_tries_at_once_are_no_more_than_the_limit(ada: Person) -> None:
     answers = await asyncio.gather(*(sign_in(ada, "wrong password", ELSEWHERE) for _ in range(30)))
     assert sorted(answer.status for answer in answers) == [401] * 10 + [429] * 20
+
+
+async def test_many_tries_at_once_at_several_processes_are_no_more_than_the_limit(
+    ada: Person, postgres_dsn: str, redis_url: str, overrides: dict[str, dict[str, Any]]
+) -> None:
+    async with serving_unlimited(postgres_dsn, redis_url, overrides) as elsewhere:
+        there = Person(elsewhere)
+        tries = [sign_in(person, "wrong password", ELSEWHERE) for person in (ada, there) for _ in range(15)]
+        answers = await asyncio.gather(*tries)
+    assert sorted(answer.status for answer in answers) == [401] * 10 + [429] * 20
+
+
+async def test_right_passwords_at_once_are_no_failures(ada: Person) -> None:
+    answers = await asyncio.gather(*(sign_in(ada, PASSWORD, ELSEWHERE) for _ in range(30)))
+    assert [answer.status for answer in answers] == [200] * 30
+    for _ in range(10):
+        assert (await sign_in(ada, "wrong password", ELSEWHERE)).status == 401
+    assert (await sign_in(ada, PASSWORD, ELSEWHERE)).status == 429
+
+
+async def test_of_right_and_wrong_passwords_at_once_only_the_wrong_ones_are_counted(ada: Person) -> None:
+    passwords = [PASSWORD, "wrong password", PASSWORD] * 9
+    answers = await asyncio.gather(*(sign_in(ada, password, ELSEWHERE) for password in passwords))
+    told = list(zip(passwords, (answer.status for answer in answers), strict=True))
+    assert told == [(password, 200 if password == PASSWORD else 401) for password in passwords]
+
+
+async def test_whom_the_right_passwords_of_others_keep_waiting_too_long_is_told_to_come_back(
+    ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that they were wrong."""
+    app = cast(AppClient, ada.client).app
+    looked_at, verify = asyncio.Event(), app[PASSWORDS].verify
+
+    async def slowly(password: str, stored: str | None) -> bool:
+        await looked_at.wait()
+        return await verify(password, stored)
+
+    monkeypatch.setattr(app[PASSWORDS], "verify", slowly)
+    monkeypatch.setattr(app[TRIES], "wait_s", 0.1)
+    first = [asyncio.ensure_future(sign_in(ada, PASSWORD, ELSEWHERE)) for _ in range(10)]
+    await eventually(lambda: len(app[TRIES].at(("login_account", f"{ada.id}@{ELSEWHERE}", 1.0))) == 10)
+    late = await sign_in(ada, PASSWORD, ELSEWHERE)
+    assert (late.status, late.code) == (503, "overloaded")
+    assert int(late.headers["Retry-After"]) > 0
+    looked_at.set()
+    assert [answer.status for answer in await asyncio.gather(*first)] == [200] * 10
 
 
 async def test_name_and_address_are_one_account(ada: Person) -> None:

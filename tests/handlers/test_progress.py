@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from tests.support.people import People, Person
+from tests.support.waiting import blocked
 
 
 @pytest.fixture
@@ -108,6 +109,24 @@ async def test_the_video_s_length_is_the_end_where_the_lecture_has_none(
     )
     row = await watch(student, lectures[2], watched_ranges=[[0, 60]])
     assert (row["watched_ranges"], row["completed"]) == ([[0.0, 50.5]], True)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_write_without_a_position_keeps_that_of_a_device_that_writes_at_once(
+    student: Person, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]", is_first: bool
+) -> None:
+    if not is_first:
+        await watch(student, lectures[0], position=1)
+    async with sql.transaction():
+        await sql.execute(
+            "INSERT INTO progress (user_id, lecture_id, position_ms) VALUES ($1, $2, 60000)"
+            " ON CONFLICT (user_id, lecture_id) DO UPDATE SET position_ms = EXCLUDED.position_ms",
+            student.id, lectures[0]["id"],
+        )  # fmt: skip
+        other = asyncio.ensure_future(watch(student, lectures[0], watched_ranges=[[0, 10]]))
+        await blocked(sql)
+    row = await other
+    assert (row["position"], row["watched_ranges"]) == (60.0, [[0.0, 10.0]])
 
 
 async def test_devices_that_write_at_once_lose_nothing(student: Person, lectures: list[Any]) -> None:

@@ -13,7 +13,7 @@ from aiohttp import WSMsgType
 
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import Lecture, make_lecture
-from tests.support.people import People, Person
+from tests.support.people import PASSWORD, People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -82,3 +82,14 @@ async def test_a_change_that_nobody_announced_is_found_when_the_cache_has_run_ou
     await sql.execute("UPDATE users SET ver = ver + 1 WHERE username = 'ada'")
     codes = await asyncio.gather(*(close_code(socket) for socket in sockets))
     assert codes == [4401, 4401]
+
+
+async def test_a_token_of_a_moment_ago_is_good_in_every_process(two: Two, sql: Sql) -> None:
+    """Also where the user's new version is not known yet: nobody told it here."""
+    ada = await People(two.here, sql).join("ada")
+    there = Person(two.there, token=ada.token)
+    assert (await there.get("/api/auth/me")).status == 200
+    await sql.execute("UPDATE users SET ver = ver + 1 WHERE id = $1", ada.id)
+    again = await ada.post("/api/auth/login", {"login": "ada", "password": PASSWORD})
+    assert (await Person(two.there, token=again.body["access_token"]).get("/api/auth/me")).status == 200
+    assert (await there.get("/api/auth/me")).status == 401

@@ -444,6 +444,18 @@ async def test_a_beacon_may_carry_its_token_in_the_query(player: Player) -> None
     await player.eventually(session, lambda s: s["position"] == 7.5)
 
 
+@pytest.mark.parametrize("content_type", ["application/xml", "application/json; x*=idna''a"])
+async def test_frames_of_what_is_no_type_of_theirs_are_415(player: Player, content_type: str) -> None:
+    session = await player.new_session()
+    answer = await player.client.post(
+        f"/api/videos/sessions/{session['session_id']}/network?token={session['token']}",
+        data=json.dumps({"position": 7.5}),
+        headers={"Content-Type": content_type},
+    )
+    assert answer.status == 415
+    assert (await answer.json())["code"] == "unsupported_media_type"
+
+
 async def test_a_beacon_reaches_the_session_of_a_live_socket_and_does_not_kick_it(player: Player) -> None:
     session = await player.new_session()
     wire = await player.open(session)

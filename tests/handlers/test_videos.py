@@ -517,6 +517,7 @@ async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
     ("lang", "kind", "body", "status"),
     [
         ("en", "application/json", VTT, 415),
+        ("en", "text/vtt; x*=idna''a", VTT, 415),
         ("en", "text/vtt", b"", 422),
         ("en", "text/vtt", b"WEBVTTX", 422),
         ("en", "text/vtt", b"WEBVTT\n\xff", 422),

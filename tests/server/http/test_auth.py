@@ -170,16 +170,25 @@ class CountingDatabase:
 async def test_a_version_is_believed_for_a_few_seconds_and_then_asked_again(clock: SetClock) -> None:
     database, versions = CountingDatabase(), Versions(4, clock)
     user = UUID(int=1)
-    assert [await versions.current(database, user) for _ in range(3)] == [1, 1, 1]
+    assert [await versions.current(database, user, 1) for _ in range(3)] == [1, 1, 1]
     database.ver = 2
     clock.advance(3.9)
-    assert await versions.current(database, user) == 1
+    assert await versions.current(database, user, 1) == 1
     clock.advance(0.2)
-    assert await versions.current(database, user) == 2
+    assert await versions.current(database, user, 1) == 2
     database.ver = None
     versions.forget(user)
-    assert await versions.current(database, user) is None
+    assert await versions.current(database, user, 1) is None
     assert database.asked == 3
+
+
+async def test_a_token_that_is_newer_than_the_version_believed_has_it_asked_again(clock: SetClock) -> None:
+    database, versions = CountingDatabase(), Versions(4, clock)
+    user = UUID(int=1)
+    assert await versions.current(database, user, 1) == 1
+    database.ver = 2
+    assert [await versions.current(database, user, shown) for shown in (1, 2, 1, 2)] == [1, 2, 2, 2]
+    assert database.asked == 2
 
 
 async def test_every_character_of_a_password_counts_beyond_72_bytes_and_nul() -> None:

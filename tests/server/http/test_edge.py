@@ -60,6 +60,9 @@ def test_what_a_proxy_on_this_host_sends_is_not_local() -> None:
         ("http://learn.example", False),
         ("null", False),
         ("", False),
+        ("http://[", False),
+        ("http://learn.example]:8080", False),
+        ("http://℀.example", False),
     ],
 )
 def test_without_allowed_origins_sockets_are_for_the_same_origin(origin: str | None, allowed: bool) -> None:

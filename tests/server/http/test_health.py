@@ -84,3 +84,12 @@ async def test_metrics_are_for_this_host_and_for_the_token(client: AppClient) ->
     for token, status in {"let me see": 200, "wrong": 403, "lét": 403}.items():
         headers = far | {"Authorization": f"Bearer {token}"}
         assert (await client.get("/metrics", headers=headers)).status == status
+
+
+async def test_a_metrics_token_that_is_no_text_is_a_wrong_one(client: AppClient) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    headers = b"Host: x\r\nX-Forwarded-For: 203.0.113.1\r\nAuthorization: Bearer \xfc"
+    writer.write(b"GET /metrics HTTP/1.1\r\n%s\r\n\r\n" % headers)
+    async with asyncio.timeout(30):
+        assert (await reader.readline()).split()[1] == b"403"
+    writer.close()

@@ -69,6 +69,11 @@ def test_a_cursor_that_is_no_text_is_refused_alike(query: str) -> None:
         ("2026-01-01", datetime),
         ("soon", datetime),
         ("x", Decimal),
+        ("1e-99999", Decimal),
+        ("1e99999", Decimal),
+        ("0e-99999", Decimal),
+        ("NaN", Decimal),
+        ("-Infinity", Decimal),
         ("1", int),
     ],
 )

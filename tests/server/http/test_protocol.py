@@ -106,6 +106,7 @@ def posted(headers: bytes, body: bytes, length: int | None = None) -> bytes:
         b"POST /said" + HEAD + JSON + b"Transfer-Encoding: identity\r\n\r\n",
         posted(b"Content-Encoding: gzip\r\n", BODY),
         posted(b"Expect: tea\r\n", BODY),
+        posted(b"Expect: t\xe9\r\n", BODY),
     ],
 )
 async def test_what_is_not_http_is_a_problem_without_an_echo(port: int, sent: bytes) -> None:

@@ -6,12 +6,13 @@ from uuid import uuid4
 
 import pytest
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 
 from server.clock import Clock
 from server.http import inbox
 from server.http.auth import Principal
-from server.http.socket import PROTOCOL, Sockets
+from server.http.problems import MalformedRequest
+from server.http.socket import PROTOCOL, Sockets, check_opening
 from tests.support.app import settings
 from tests.support.local_server import LocalServer
 
@@ -177,3 +178,15 @@ async def test_who_said_something_in_between_is_silent_from_then_on(opened: Open
     peer.pass_time(33.9)
     assert (await peer.socket.receive(30)).type is PING
     await peer.send(1)
+
+
+def test_an_opening_whose_key_is_none_is_malformed() -> None:
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Protocol": PROTOCOL,
+        "Sec-WebSocket-Version": "13",
+    }
+    for key in ("", "x", "é", "dGhlIHNhbXBsZQ=="):
+        with pytest.raises(MalformedRequest):
+            check_opening(make_mocked_request("GET", "/", headers=headers | {"Sec-WebSocket-Key": key}))
