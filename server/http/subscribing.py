@@ -402,7 +402,7 @@ class Subscribing:
             raise Again(_SELDOM_S)
 
     async def end(self, job: Job) -> None:
-        """End the subscription of somebody who has left."""
+        """End the subscription of somebody who has left, or was given the money back."""
         row = await self._named(job)
         if row is None or row["status"] == "canceled":
             return

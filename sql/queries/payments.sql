@@ -139,13 +139,13 @@ WHERE id = :transaction_id AND (user_id = :viewer_id OR :viewer_role::text = 'ad
 FOR NO KEY UPDATE;
 
 -- name: get_refundable(transaction_id)^
--- With what of it is left to be given back, which is known under the lock alone, and how much of the course was watched.
+-- With what of it is left to be given back, which is known under the lock alone, and how much was watched for it.
 SELECT
     t.*,
     t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
                 WHERE r.transaction_id = t.id AND r.status <> 'failed') AS amount_left,
     extract(epoch FROM now() - t.succeeded_at)::double precision AS paid_for_s,
-    watched_share(t.user_id, t.course_id) AS watched_share
+    watched_share_of(t) AS watched_share
 FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: get_refund_by_key(transaction_id, requested_by, idempotency_key, ttl_s)^

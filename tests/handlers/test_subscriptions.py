@@ -458,9 +458,120 @@ async def test_while_stripe_is_away_others_subscriptions_go_on(shop: Shop, strip
     await stripe.start()
 
 
-async def test_a_period_that_was_paid_for_is_refunded_by_an_administrator(shop: Shop) -> None:
+# -- money that goes back ----------------------------------------------------------------------------------------------
+
+
+async def payments(person: Person) -> list[Any]:
+    """The newest first."""
+    items: list[Any] = (await person.get("/api/payments/transactions")).body["items"]
+    return items
+
+
+async def refund(person: Person, payment: Any, **body: Any) -> Answer:
+    return await person.post(f"/api/payments/transactions/{payment['id']}/refund", body)
+
+
+async def age(sql: Sql, payment: Any, days: int) -> None:
+    """As if it had been paid so long ago."""
+    await sql.execute("ALTER TABLE transactions DISABLE TRIGGER settle_transaction")
+    earlier = "UPDATE transactions SET succeeded_at = now() - make_interval(days => $2) WHERE id = $1"
+    await sql.execute(earlier, payment["id"], days)
+    await sql.execute("ALTER TABLE transactions ENABLE TRIGGER settle_transaction")
+
+
+async def ends_to_come(sql: Sql) -> int:
+    found: int = await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'subscription_end'")
+    return found
+
+
+@pytest.mark.parametrize("who", ["learner", "administrator"])
+async def test_all_the_money_back_ends_the_subscription(shop: Shop, who: str) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    await subscribe(ada, period="yearly")
+    await ada.post("/api/enrollments", {"course_id": shop.course["id"]})
+    [paid] = await payments(ada)
+    refunded = await refund(ada if who == "learner" else admin, paid)
+    assert (refunded.status, refunded.body["status"]) == (200, "refunded")
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    await shop.stripe.advance(370 * DAY_S)
+    assert await amounts(ada) == ["90.00"]
+
+
+async def test_a_part_of_the_money_back_leaves_the_subscription(shop: Shop, sql: Sql) -> None:
     ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
     await subscribe(ada)
-    [paid] = (await ada.get("/api/payments/transactions")).body["items"]
-    refunded = await admin.post(f"/api/payments/transactions/{paid['id']}/refund", {})
-    assert (refunded.status, refunded.body["status"]) == (200, "refunded")
+    [paid] = await payments(ada)
+    assert (await refund(admin, paid, amount="5.00")).body["status"] == "partially_refunded"
+    assert await ends_to_come(sql) == 0
+    assert await may_watch(shop, ada)
+
+
+async def test_money_back_for_a_period_that_is_over_leaves_the_subscription(shop: Shop, sql: Sql) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    await subscribe(ada)
+    await shop.stripe.advance(MONTH_S)
+    await shop.once(lambda: amounts(ada), lambda paid: len(paid) == 2)
+    _, first = await payments(ada)
+    await age(sql, first, 32)
+    assert (await refund(admin, first)).body["status"] == "refunded"
+    assert await ends_to_come(sql) == 0
+    assert (await subscription(ada))["status"] == "active"
+
+
+async def test_who_changed_the_plan_does_not_keep_it_by_giving_the_first_payment_back(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    await change(ada, plan_name="pro")
+    _, first = await payments(ada)
+    assert (await refund(ada, first)).body["status"] == "refunded"
+    await becomes(shop, ada, status="canceled")
+
+
+@pytest.mark.parametrize("is_won", [True, False])
+async def test_a_dispute_ends_the_subscription_when_it_is_lost(shop: Shop, sql: Sql, is_won: bool) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    [paid] = await payments(ada)
+    dispute = await shop.stripe.control("POST", "disputes", payment_intent=paid["transaction_reference"])
+    await shop.becomes(ada, "disputed")
+    assert (await subscription(ada))["status"] == "active"
+    await shop.stripe.control("POST", f"disputes/{dispute['id']}/close", won=is_won)
+    if is_won:
+        await shop.becomes(ada, "succeeded")
+        assert await ends_to_come(sql) == 0
+    await becomes(shop, ada, status="active" if is_won else "canceled")
+
+
+async def test_who_watched_one_course_of_the_plan_takes_no_money_back(shop: Shop) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    watched = await lecture_of(shop, shop.course)
+    await lecture_of(shop, await shop.make_course(), duration=10_000)
+    await subscribe(ada)
+    [paid] = await payments(ada)
+    await watch(ada, watched, 30)
+    refused = await refund(ada, paid)
+    assert (refused.status, refused.code) == (403, "refund_not_allowed")
+    assert (await refund(admin, paid)).status == 200
+
+
+async def test_what_was_open_without_the_subscription_may_have_been_watched(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    free = await shop.teacher.make("/api/courses", {"title": "Free", "status": "published"})
+    bought, covered = await lecture_of(shop, shop.course), await lecture_of(shop, await shop.make_course())
+    given = await lecture_of(shop, free)
+    assert (await shop.buy(ada)).status == 201
+    await subscribe(ada)
+    for lecture, seconds in ((bought, 100), (given, 100), (covered, 29)):
+        await watch(ada, lecture, seconds)
+    paid, _ = await payments(ada)
+    assert (await refund(ada, paid)).body["status"] == "refunded"
+
+
+async def lecture_of(shop: Shop, course: Any, duration: int = 100) -> Any:
+    return await shop.teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "One", "duration": duration})
+
+
+async def watch(person: Person, lecture: Any, seconds: int) -> None:
+    answer = await person.put(f"/api/progress/lectures/{lecture['id']}", {"watched_ranges": [[0, seconds]]})
+    assert answer.status == 200, answer.body
