@@ -285,6 +285,14 @@ class Subscribing:
         except RequestRefused as refused:  # paid meanwhile
             log.info("invoice_not_paid", invoice=invoice.id, error=str(refused))
 
+    async def give_up(self, row: Record) -> Record:
+        """See to it that one that is incomplete never begins; the row then, which is live if it was paid before."""
+        async with self._turn(row["id"]):
+            row = await self._sync(row["id"])
+            if row["status"] != "incomplete":
+                return row
+            return await (self._give_up(row) if row["stripe_id"] is None else self._cancel(row))
+
     async def cancel_now(self, row: Record) -> Record:
         """End it in this moment, whatever it is; the row then."""
         async with self._turn(row["id"]):
@@ -395,7 +403,7 @@ class Subscribing:
         async with self._charging.putting_off(job):
             row = await self.sync(row["id"])
             if row["status"] == "incomplete" and job.age_s > self._config.payments.abandoned_s:
-                row = await self.cancel_now(row)
+                row = await self.give_up(row)
         if row["status"] == "incomplete":
             raise Again(self._charging.pause_s(job))
         if row["status"] != "canceled" and not job.payload.get("once"):

@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE
-from server.http.subscribing import Subscribing
+from server.data.jobs import Again, Job
+from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE, SUBSCRIBING
+from server.http.subscribing import LOOK, Subscribing
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Answer, Person
 from tests.support.shop import Shop, Sql, shop, stripe
@@ -327,6 +328,40 @@ async def test_one_that_waits_for_its_customer_is_given_up(shop: Shop) -> None:
     assert (await ada.delete(f"{SUBSCRIPTIONS}/{row['id']}")).body["status"] == "canceled"
     card = await shop.add_card(ada, "visa")
     assert (await subscribe(ada, payment_method_id=card["id"])).status == 201
+
+
+async def test_one_that_was_paid_before_we_knew_ends_with_what_is_paid_for(shop: Shop) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    begun = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.approve(begun["client_secret"].partition("_secret_")[0])
+    ended = (await ada.delete(f"{SUBSCRIPTIONS}/{begun['id']}")).body
+    assert (ended["status"], ended["cancel_at_period_end"]) == ("active", True)
+    assert await may_watch(shop, ada)
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_one_that_is_paid_while_a_job_looks_at_it_is_not_given_up(
+    shop: Shop, sql: Sql, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    begun = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    subscribing = client.app[SUBSCRIBING]
+    sync, waiting = subscribing.sync, [begun["client_secret"].partition("_secret_")[0]]
+
+    async def sync_and_be_paid(subscription_id: UUID) -> Any:
+        row = await sync(subscription_id)
+        if waiting:
+            await shop.stripe.approve(waiting.pop())
+        return row
+
+    monkeypatch.setattr(subscribing, "sync", sync_and_be_paid)
+    with pytest.raises(Again):
+        await subscribing.look(Job(uuid4(), LOOK, {"subscription_id": begun["id"]}, 1, 7200))
+    monkeypatch.undo()
+    assert (await subscription(ada))["status"] == "active"
+    assert await may_watch(shop, ada)
 
 
 async def test_whoever_leaves_pays_no_more(shop: Shop, sql: Sql) -> None:
