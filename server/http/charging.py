@@ -282,7 +282,7 @@ class Charging:
         row = await payments.get_refund(self._database, refund_id=refund_id)
         if row is None or row["status"] not in ("requested", "pending"):
             return
-        if row["status"] == "requested" and row["reason"] == "duplicate" and not row["is_twice"]:
+        if row["status"] == "requested" and _is_by_itself(row) and not row["is_twice"]:
             # The other one was given back meanwhile: this is now what the course is paid by.
             await payments.note_refund(self._database, refund_id=refund_id, stripe_id=None, status="failed")
             return
@@ -444,6 +444,11 @@ async def note_dispute(tx: Connection, transaction_id: UUID, dispute: Dispute) -
         await add_job(tx, DISPUTE, in_s=_DISPUTE_S, dispute_id=dispute.id)
     user_id: UUID = row["user_id"]
     return user_id
+
+
+def _is_by_itself(refund: Record) -> bool:
+    """Whether nobody asked for it: its course was paid for twice. Whoever asks may give any reason."""
+    return refund["requested_by"] is None and refund["reason"] == "duplicate"
 
 
 def _dispute_status(dispute: Dispute) -> str:

@@ -110,6 +110,17 @@ async def test_a_refund_whose_answer_is_lost_is_done_once(shop: Shop, fate: str)
     assert await refunds_booked(shop) == 1
 
 
+async def test_a_refund_for_any_reason_is_done_though_stripe_was_away(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="cut", path="/v1/refunds", times=9)
+    assert (await refund(ada, transaction, reason="duplicate")).status == 202
+    await shop.stripe.control("DELETE", "answers")
+    await shop.becomes(ada, "refunded")
+    await shop.stripe.all_told()
+    assert await refunds_booked(shop) == 1
+
+
 async def test_many_refunds_at_once_give_back_no_more_than_was_paid(shop: Shop) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
