@@ -264,9 +264,10 @@ class Subscribing:
         found = await self.billing.get(row["stripe_id"])
         if _STATUSES.get(found.status) == "canceled":  # and nobody has told us yet
             return await self._write(row, found, asked_at)
-        if token is not None and found.status == "past_due" and found.invoice and found.invoice.status == "open":
-            # What is due comes first: a card that cannot pay it does not take the other's place.
-            await self._pay(found.invoice, token)
+        if found.due is not None and (plan is not None or token is not None):
+            # What is due comes first: nothing is set off for time that was never paid, and a card that cannot pay it
+            # does not take the other's place.
+            found = await self._pay(found, found.due, token)
         price = None
         if plan is not None:
             period = billing_period or row["billing_period"]
@@ -279,11 +280,16 @@ class Subscribing:
         found = await self.billing.change(found, price=price, token=token, cancel_at_period_end=cancel_at_period_end)
         return await self._write(row, found, asked_at)
 
-    async def _pay(self, invoice: Invoice, token: str) -> None:
+    async def _pay(self, found: Subscription, due: Invoice, token: str | None) -> Subscription:
+        """Pay what is due, by this card or the one on file; the subscription then. Raises CardRefused."""
         try:
-            await self.billing.pay(invoice.id, token)
-        except RequestRefused as refused:  # paid meanwhile
-            log.info("invoice_not_paid", invoice=invoice.id, error=str(refused))
+            await self.billing.pay(due.id, token)
+        except (RequestRefused, ServiceHasNone) as refused:  # paid meanwhile, or there is no card that could
+            log.info("invoice_not_paid", invoice=due.id, error=str(refused))
+        found = await self.billing.get(found.id)
+        if found.due is not None:
+            raise CardRefused("payment_method_unusable", None)
+        return found
 
     async def give_up(self, row: Record) -> Record:
         """See to it that one that is incomplete never begins; the row then, which is live if it was paid before."""

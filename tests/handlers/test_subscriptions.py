@@ -406,6 +406,43 @@ async def test_a_charge_that_fails_keeps_access_for_a_week(shop: Shop, sql: Sql)
     assert await amounts(ada) == ["9.00", "9.00"]
 
 
+async def test_another_plan_comes_after_what_is_due(shop: Shop) -> None:
+    """Or the time that was not paid would be set off against it."""
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="past_due")
+    for wish in ({"plan_name": "all"}, {"billing_period": "yearly"}):
+        refused = await change(ada, **wish)
+        assert (refused.status, refused.code, refused.body["failure_code"]) == (
+            402, "card_declined", "generic_decline",
+        )  # fmt: skip
+        now = await subscription(ada)
+        assert (now["plan_name"], now["price"], now["status"]) == ("pro", "29.00", "past_due")
+    good = await shop.add_card(ada, "visa")
+    paid = (await change(ada, plan_name="all", payment_method_id=good["id"])).body
+    assert (paid["plan_name"], paid["status"]) == ("all", "active")
+    assert await amounts(ada) == ["29.00", "29.00"]
+
+
+async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="past_due")
+    for card in (await ada.get("/api/payments/methods")).body["items"]:
+        assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    removals = "SELECT count(*) FROM jobs WHERE kind = 'method_removal'"
+    await shop.once(lambda: sql.fetchval(removals), lambda left: left == 0)
+    refused = await change(ada, plan_name="all")
+    assert (refused.status, refused.body["failure_code"]) == (402, "payment_method_unusable")
+    assert (await subscription(ada))["plan_name"] == "pro"
+
+
 async def test_one_that_is_never_paid_ends(shop: Shop) -> None:
     ada = await shop.customer("ada")
     await subscribe(ada)
