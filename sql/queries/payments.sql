@@ -162,8 +162,9 @@ VALUES (:transaction_id, :amount, :reason, :requested_by, :idempotency_key) RETU
 SELECT
     r.*, t.currency, t.transaction_reference, t.user_id,
     extract(epoch FROM clock_timestamp() - r.created_at)::double precision AS age_s,
-    EXISTS (SELECT 1 FROM transactions AS o
-            WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
+    is_paid(t.status) AND EXISTS (
+        SELECT 1 FROM transactions AS o
+        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
 FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE r.id = :refund_id;
 
 -- name: note_refund(refund_id, stripe_id, status)!
@@ -172,6 +173,10 @@ UPDATE refunds SET
     stripe_id = coalesce(stripe_id, :stripe_id),
     status = CASE WHEN refund_rank(:status) > refund_rank(status) THEN :status ELSE status END
 WHERE id = :refund_id;
+
+-- name: drop_refund(refund_id)!
+-- One that shall not be done, unless it was.
+UPDATE refunds SET status = 'failed' WHERE id = :refund_id AND status = 'requested';
 
 -- name: note_foreign_refund(transaction_id, stripe_id, amount, status)!
 -- One that somebody made at Stripe, or one of ours that is known there already.
