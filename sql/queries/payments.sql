@@ -149,9 +149,10 @@ SELECT
 FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: get_refund_by_key(transaction_id, requested_by, idempotency_key, ttl_s)^
+-- What the same request made before it was cut off. One that failed has failed: the request begins another.
 SELECT * FROM refunds
 WHERE transaction_id = :transaction_id AND requested_by = :requested_by AND idempotency_key = :idempotency_key
-  AND created_at > now() - make_interval(secs => :ttl_s)
+  AND status <> 'failed' AND created_at > now() - make_interval(secs => :ttl_s)
 ORDER BY id DESC LIMIT 1;
 
 -- name: insert_refund(transaction_id, amount, reason, requested_by, idempotency_key)^

@@ -142,6 +142,19 @@ async def test_the_same_refund_after_a_crash_finds_its_row(shop: Shop, sql: Sql)
     assert await refunds_booked(shop) == 1
 
 
+async def test_the_same_refund_after_it_was_refused_is_asked_for_again(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="fail", status=400, path="/v1/refunds", times=2)
+    for _ in range(2):
+        refused = await refund(ada, transaction, key="one")
+        assert (refused.status, refused.code) == (502, "upstream_failed")
+    done = await refund(ada, transaction, key="one")
+    assert (done.status, done.body["status"]) == (200, "refunded")
+    assert (await refund(ada, transaction, key="one")).headers["Idempotency-Replayed"] == "true"
+    assert await refunds_booked(shop) == 1
+
+
 async def test_a_refund_made_at_stripe_is_learned_of(shop: Shop, stripe: Any) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
