@@ -394,12 +394,21 @@ class Subscribing:
     async def _heard(self, hint: Hint | InvoiceHint) -> None:
         """An event is about a subscription: if it is ours, ask."""
         subscription_id = await _find_named(self._database, hint)
-        if subscription_id is None:
-            return  # which is told when it is read
+        if subscription_id is not None:  # else it is told when it is read
+            await self._ask(subscription_id)
+
+    async def learn_of(self, intent: Intent) -> None:
+        """An event is of a payment that no row names: if it is a subscriber's, ask what they have paid for."""
+        for row in await subscriptions.list_of_customer(self._database, customer=intent.customer):
+            await self._ask(row["id"])
+            if await payments.find_transaction(self._database, transaction_reference=intent.id) is not None:
+                return
+
+    async def _ask(self, subscription_id: UUID) -> None:
         try:
             await self.sync(subscription_id)
         except (Mismatch, ServiceHasNone) as error:
-            log.warning("subscription_not_ours", subscription=hint.names[0], error=str(error))
+            log.warning("subscription_not_ours", subscription_id=str(subscription_id), error=str(error))
 
     async def look(self, job: Job) -> None:
         """Ask about a subscription until it has ended; one whose customer never came back is given up."""

@@ -257,6 +257,36 @@ async def test_what_is_told_before_we_know_stripes_id_of_a_subscription_is_never
     assert len(told) >= 10, kinds
 
 
+async def test_money_back_for_a_renewal_is_taken_though_its_invoice_was_not_told(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(shop, ada)
+    intent = await renewed(shop)
+    await refund_at_stripe(shop, intent, 900)
+    assert (await tell(shop, packed(await event_of(shop, "refund.created")))).status == 200
+    row = await shop.transaction(ada)
+    assert (row["transaction_reference"], row["status"]) == (intent, "refunded")
+    assert await dead_of(sql) == []
+
+
+async def test_a_dispute_of_a_renewal_is_taken_though_its_invoice_was_not_told(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(shop, ada)
+    intent = await renewed(shop)
+    await shop.stripe.control("POST", "disputes", payment_intent=intent)
+    assert (await tell(shop, packed(await event_of(shop, "charge.dispute.created")))).status == 200
+    row = await shop.transaction(ada)
+    assert (row["transaction_reference"], row["status"]) == (intent, "disputed")
+    assert await dead_of(sql) == []
+
+
+async def renewed(shop: Shop) -> str:
+    """The payment intent of the second month, of which nobody has told us."""
+    await shop.stripe.advance(31 * 86_400 + 7200)
+    _, paid = await shop.stripe.events("payment_intent.succeeded")
+    intent: str = paid["data"]["object"]["id"]
+    return intent
+
+
 async def test_a_dead_event_of_a_subscription_is_taken_once_more_by_asking_about_it(
     shop: Shop, sql: Sql, client: AppClient
 ) -> None:
