@@ -122,6 +122,16 @@ async def test_the_same_request_again_is_the_same_subscription(shop: Shop) -> No
     assert len(await shop.stripe.ledger()) == 1
 
 
+async def test_another_plan_under_the_key_of_a_lost_answer_is_refused(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/subscriptions", times=2)
+    assert (await subscribe(ada, "all", key="k")).status == 503
+    other = await subscribe(ada, "pro", key="k")
+    assert (other.status, other.code) == (422, "idempotency_key_reused")
+    await shop.once(lambda: subscribe(ada, "all", key="k"), lambda same: same.status == 201)
+    assert (await subscription(ada))["plan_name"] == "all"
+
+
 async def test_a_crash_between_stripes_answer_and_ours_is_found_by_a_job(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada")
     await shop.stripe.control("POST", "webhooks", mode="drop")
