@@ -76,7 +76,7 @@ async def test_what_is_not_truly_stripes_is_400_and_changes_nothing(shop: Shop, 
     _, event = await waiting(shop, ada)
     body, now = packed(event), time.time()
     signed = sign_webhook(body, at=now)
-    signature = signed["Stripe-Signature"]
+    signature, stale = (sign_webhook(body, at=at)["Stripe-Signature"] for at in (now, now - 360))
     text = {"Content-Type": "application/json"}
     refused: list[tuple[bytes, dict[str, str]]] = [
         (body, text),
@@ -89,6 +89,11 @@ async def test_what_is_not_truly_stripes_is_400_and_changes_nothing(shop: Shop, 
         (body, text | {"Stripe-Signature": f"t={int(now)},v1="}),
         (body, text | {"Stripe-Signature": signature.replace("v1=", "v0=")}),
         (body, text | {"Stripe-Signature": f"t={int(now)}0,{signature.partition(',')[2]}"}),
+        *(
+            (body, text | {"Stripe-Signature": stale.replace("t=", written) + f",t={int(now)}"})
+            for written in ("t=", "t= ", "t=+")
+        ),
+        (body, text | {"Stripe-Signature": f"{signature},t={int(now)}"}),
         (body[:-1], signed),
         (body[: len(body) // 2], sign_webhook(body[: len(body) // 2], at=now)),
         (body + b" ", signed),
