@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from server.data.jobs import Job
 from server.http.keys import PAYMENT_EVENTS
 from server.http.payment_events import EVENT
-from tests.support.app import AppClient
+from tests.support.app import AppClient, serving, settings
 from tests.support.people import Answer, Person
 from tests.support.shop import WEBHOOK, Shop, Sql, shop, stripe
 from tests.support.stripe import LocalService, sign_webhook
@@ -260,6 +260,18 @@ async def test_what_is_told_before_we_know_stripes_id_of_a_subscription_is_never
             assert await sql.fetchval("SELECT status FROM subscriptions") == "active"
     assert await dead_of(sql) == []
     assert len(told) >= 10, kinds
+
+
+async def test_there_is_time_to_ask_a_slow_stripe(
+    shop: Shop, postgres_dsn: str, redis_url: str, overrides: dict[str, Any]
+) -> None:
+    await subscribe(shop, await shop.customer("ada"))
+    body = packed(await event_of(shop, "customer.subscription.updated"))
+    hurried = overrides | {"server": {"handler_timeout_s": 0.5}}
+    await shop.stripe.control("POST", "answers", do="slow", method="GET", path="/v1/subscriptions/", delay_s=1.0)
+    async with serving(settings(postgres_dsn, redis_url, **hurried)) as client:
+        answer = await client.post(WEBHOOK, data=body, headers=sign_webhook(body, at=time.time()))
+        assert answer.status == 200
 
 
 async def test_money_back_for_a_renewal_is_taken_though_its_invoice_was_not_told(shop: Shop, sql: Sql) -> None:
