@@ -142,11 +142,15 @@ class _CardFace(BaseModel):
     exp_year: int
 
 
-class Card(BaseModel):
-    """A payment method that is a card. `id` is its token."""
-
+class _Method(BaseModel):
     id: str
     customer: str | None = None
+    card: _CardFace | None = None
+
+
+class Card(_Method):
+    """A payment method that is a card. `id` is its token."""
+
     card: _CardFace
 
 
@@ -219,15 +223,20 @@ class Gateway:
         return found.id
 
     async def attach_card(self, token: str, customer: str) -> Card:
-        """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what is no card of this account, and
-        RequestRefused for one that is somebody else's."""
-        params: Any = {"customer": customer}
+        """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what this account does not have, and
+        RequestRefused for one that is somebody else's, or for what is no card."""
+        method = await self._attach(token, customer)
+        if method.card is None:
+            await self.detach_card(token)
+            raise RequestRefused("the payment method is no card", "")
+        return Card(id=method.id, customer=method.customer, card=method.card)
+
+    async def _attach(self, token: str, customer: str) -> _Method:
+        api, params = self.client.v1.payment_methods, {"customer": customer}
         try:
-            return await self.ask(
-                "attach_card", Card, lambda: self.client.v1.payment_methods.attach_async(token, params)
-            )
+            return await self.ask("attach_card", _Method, lambda: api.attach_async(token, params))  # type: ignore[arg-type]
         except RequestRefused:
-            known = await self.ask("get_card", Card, lambda: self.client.v1.payment_methods.retrieve_async(token))
+            known = await self.ask("get_card", _Method, lambda: api.retrieve_async(token))
             if known.customer != customer:  # else it was attached by an attempt whose answer was lost
                 raise
             return known
