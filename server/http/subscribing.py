@@ -283,7 +283,7 @@ class Subscribing:
     async def _pay(self, found: Subscription, due: Invoice, token: str | None) -> Subscription:
         """Pay what is due, by this card or the one on file; the subscription then. Raises CardRefused."""
         try:
-            await self.billing.pay(due.id, token)
+            await self.billing.pay(due, token)
         except (RequestRefused, ServiceHasNone) as refused:  # paid meanwhile, or there is no card that could
             log.info("invoice_not_paid", invoice=due.id, error=str(refused))
         found = await self.billing.get(found.id)

@@ -437,6 +437,16 @@ async def test_another_plan_comes_after_what_is_due(shop: Shop) -> None:
     assert await amounts(ada) == ["29.00", "29.00"]
 
 
+async def test_another_plan_comes_after_a_renewal_that_is_just_being_charged(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    before = (await subscribe(ada, "pro")).body
+    stripes_now = (await shop.stripe.control("GET", "clock"))["now"]
+    await shop.stripe.advance(ends_at(before).timestamp() - stripes_now + 60)
+    after = (await change(ada, plan_name="all")).body
+    assert (after["plan_name"], after["status"]) == ("all", "active")
+    assert await amounts(ada) == ["29.00", "29.00"]
+
+
 async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada")
     await subscribe(ada, "pro")
