@@ -320,6 +320,7 @@ async def cancel_transaction(call: Call[None]) -> Record:
     rate=None,
     content=("application/json",),
     problems=(EventInvalid, *OUTSIDE_PROBLEMS),
+    timeout_s=asks_stripe_s(3),
 )
 async def take_event(call: Call[None]) -> web.Response:
     """An event of Stripe, signed over its very bytes. Told twice, late and in any order it comes to the same end; one

@@ -257,6 +257,7 @@ async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
     if user_id != call.user.id and not call.user.has("admin"):
         raise RoleRequired("Only an admin enrols others.")
     async with call.db.transaction() as tx:
+        await progress.lock_subscriptions(tx, user_id=user_id)
         course = await progress.lock_course(
             tx,
             course_id=call.body.course_id,

@@ -57,10 +57,12 @@ class NewRefund(Body):
     timeout_s=asks_stripe_s(2),
 )
 async def refund_transaction(call: Call[NewRefund]) -> Reply:
-    """Give money back. All of it ends the enrolment that it paid for, a part does not; what was watched is kept.
+    """Give money back. All of it ends the enrolment or the subscription that it paid for, a part does not; what was
+    watched is kept. A subscription goes on where the period is over that was paid for.
 
     Administrators may at any time, others their own within `payments.refund_days` and with less than
-    `payments.refund_watched_share` of the course watched. 202: Stripe is away, and will be asked until it has done it.
+    `payments.refund_watched_share` of the course watched, or of every course that the subscription opened. 202: Stripe
+    is away, and will be asked until it has done it.
     """
     charging, transaction_id = call.app[CHARGING], call.path.transaction_id
     async with call.db.transaction() as tx:

@@ -297,14 +297,18 @@ async def _wished_plan(call: Call[Any], row: Record, wish: dict[str, Any]) -> Re
     timeout_s=asks_stripe_s(3),
 )
 async def cancel_subscription(call: Call[None]) -> Record:
-    """End it at the end of what is paid for, or at once. One that is incomplete is given up; one that has ended stays
-    as it is."""
+    """End it at the end of what is paid for, or at once. One that is incomplete is given up, unless it was paid just
+    then; one that has ended stays as it is."""
     row, subscribing = await _get_own(call), call.app[SUBSCRIBING]
     if row["status"] == "canceled":
         return row
     await subscribing.watch_over(call.db, row["id"], once=True)
-    if call.query.now or row["status"] == "incomplete":
+    if call.query.now:
         return await subscribing.cancel_now(row)
+    if row["status"] == "incomplete":
+        row = await subscribing.give_up(row)
+        if row["status"] == "canceled":
+            return row
     return await subscribing.change(row, cancel_at_period_end=True)
 
 

@@ -338,6 +338,7 @@ async def stripe(app: web.Application) -> AsyncIterator[None]:
     app[PAYMENT_EVENTS] = events = PaymentEvents(app[DATABASE], charging)
     app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging, app[CLOCK])
     events.kinds |= subscribing.kinds
+    events.asks.append(subscribing.learn_of)
     yield
 
 

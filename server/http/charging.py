@@ -280,20 +280,54 @@ class Charging:
         """Do what a refund asks for whose request was cut off, and what nobody asked for: a course paid for twice."""
         refund_id = UUID(job.payload["refund_id"])
         row = await payments.get_refund(self._database, refund_id=refund_id)
-        if row is None or row["status"] not in ("requested", "pending"):
-            return
-        if row["status"] == "requested" and row["reason"] == "duplicate" and not row["is_twice"]:
-            # The other one was given back meanwhile: this is now what the course is paid by.
-            await payments.note_refund(self._database, refund_id=refund_id, stripe_id=None, status="failed")
+        if row is None:
             return
         async with self.putting_off(job):
-            if row["status"] == "requested":
-                await self.refund(refund_id)
-            else:
+            if not await self._is_to_do(row):
+                return
+            if row["status"] == "pending":
                 await self._compare_refunds(row["transaction_id"], row["transaction_reference"])
+            else:
+                try:
+                    await self.refund(refund_id)
+                except ServiceRefused as error:
+                    if _is_by_itself(row):  # whoever asked was told; of this nobody else would learn
+                        raise Hopeless(str(error)) from error
+                    raise
         row = await payments.get_refund(self._database, refund_id=refund_id)
         if row is not None and row["status"] == "pending":
             raise Again(self.pause_s(job))
+
+    async def _is_to_do(self, row: Record) -> bool:
+        """Whether a refund is to be done, or followed to its end. One that nobody asked for and that failed is begun
+        anew: an operator has its job tried once more."""
+        if _is_by_itself(row) and row["status"] in ("requested", "failed"):
+            if not row["is_twice"]:
+                # One of the two was given back or disputed meanwhile: the course is paid by the other. This one may
+                # have been asked for, too, without an answer.
+                await self._compare_refunds(row["transaction_id"], row["transaction_reference"])
+                await payments.drop_refund(self._database, refund_id=row["id"])
+                return False
+            if row["status"] == "failed":
+                await self._begin_anew(row)
+        return row["status"] in ("requested", "pending")
+
+    async def _begin_anew(self, row: Record) -> None:
+        """Another refund of what is left: under the key of the one that failed Stripe would say the same again."""
+        transaction_id = row["transaction_id"]
+        async with self._database.transaction() as tx:
+            await payments.lock_transaction(tx, transaction_id=transaction_id)
+            left = (await payments.get_refundable(tx, transaction_id=transaction_id))["amount_left"]
+            if left:
+                refund = await payments.insert_refund(
+                    tx,
+                    transaction_id=transaction_id,
+                    amount=left,
+                    reason=row["reason"],
+                    requested_by=None,
+                    idempotency_key=None,
+                )
+                await add_job(tx, REFUND, refund_id=str(refund["id"]))
 
     async def compare_refunds(self, job: Job) -> None:
         """Learn of all refunds of a transaction, those made at Stripe too."""
@@ -444,6 +478,11 @@ async def note_dispute(tx: Connection, transaction_id: UUID, dispute: Dispute) -
         await add_job(tx, DISPUTE, in_s=_DISPUTE_S, dispute_id=dispute.id)
     user_id: UUID = row["user_id"]
     return user_id
+
+
+def _is_by_itself(refund: Record) -> bool:
+    """Whether nobody asked for it: its course was paid for twice. Whoever asks may give any reason."""
+    return refund["requested_by"] is None and refund["reason"] == "duplicate"
 
 
 def _dispute_status(dispute: Dispute) -> str:

@@ -6,7 +6,8 @@ the same request may simply be sent again. What asks a service outside must not 
 under a lease, and a process that dies leaves the key free after the lease.
 
 Kept is what was decided: success, and problems that will not go away by themselves. Failures of ours (5xx) and problems
-that say `retryable` are not kept.
+that say `retryable` are not kept; the key is free again, where a service outside was asked for the same request alone,
+which goes on with what the first has begun.
 """
 
 import hashlib

@@ -82,11 +82,13 @@ _SECRET = {"client_secret", "next_action"}
 
 
 class PaymentEvents:
-    """Takes events. Other parts add what they understand to `kinds`, by the event's type."""
+    """Takes events. Other parts add what they understand to `kinds`, by the event's type, and to `asks` how they learn
+    of a payment intent that names no row of ours."""
 
     def __init__(self, database: Database, charging: Charging) -> None:
         self._database = database
         self._charging = charging
+        self.asks: list[Callable[[Intent], Awaitable[None]]] = []
         intent = Kind(Intent, _apply_intent)
         refund = Kind(Refund, _apply_refund)
         dispute = Kind(Dispute, _apply_dispute)
@@ -172,11 +174,15 @@ class PaymentEvents:
             return f"{error.intent_id} is no payment of ours", None
 
     async def _ask(self, intent_id: str) -> None:
-        """What Stripe says of an intent, kept with the row that its metadata names."""
+        """What Stripe says of an intent, kept with the row that its metadata names; one that names none may be of an
+        invoice that nobody has told us of."""
         try:
             intent = await self._charging.gateway.get_intent(intent_id)
             if transaction_id := _named(intent):
                 await self._charging.note(transaction_id, intent)
+                return
+            for ask in self.asks:
+                await ask(intent)
         except (ServiceHasNone, Mismatch) as error:
             log.warning("payment_intent_not_ours", intent=intent_id, error=str(error))
 

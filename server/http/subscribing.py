@@ -264,9 +264,10 @@ class Subscribing:
         found = await self.billing.get(row["stripe_id"])
         if _STATUSES.get(found.status) == "canceled":  # and nobody has told us yet
             return await self._write(row, found, asked_at)
-        if token is not None and found.status == "past_due" and found.invoice and found.invoice.status == "open":
-            # What is due comes first: a card that cannot pay it does not take the other's place.
-            await self._pay(found.invoice, token)
+        if found.due is not None and (plan is not None or token is not None):
+            # What is due comes first: nothing is set off for time that was never paid, and a card that cannot pay it
+            # does not take the other's place.
+            found = await self._pay(found, found.due, token)
         price = None
         if plan is not None:
             period = billing_period or row["billing_period"]
@@ -279,11 +280,24 @@ class Subscribing:
         found = await self.billing.change(found, price=price, token=token, cancel_at_period_end=cancel_at_period_end)
         return await self._write(row, found, asked_at)
 
-    async def _pay(self, invoice: Invoice, token: str) -> None:
+    async def _pay(self, found: Subscription, due: Invoice, token: str | None) -> Subscription:
+        """Pay what is due, by this card or the one on file; the subscription then. Raises CardRefused."""
         try:
-            await self.billing.pay(invoice.id, token)
-        except RequestRefused as refused:  # paid meanwhile
-            log.info("invoice_not_paid", invoice=invoice.id, error=str(refused))
+            await self.billing.pay(due, token)
+        except (RequestRefused, ServiceHasNone) as refused:  # paid meanwhile, or there is no card that could
+            log.info("invoice_not_paid", invoice=due.id, error=str(refused))
+        found = await self.billing.get(found.id)
+        if found.due is not None:
+            raise CardRefused("payment_method_unusable", None)
+        return found
+
+    async def give_up(self, row: Record) -> Record:
+        """See to it that one that is incomplete never begins; the row then, which is live if it was paid before."""
+        async with self._turn(row["id"]):
+            row = await self._sync(row["id"])
+            if row["status"] != "incomplete":
+                return row
+            return await (self._give_up(row) if row["stripe_id"] is None else self._cancel(row))
 
     async def cancel_now(self, row: Record) -> Record:
         """End it in this moment, whatever it is; the row then."""
@@ -380,12 +394,21 @@ class Subscribing:
     async def _heard(self, hint: Hint | InvoiceHint) -> None:
         """An event is about a subscription: if it is ours, ask."""
         subscription_id = await _find_named(self._database, hint)
-        if subscription_id is None:
-            return  # which is told when it is read
+        if subscription_id is not None:  # else it is told when it is read
+            await self._ask(subscription_id)
+
+    async def learn_of(self, intent: Intent) -> None:
+        """An event is of a payment that no row names: if it is a subscriber's, ask what they have paid for."""
+        for row in await subscriptions.list_of_customer(self._database, customer=intent.customer):
+            await self._ask(row["id"])
+            if await payments.find_transaction(self._database, transaction_reference=intent.id) is not None:
+                return
+
+    async def _ask(self, subscription_id: UUID) -> None:
         try:
             await self.sync(subscription_id)
         except (Mismatch, ServiceHasNone) as error:
-            log.warning("subscription_not_ours", subscription=hint.names[0], error=str(error))
+            log.warning("subscription_not_ours", subscription_id=str(subscription_id), error=str(error))
 
     async def look(self, job: Job) -> None:
         """Ask about a subscription until it has ended; one whose customer never came back is given up."""
@@ -395,14 +418,14 @@ class Subscribing:
         async with self._charging.putting_off(job):
             row = await self.sync(row["id"])
             if row["status"] == "incomplete" and job.age_s > self._config.payments.abandoned_s:
-                row = await self.cancel_now(row)
+                row = await self.give_up(row)
         if row["status"] == "incomplete":
             raise Again(self._charging.pause_s(job))
         if row["status"] != "canceled" and not job.payload.get("once"):
             raise Again(_SELDOM_S)
 
     async def end(self, job: Job) -> None:
-        """End the subscription of somebody who has left."""
+        """End the subscription of somebody who has left, or was given the money back."""
         row = await self._named(job)
         if row is None or row["status"] == "canceled":
             return

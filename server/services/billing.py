@@ -130,6 +130,12 @@ class Subscription(BaseModel):
         """The latest, where it was asked for."""
         return self.latest_invoice if isinstance(self.latest_invoice, Invoice) else None
 
+    @property
+    def due(self) -> Invoice | None:
+        """The invoice of a period that has begun and is not paid: that could not be, or of a renewal just now."""
+        is_due = self.status in ("active", "past_due") and self.invoice and self.invoice.status in ("draft", "open")
+        return self.invoice if is_due else None
+
 
 class Billing:
     """Every call raises what Gateway's do."""
@@ -228,12 +234,15 @@ class Billing:
         api = self.gateway.client.v1.subscriptions
         return await self._ask("cancel_subscription", lambda: api.cancel_async(subscription_id))
 
-    async def pay(self, invoice_id: str, token: str) -> None:
-        """Charge an open invoice to a card now. Raises CardRefused, RequestRefused when it is open no more."""
-        params: Any = {"payment_method": token}
+    async def pay(self, invoice: Invoice, token: str | None) -> None:
+        """Charge an invoice now, to this card or to the one on file. Raises CardRefused, RequestRefused when there is
+        nothing to pay any more, and one of them or ServiceHasNone without a card."""
+        params: Any = {"payment_method": token} if token else {}
         options: Any = {"idempotency_key": str(uuid4())}
         api = self.gateway.client.v1.invoices
-        await self.gateway.ask("pay_invoice", Invoice, lambda: api.pay_async(invoice_id, params, options))
+        if invoice.status == "draft":
+            await self.gateway.ask("finalize_invoice", Invoice, lambda: api.finalize_invoice_async(invoice.id))
+        await self.gateway.ask("pay_invoice", Invoice, lambda: api.pay_async(invoice.id, params, options))
 
     async def list_paid(self, subscription_id: str) -> list[Invoice]:
         """The newest of its invoices that are paid."""

@@ -41,7 +41,7 @@ _TRIES = 2
 # Of what is switched on at Stripe whatever does not take the customer elsewhere to pay.
 _CARDS_ALONE = {"enabled": True, "allow_redirects": "never"}
 _NO_TIMEOUT = ClientTimeout(total=None)
-_SIGNED_AT = re.compile(r"(?:^|,)t=(\d{1,15})(?:,|$)", re.ASCII)
+_SIGNED_AT = re.compile(r"\d{1,15}", re.ASCII)
 _TOKENS = re.compile(r"\b(pm|card|src|tok)_\w+")
 
 T = TypeVar("T")
@@ -142,11 +142,15 @@ class _CardFace(BaseModel):
     exp_year: int
 
 
-class Card(BaseModel):
-    """A payment method that is a card. `id` is its token."""
-
+class _Method(BaseModel):
     id: str
     customer: str | None = None
+    card: _CardFace | None = None
+
+
+class Card(_Method):
+    """A payment method that is a card. `id` is its token."""
+
     card: _CardFace
 
 
@@ -219,15 +223,20 @@ class Gateway:
         return found.id
 
     async def attach_card(self, token: str, customer: str) -> Card:
-        """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what is no card of this account, and
-        RequestRefused for one that is somebody else's."""
-        params: Any = {"customer": customer}
+        """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what this account does not have, and
+        RequestRefused for one that is somebody else's, or for what is no card."""
+        method = await self._attach(token, customer)
+        if method.card is None:
+            await self.detach_card(token)
+            raise RequestRefused("the payment method is no card", "")
+        return Card(id=method.id, customer=method.customer, card=method.card)
+
+    async def _attach(self, token: str, customer: str) -> _Method:
+        api, params = self.client.v1.payment_methods, {"customer": customer}
         try:
-            return await self.ask(
-                "attach_card", Card, lambda: self.client.v1.payment_methods.attach_async(token, params)
-            )
+            return await self.ask("attach_card", _Method, lambda: api.attach_async(token, params))  # type: ignore[arg-type]
         except RequestRefused:
-            known = await self.ask("get_card", Card, lambda: self.client.v1.payment_methods.retrieve_async(token))
+            known = await self.ask("get_card", _Method, lambda: api.retrieve_async(token))
             if known.customer != customer:  # else it was attached by an attempt whose answer was lost
                 raise
             return known
@@ -344,10 +353,17 @@ class Gateway:
         except (SignatureVerificationError, UnicodeDecodeError, TypeError) as error:
             # TypeError: a signature with what is not ASCII cannot be compared.
             raise EventRefused(type(error).__name__) from None
-        signed_at = _SIGNED_AT.search(header or "")
-        age_s = self._clock.now().timestamp() - int(signed_at[1]) if signed_at else float("inf")
-        if abs(age_s) > self._settings.webhook_tolerance_s:
+        if abs(self._clock.now().timestamp() - _signed_at(header or "")) > self._settings.webhook_tolerance_s:
             raise EventRefused("stale or from the future")
+
+
+def _signed_at(header: str) -> int:
+    """When an event was signed, by the one time in the header: of two the SDK might have read the other. Raises
+    EventRefused."""
+    times = [item.removeprefix("t=") for item in header.split(",") if item.startswith("t=")]
+    if len(times) != 1 or not _SIGNED_AT.fullmatch(times[0]):
+        raise EventRefused("not one time")
+    return int(times[0])
 
 
 class _Named(BaseModel):

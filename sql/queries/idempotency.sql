@@ -23,7 +23,8 @@ SET request_hash = excluded.request_hash, running_until = NULL, status = exclude
     headers = excluded.headers, body = excluded.body, expires_at = excluded.expires_at;
 
 -- name: release_key(user_id, key)!
-DELETE FROM idempotency_keys WHERE user_id = :user_id AND key = :key AND status IS NULL;
+-- For the same request alone: what the first has begun is found by its key.
+UPDATE idempotency_keys SET running_until = now() WHERE user_id = :user_id AND key = :key AND status IS NULL;
 
 -- name: sweep_keys(most)!
 DELETE FROM idempotency_keys

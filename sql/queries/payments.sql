@@ -139,19 +139,20 @@ WHERE id = :transaction_id AND (user_id = :viewer_id OR :viewer_role::text = 'ad
 FOR NO KEY UPDATE;
 
 -- name: get_refundable(transaction_id)^
--- With what of it is left to be given back, which is known under the lock alone, and how much of the course was watched.
+-- With what of it is left to be given back, which is known under the lock alone, and how much was watched for it.
 SELECT
     t.*,
     t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
                 WHERE r.transaction_id = t.id AND r.status <> 'failed') AS amount_left,
     extract(epoch FROM now() - t.succeeded_at)::double precision AS paid_for_s,
-    watched_share(t.user_id, t.course_id) AS watched_share
+    watched_share_of(t) AS watched_share
 FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: get_refund_by_key(transaction_id, requested_by, idempotency_key, ttl_s)^
+-- What the same request made before it was cut off. One that failed has failed: the request begins another.
 SELECT * FROM refunds
 WHERE transaction_id = :transaction_id AND requested_by = :requested_by AND idempotency_key = :idempotency_key
-  AND created_at > now() - make_interval(secs => :ttl_s)
+  AND status <> 'failed' AND created_at > now() - make_interval(secs => :ttl_s)
 ORDER BY id DESC LIMIT 1;
 
 -- name: insert_refund(transaction_id, amount, reason, requested_by, idempotency_key)^
@@ -162,8 +163,9 @@ VALUES (:transaction_id, :amount, :reason, :requested_by, :idempotency_key) RETU
 SELECT
     r.*, t.currency, t.transaction_reference, t.user_id,
     extract(epoch FROM clock_timestamp() - r.created_at)::double precision AS age_s,
-    EXISTS (SELECT 1 FROM transactions AS o
-            WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
+    is_paid(t.status) AND EXISTS (
+        SELECT 1 FROM transactions AS o
+        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
 FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE r.id = :refund_id;
 
 -- name: note_refund(refund_id, stripe_id, status)!
@@ -172,6 +174,10 @@ UPDATE refunds SET
     stripe_id = coalesce(stripe_id, :stripe_id),
     status = CASE WHEN refund_rank(:status) > refund_rank(status) THEN :status ELSE status END
 WHERE id = :refund_id;
+
+-- name: drop_refund(refund_id)!
+-- One that shall not be done, unless it was.
+UPDATE refunds SET status = 'failed' WHERE id = :refund_id AND status = 'requested';
 
 -- name: note_foreign_refund(transaction_id, stripe_id, amount, status)!
 -- One that somebody made at Stripe, or one of ours that is known there already.

@@ -37,6 +37,10 @@ SELECT c.*, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM courses AS c
 WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
+-- name: lock_subscriptions(user_id)!
+-- Before it is read what they cover: none of them changes while somebody is enrolled by it.
+SELECT 1 FROM subscriptions WHERE user_id = :user_id AND status <> 'canceled' FOR SHARE;
+
 -- name: lock_course(course_id, viewer_id, viewer_role, user_id)^
 -- As get_course, and nobody archives or deletes it before the transaction ends; with what would enrol `user_id`. What was
 -- bought is not forgotten, wherever the course went since.

@@ -43,6 +43,12 @@ SELECT id FROM subscriptions
 WHERE stripe_id = :stripe_id OR (id = :named AND (stripe_id = :stripe_id) IS NOT FALSE)
 ORDER BY (stripe_id = :stripe_id) DESC NULLS LAST LIMIT 1;
 
+-- name: list_of_customer(customer)
+-- Of whom Stripe calls so, those that Stripe has or may have, the newest first.
+SELECT s.id FROM subscriptions AS s JOIN customers AS c ON c.user_id = s.user_id
+WHERE c.stripe_id = :customer AND (s.stripe_id IS NOT NULL OR s.status <> 'canceled')
+ORDER BY s.id DESC;
+
 -- name: withdraw_subscription(subscription_id)!
 -- The same request may begin it anew.
 UPDATE subscriptions SET status = 'canceled', idempotency_key = NULL

@@ -328,6 +328,22 @@ def get_invoice(call: AnyCall) -> Json:
     return call.named("invoice")
 
 
+class InvoiceFinalize(Parameters):
+    auto_advance: bool | None = None
+
+
+@operation("POST", "/v1/invoices/{invoice}/finalize", InvoiceFinalize)
+def finalize_invoice(call: Call[InvoiceFinalize]) -> Json:
+    """Change a draft no more. Raises ApiError."""
+    invoice = call.named("invoice")
+    if invoice["status"] != "draft":
+        raise ApiError(
+            "This invoice is already finalized, you can't re-finalize a non-draft invoice.", code="invoice_not_editable"
+        )
+    finalize(call, invoice)
+    return invoice
+
+
 @operation("GET", "/v1/invoice_payments", InvoicePaymentList)
 def list_invoice_payments(call: Call[InvoicePaymentList]) -> Json:
     """The newest first; by their payment intent too."""

@@ -198,16 +198,19 @@ async def test_what_asks_outside_runs_under_a_lease_that_a_dead_process_cannot_k
     assert (replayed.status, replayed.headers["Idempotency-Replayed"]) == (404, "true")
 
 
-async def test_a_failure_outside_frees_the_key(
+async def test_a_failure_outside_frees_the_key_for_the_same_request(
     teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def failing(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("handlers.sessions.sessions.get_watchable_video", failing)
-    headers = key()
-    assert (await teacher.post(f"/api/videos/{uuid4()}/sessions", {}, headers=headers)).status == 500
-    assert await count(sql, "idempotency_keys") == 0
+    path, headers = f"/api/videos/{uuid4()}/sessions", key()
+    assert (await teacher.post(path, {}, headers=headers)).status == 500
+    monkeypatch.undo()
+    other = await teacher.post(path, {"device": "tv"}, headers=headers)
+    assert (other.status, other.code) == (422, "idempotency_key_reused")
+    assert (await teacher.post(path, {}, headers=headers)).status == 404
 
 
 async def test_a_killed_process_leaves_keys_free_and_nothing_done_twice(

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from server.data.jobs import Job
 from server.http.keys import PAYMENT_EVENTS
 from server.http.payment_events import EVENT
-from tests.support.app import AppClient
+from tests.support.app import AppClient, serving, settings
 from tests.support.people import Answer, Person
 from tests.support.shop import WEBHOOK, Shop, Sql, shop, stripe
 from tests.support.stripe import LocalService, sign_webhook
@@ -76,7 +76,7 @@ async def test_what_is_not_truly_stripes_is_400_and_changes_nothing(shop: Shop, 
     _, event = await waiting(shop, ada)
     body, now = packed(event), time.time()
     signed = sign_webhook(body, at=now)
-    signature = signed["Stripe-Signature"]
+    signature, stale = (sign_webhook(body, at=at)["Stripe-Signature"] for at in (now, now - 360))
     text = {"Content-Type": "application/json"}
     refused: list[tuple[bytes, dict[str, str]]] = [
         (body, text),
@@ -89,6 +89,11 @@ async def test_what_is_not_truly_stripes_is_400_and_changes_nothing(shop: Shop, 
         (body, text | {"Stripe-Signature": f"t={int(now)},v1="}),
         (body, text | {"Stripe-Signature": signature.replace("v1=", "v0=")}),
         (body, text | {"Stripe-Signature": f"t={int(now)}0,{signature.partition(',')[2]}"}),
+        *(
+            (body, text | {"Stripe-Signature": stale.replace("t=", written) + f",t={int(now)}"})
+            for written in ("t=", "t= ", "t=+")
+        ),
+        (body, text | {"Stripe-Signature": f"{signature},t={int(now)}"}),
         (body[:-1], signed),
         (body[: len(body) // 2], sign_webhook(body[: len(body) // 2], at=now)),
         (body + b" ", signed),
@@ -255,6 +260,48 @@ async def test_what_is_told_before_we_know_stripes_id_of_a_subscription_is_never
             assert await sql.fetchval("SELECT status FROM subscriptions") == "active"
     assert await dead_of(sql) == []
     assert len(told) >= 10, kinds
+
+
+async def test_there_is_time_to_ask_a_slow_stripe(
+    shop: Shop, postgres_dsn: str, redis_url: str, overrides: dict[str, Any]
+) -> None:
+    await subscribe(shop, await shop.customer("ada"))
+    body = packed(await event_of(shop, "customer.subscription.updated"))
+    hurried = overrides | {"server": {"handler_timeout_s": 0.5}}
+    await shop.stripe.control("POST", "answers", do="slow", method="GET", path="/v1/subscriptions/", delay_s=1.0)
+    async with serving(settings(postgres_dsn, redis_url, **hurried)) as client:
+        answer = await client.post(WEBHOOK, data=body, headers=sign_webhook(body, at=time.time()))
+        assert answer.status == 200
+
+
+async def test_money_back_for_a_renewal_is_taken_though_its_invoice_was_not_told(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(shop, ada)
+    intent = await renewed(shop)
+    await refund_at_stripe(shop, intent, 900)
+    assert (await tell(shop, packed(await event_of(shop, "refund.created")))).status == 200
+    row = await shop.transaction(ada)
+    assert (row["transaction_reference"], row["status"]) == (intent, "refunded")
+    assert await dead_of(sql) == []
+
+
+async def test_a_dispute_of_a_renewal_is_taken_though_its_invoice_was_not_told(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(shop, ada)
+    intent = await renewed(shop)
+    await shop.stripe.control("POST", "disputes", payment_intent=intent)
+    assert (await tell(shop, packed(await event_of(shop, "charge.dispute.created")))).status == 200
+    row = await shop.transaction(ada)
+    assert (row["transaction_reference"], row["status"]) == (intent, "disputed")
+    assert await dead_of(sql) == []
+
+
+async def renewed(shop: Shop) -> str:
+    """The payment intent of the second month, of which nobody has told us."""
+    await shop.stripe.advance(31 * 86_400 + 7200)
+    _, paid = await shop.stripe.events("payment_intent.succeeded")
+    intent: str = paid["data"]["object"]["id"]
+    return intent
 
 
 async def test_a_dead_event_of_a_subscription_is_taken_once_more_by_asking_about_it(

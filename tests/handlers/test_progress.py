@@ -382,6 +382,23 @@ async def test_a_subscription_opens_and_enrols_while_it_lives(
     assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 0
 
 
+async def test_nobody_is_enrolled_by_a_subscription_that_ends_in_that_moment(
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]", postgres_dsn: str
+) -> None:
+    course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
+    student = await people.join("student")
+    await subscribe(sql, student)
+    ending = await asyncpg.connect(postgres_dsn)
+    try:
+        async with ending.transaction():
+            await ending.execute("UPDATE subscriptions SET status = 'canceled'")
+            enrolling = asyncio.create_task(student.post("/api/enrollments", {"course_id": course["id"]}))
+            await blocked(sql)
+    finally:
+        await ending.close()
+    assert (await enrolling).code == "payment_required"
+
+
 async def test_a_gift_to_who_is_enrolled_by_a_subscription_outlives_it(
     people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from server.data.db import queries
+from server.http.keys import DATABASE
+from tests.support.app import AppClient
 from tests.support.people import Person
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
 
@@ -110,6 +113,17 @@ async def test_a_refund_whose_answer_is_lost_is_done_once(shop: Shop, fate: str)
     assert await refunds_booked(shop) == 1
 
 
+async def test_a_refund_for_any_reason_is_done_though_stripe_was_away(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="cut", path="/v1/refunds", times=9)
+    assert (await refund(ada, transaction, reason="duplicate")).status == 202
+    await shop.stripe.control("DELETE", "answers")
+    await shop.becomes(ada, "refunded")
+    await shop.stripe.all_told()
+    assert await refunds_booked(shop) == 1
+
+
 async def test_many_refunds_at_once_give_back_no_more_than_was_paid(shop: Shop) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
@@ -125,6 +139,19 @@ async def test_the_same_refund_after_a_crash_finds_its_row(shop: Shop, sql: Sql)
     await sql.execute("DELETE FROM idempotency_keys WHERE key = 'one'")
     again = await refund(ada, transaction, key="one", amount="10.00")
     assert (again.status, again.body["refunded_amount"]) == (200, "10.00")
+    assert await refunds_booked(shop) == 1
+
+
+async def test_the_same_refund_after_it_was_refused_is_asked_for_again(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="fail", status=400, path="/v1/refunds", times=2)
+    for _ in range(2):
+        refused = await refund(ada, transaction, key="one")
+        assert (refused.status, refused.code) == (502, "upstream_failed")
+    done = await refund(ada, transaction, key="one")
+    assert (done.status, done.body["status"]) == (200, "refunded")
+    assert (await refund(ada, transaction, key="one")).headers["Idempotency-Replayed"] == "true"
     assert await refunds_booked(shop) == 1
 
 
@@ -187,12 +214,83 @@ async def test_a_course_that_was_paid_twice_after_all_is_given_back_once(shop: S
     assert (await shop.transaction(ada))["id"] == second["id"]
 
 
-async def confirmed_elsewhere(stripe: Any, purchase: Any) -> None:
+async def paid_twice(shop: Shop, stripe: Any, card: str = "visa") -> tuple[Person, str]:
+    """Whoever paid for the course twice, and the path of the payment that nobody waits for, made by this card."""
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    first = (await shop.buy(ada)).body
+    intent = first["transaction"]["transaction_reference"]
+    cancel = f"/v1/payment_intents/{intent}/cancel"
+    await shop.stripe.control("POST", "answers", do="fail", status=400, path=cancel, times=50)
+    await shop.stripe.approve(intent, approved=False)
+    await shop.becomes(ada, "failed")
+    await shop.add_card(ada, "visa", is_default=True)
+    assert (await shop.buy(ada)).status == 201
+    await confirmed_elsewhere(stripe, first, card)
+    return ada, f"/api/payments/transactions/{first['transaction']['id']}"
+
+
+async def status_is(shop: Shop, person: Person, path: str, status: str) -> None:
+    """Sooner or later."""
+
+    async def look() -> Any:
+        return (await person.get(path)).body["status"]
+
+    await shop.once(look, lambda seen: seen == status)
+
+
+async def dead_refunds(sql: Sql) -> list[Any]:
+    """Why operators have to see to them."""
+    rows = await sql.fetch("SELECT error FROM jobs WHERE kind = 'payment_refund' AND dead_at IS NOT NULL")
+    return [row["error"] for row in rows]
+
+
+async def test_what_was_paid_twice_and_stripe_will_not_give_back_is_seen_and_can_be_tried_again(
+    shop: Shop, sql: Sql, stripe: Any, client: AppClient
+) -> None:
+    await shop.stripe.control("POST", "answers", do="fail", status=400, path="/v1/refunds")
+    ada, path = await paid_twice(shop, stripe)
+    [why] = await shop.once(lambda: dead_refunds(sql), bool)
+    assert "Stripe answered 400" in why
+    assert (await ada.get(path)).body["status"] == "succeeded"
+    await queries("jobs").retry_jobs(client.app[DATABASE], job_id=None)
+    await status_is(shop, ada, path, "refunded")
+    assert await shop.is_enrolled(ada)
+    assert await refunds_booked(shop) == 1
+    assert await dead_refunds(sql) == []
+
+
+async def test_what_was_paid_twice_and_comes_back_from_the_bank_is_seen_and_can_be_tried_again(
+    shop: Shop, sql: Sql, stripe: Any, client: AppClient
+) -> None:
+    ada, path = await paid_twice(shop, stripe, card="refundFail")
+    await status_is(shop, ada, path, "refunded")
+    await shop.stripe.advance(3 * 86_400)
+    await status_is(shop, ada, path, "succeeded")
+    assert await dead_refunds(sql) == ["the refund came back"]
+    await queries("jobs").retry_jobs(client.app[DATABASE], job_id=None)
+    await status_is(shop, ada, path, "refunded")
+    await shop.stripe.all_told()
+    assert await refunds_booked(shop) == 2
+
+
+async def test_what_was_paid_twice_is_given_back_after_a_dispute_that_is_won(shop: Shop, sql: Sql, stripe: Any) -> None:
+    await shop.stripe.control("POST", "answers", do="fail", status=400, path="/v1/refunds")
+    ada, path = await paid_twice(shop, stripe)
+    await shop.once(lambda: dead_refunds(sql), bool)
+    intent = (await ada.get(path)).body["transaction_reference"]
+    dispute = await shop.stripe.control("POST", "disputes", payment_intent=intent)
+    await status_is(shop, ada, path, "disputed")
+    await shop.stripe.control("POST", f"disputes/{dispute['id']}/close", won=True)
+    await status_is(shop, ada, path, "refunded")
+    assert await shop.is_enrolled(ada)
+
+
+async def confirmed_elsewhere(stripe: Any, purchase: Any, card: str = "visa") -> None:
     """With the client secret, as a browser may as long as the intent is open."""
     import aiohttp  # noqa: PLC0415
 
     intent = purchase["transaction"]["transaction_reference"]
-    data = {"client_secret": purchase["client_secret"], "payment_method": "pm_card_visa"}
+    data = {"client_secret": purchase["client_secret"], "payment_method": f"pm_card_{card}"}
     headers = {"Authorization": f"Bearer {stripe.settings['secret_key']}"}
     url = f"{stripe.origin}/v1/payment_intents/{intent}/confirm"
     async with aiohttp.ClientSession() as http, http.post(url, data=data, headers=headers):

@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE
-from server.http.subscribing import Subscribing
+from server.data.jobs import Again, Job
+from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE, SUBSCRIBING
+from server.http.subscribing import LOOK, Subscribing
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Answer, Person
 from tests.support.shop import Shop, Sql, shop, stripe
@@ -119,6 +120,16 @@ async def test_the_same_request_again_is_the_same_subscription(shop: Shop) -> No
     assert first.status == 503
     await shop.once(lambda: subscribe(ada, key="k"), lambda second: second.status == 201)  # the breaker closes
     assert len(await shop.stripe.ledger()) == 1
+
+
+async def test_another_plan_under_the_key_of_a_lost_answer_is_refused(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/subscriptions", times=2)
+    assert (await subscribe(ada, "all", key="k")).status == 503
+    other = await subscribe(ada, "pro", key="k")
+    assert (other.status, other.code) == (422, "idempotency_key_reused")
+    await shop.once(lambda: subscribe(ada, "all", key="k"), lambda same: same.status == 201)
+    assert (await subscription(ada))["plan_name"] == "all"
 
 
 async def test_a_crash_between_stripes_answer_and_ours_is_found_by_a_job(shop: Shop, sql: Sql) -> None:
@@ -329,6 +340,40 @@ async def test_one_that_waits_for_its_customer_is_given_up(shop: Shop) -> None:
     assert (await subscribe(ada, payment_method_id=card["id"])).status == 201
 
 
+async def test_one_that_was_paid_before_we_knew_ends_with_what_is_paid_for(shop: Shop) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    begun = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.approve(begun["client_secret"].partition("_secret_")[0])
+    ended = (await ada.delete(f"{SUBSCRIPTIONS}/{begun['id']}")).body
+    assert (ended["status"], ended["cancel_at_period_end"]) == ("active", True)
+    assert await may_watch(shop, ada)
+    assert await amounts(ada) == ["9.00"]
+
+
+async def test_one_that_is_paid_while_a_job_looks_at_it_is_not_given_up(
+    shop: Shop, sql: Sql, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    begun = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    subscribing = client.app[SUBSCRIBING]
+    sync, waiting = subscribing.sync, [begun["client_secret"].partition("_secret_")[0]]
+
+    async def sync_and_be_paid(subscription_id: UUID) -> Any:
+        row = await sync(subscription_id)
+        if waiting:
+            await shop.stripe.approve(waiting.pop())
+        return row
+
+    monkeypatch.setattr(subscribing, "sync", sync_and_be_paid)
+    with pytest.raises(Again):
+        await subscribing.look(Job(uuid4(), LOOK, {"subscription_id": begun["id"]}, 1, 7200))
+    monkeypatch.undo()
+    assert (await subscription(ada))["status"] == "active"
+    assert await may_watch(shop, ada)
+
+
 async def test_whoever_leaves_pays_no_more(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada")
     await subscribe(ada)
@@ -369,6 +414,53 @@ async def test_a_charge_that_fails_keeps_access_for_a_week(shop: Shop, sql: Sql)
     assert await may_watch(shop, ada)
     assert late["id"] == (await subscription(ada))["id"]
     assert await amounts(ada) == ["9.00", "9.00"]
+
+
+async def test_another_plan_comes_after_what_is_due(shop: Shop) -> None:
+    """Or the time that was not paid would be set off against it."""
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="past_due")
+    for wish in ({"plan_name": "all"}, {"billing_period": "yearly"}):
+        refused = await change(ada, **wish)
+        assert (refused.status, refused.code, refused.body["failure_code"]) == (
+            402, "card_declined", "generic_decline",
+        )  # fmt: skip
+        now = await subscription(ada)
+        assert (now["plan_name"], now["price"], now["status"]) == ("pro", "29.00", "past_due")
+    good = await shop.add_card(ada, "visa")
+    paid = (await change(ada, plan_name="all", payment_method_id=good["id"])).body
+    assert (paid["plan_name"], paid["status"]) == ("all", "active")
+    assert await amounts(ada) == ["29.00", "29.00"]
+
+
+async def test_another_plan_comes_after_a_renewal_that_is_just_being_charged(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    before = (await subscribe(ada, "pro")).body
+    stripes_now = (await shop.stripe.control("GET", "clock"))["now"]
+    await shop.stripe.advance(ends_at(before).timestamp() - stripes_now + 60)
+    after = (await change(ada, plan_name="all")).body
+    assert (after["plan_name"], after["status"]) == ("all", "active")
+    assert await amounts(ada) == ["29.00", "29.00"]
+
+
+async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="past_due")
+    for card in (await ada.get("/api/payments/methods")).body["items"]:
+        assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    removals = "SELECT count(*) FROM jobs WHERE kind = 'method_removal'"
+    await shop.once(lambda: sql.fetchval(removals), lambda left: left == 0)
+    refused = await change(ada, plan_name="all")
+    assert (refused.status, refused.body["failure_code"]) == (402, "payment_method_unusable")
+    assert (await subscription(ada))["plan_name"] == "pro"
 
 
 async def test_one_that_is_never_paid_ends(shop: Shop) -> None:
@@ -458,9 +550,120 @@ async def test_while_stripe_is_away_others_subscriptions_go_on(shop: Shop, strip
     await stripe.start()
 
 
-async def test_a_period_that_was_paid_for_is_refunded_by_an_administrator(shop: Shop) -> None:
+# -- money that goes back ----------------------------------------------------------------------------------------------
+
+
+async def payments(person: Person) -> list[Any]:
+    """The newest first."""
+    items: list[Any] = (await person.get("/api/payments/transactions")).body["items"]
+    return items
+
+
+async def refund(person: Person, payment: Any, **body: Any) -> Answer:
+    return await person.post(f"/api/payments/transactions/{payment['id']}/refund", body)
+
+
+async def age(sql: Sql, payment: Any, days: int) -> None:
+    """As if it had been paid so long ago."""
+    await sql.execute("ALTER TABLE transactions DISABLE TRIGGER settle_transaction")
+    earlier = "UPDATE transactions SET succeeded_at = now() - make_interval(days => $2) WHERE id = $1"
+    await sql.execute(earlier, payment["id"], days)
+    await sql.execute("ALTER TABLE transactions ENABLE TRIGGER settle_transaction")
+
+
+async def ends_to_come(sql: Sql) -> int:
+    found: int = await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'subscription_end'")
+    return found
+
+
+@pytest.mark.parametrize("who", ["learner", "administrator"])
+async def test_all_the_money_back_ends_the_subscription(shop: Shop, who: str) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    await subscribe(ada, period="yearly")
+    await ada.post("/api/enrollments", {"course_id": shop.course["id"]})
+    [paid] = await payments(ada)
+    refunded = await refund(ada if who == "learner" else admin, paid)
+    assert (refunded.status, refunded.body["status"]) == (200, "refunded")
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    await shop.stripe.advance(370 * DAY_S)
+    assert await amounts(ada) == ["90.00"]
+
+
+async def test_a_part_of_the_money_back_leaves_the_subscription(shop: Shop, sql: Sql) -> None:
     ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
     await subscribe(ada)
-    [paid] = (await ada.get("/api/payments/transactions")).body["items"]
-    refunded = await admin.post(f"/api/payments/transactions/{paid['id']}/refund", {})
-    assert (refunded.status, refunded.body["status"]) == (200, "refunded")
+    [paid] = await payments(ada)
+    assert (await refund(admin, paid, amount="5.00")).body["status"] == "partially_refunded"
+    assert await ends_to_come(sql) == 0
+    assert await may_watch(shop, ada)
+
+
+async def test_money_back_for_a_period_that_is_over_leaves_the_subscription(shop: Shop, sql: Sql) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    await subscribe(ada)
+    await shop.stripe.advance(MONTH_S)
+    await shop.once(lambda: amounts(ada), lambda paid: len(paid) == 2)
+    _, first = await payments(ada)
+    await age(sql, first, 32)
+    assert (await refund(admin, first)).body["status"] == "refunded"
+    assert await ends_to_come(sql) == 0
+    assert (await subscription(ada))["status"] == "active"
+
+
+async def test_who_changed_the_plan_does_not_keep_it_by_giving_the_first_payment_back(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    await change(ada, plan_name="pro")
+    _, first = await payments(ada)
+    assert (await refund(ada, first)).body["status"] == "refunded"
+    await becomes(shop, ada, status="canceled")
+
+
+@pytest.mark.parametrize("is_won", [True, False])
+async def test_a_dispute_ends_the_subscription_when_it_is_lost(shop: Shop, sql: Sql, is_won: bool) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    [paid] = await payments(ada)
+    dispute = await shop.stripe.control("POST", "disputes", payment_intent=paid["transaction_reference"])
+    await shop.becomes(ada, "disputed")
+    assert (await subscription(ada))["status"] == "active"
+    await shop.stripe.control("POST", f"disputes/{dispute['id']}/close", won=is_won)
+    if is_won:
+        await shop.becomes(ada, "succeeded")
+        assert await ends_to_come(sql) == 0
+    await becomes(shop, ada, status="active" if is_won else "canceled")
+
+
+async def test_who_watched_one_course_of_the_plan_takes_no_money_back(shop: Shop) -> None:
+    ada, admin = await shop.customer("ada"), await shop.people.join("root", "admin")
+    watched = await lecture_of(shop, shop.course)
+    await lecture_of(shop, await shop.make_course(), duration=10_000)
+    await subscribe(ada)
+    [paid] = await payments(ada)
+    await watch(ada, watched, 30)
+    refused = await refund(ada, paid)
+    assert (refused.status, refused.code) == (403, "refund_not_allowed")
+    assert (await refund(admin, paid)).status == 200
+
+
+async def test_what_was_open_without_the_subscription_may_have_been_watched(shop: Shop) -> None:
+    ada = await shop.customer("ada")
+    free = await shop.teacher.make("/api/courses", {"title": "Free", "status": "published"})
+    bought, covered = await lecture_of(shop, shop.course), await lecture_of(shop, await shop.make_course())
+    given = await lecture_of(shop, free)
+    assert (await shop.buy(ada)).status == 201
+    await subscribe(ada)
+    for lecture, seconds in ((bought, 100), (given, 100), (covered, 29)):
+        await watch(ada, lecture, seconds)
+    paid, _ = await payments(ada)
+    assert (await refund(ada, paid)).body["status"] == "refunded"
+
+
+async def lecture_of(shop: Shop, course: Any, duration: int = 100) -> Any:
+    return await shop.teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "One", "duration": duration})
+
+
+async def watch(person: Person, lecture: Any, seconds: int) -> None:
+    answer = await person.put(f"/api/progress/lectures/{lecture['id']}", {"watched_ranges": [[0, seconds]]})
+    assert answer.status == 200, answer.body

@@ -7,7 +7,7 @@ from aiohttp.test_utils import TestServer
 from server.clock import Clock
 from server.config import Breaker, Stripe
 from server.services.outside import ServiceAway, ServiceLeftAlone, ServicePutsOff, State
-from server.services.payments import Gateway
+from server.services.payments import Gateway, RequestRefused
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,23 @@ async def test_a_stripe_that_fails_is_left_alone() -> None:
             await gateway.get_intent("pi_1")
         with pytest.raises(ServiceLeftAlone):
             await gateway.get_intent("pi_1")
+
+
+async def test_what_is_no_card_is_refused_and_not_kept() -> None:
+    asked = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response(
+            {"id": "pm_1", "object": "payment_method", "type": "sepa_debit", "customer": "cus_1", "sepa_debit": {}}
+        )
+
+    app = web.Application()
+    app.router.add_post("/v1/payment_methods/pm_1/{what}", answer)
+    async with TestServer(app) as server, ClientSession() as http:
+        origin = str(server.make_url("")).rstrip("/")
+        settings = Stripe(api_base=origin, secret_key="sk_test_x", timeout_s=20)
+        gateway = Gateway(http, settings, Clock(), Breaker())
+        with pytest.raises(RequestRefused):
+            await gateway.attach_card("pm_1", "cus_1")
+    assert [path.rpartition("/")[2] for path in asked] == ["attach", "detach"]

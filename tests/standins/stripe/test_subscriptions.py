@@ -245,6 +245,18 @@ async def test_it_is_renewed_and_charged_an_hour_later(service: Service) -> None
     assert (invoice.billing_reason, invoice.status) == ("subscription_cycle", "paid")
 
 
+async def test_a_renewals_draft_can_be_finalized_once_and_paid_before_its_time(service: Service) -> None:
+    subscription = await subscribe(service)
+    await service.control("POST", "clock", advance_s=ends(subscription) - subscription.created + 60)
+    [draft, _] = (await service.api.invoices.list_async({"subscription": subscription.id})).data
+    assert (await service.api.invoices.finalize_invoice_async(draft.id)).status == "open"
+    with pytest.raises(stripe.InvalidRequestError):
+        await service.api.invoices.finalize_invoice_async(draft.id)
+    assert (await service.api.invoices.pay_async(draft.id)).status == "paid"
+    await service.control("POST", "clock", advance_s=HOUR_S)
+    assert await service.ledger() == {"usd": 1800}
+
+
 async def test_a_year_of_renewals_in_one_step(service: Service) -> None:
     subscription = await subscribe(service)
     await service.control("POST", "clock", advance_s=364 * DAY_S)
