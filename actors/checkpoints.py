@@ -364,8 +364,7 @@ class Checkpoints:
                 self._registry.drop(session, 4404, "session_not_found")
             else:
                 metrics.FENCED.inc()
-                superseded = row["claimed_by"] == "socket"
-                self._registry.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")
+                self._registry.fence_off(session, row["claimed_by"])
 
 
 def _id(checkpoint: Checkpoint) -> int:

@@ -48,10 +48,10 @@ class Registry:
         self.strays.pop(session.id, None)
         held = self._sessions.get(session.id)
         if held is not None and held.epoch > session.epoch:
-            session.dropped_as = 4409, "superseded"
+            self.fence_off(session, held.claimed_by)
             return
         if held is not None:
-            self.drop(held, 4409, "superseded")
+            self.fence_off(held, session.claimed_by)
         self._sessions[session.id] = session
         self.restless[session] = None
         metrics.SESSIONS.set(len(self._sessions))
@@ -71,6 +71,12 @@ class Registry:
         session.on_stir = None
         self.restless.pop(session, None)
         self.resting.pop(session, None)
+
+    def fence_off(self, session: VideoSession, claimed_by: str | None) -> None:
+        """Let go of a session that was claimed under a higher epoch. Its player is to come back, unless it was its own
+        newer socket."""
+        superseded = claimed_by == "socket"
+        self.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")
 
     def drop(self, session: VideoSession, code: int, reason: str) -> None:
         """Let go of a session and end its socket, if it has one, with this close code."""

@@ -145,8 +145,9 @@ class Runtime:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    async def claim(self, session_id: UUID, claimed_by: str) -> VideoSession | None:
-        """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one.
+    async def claim(self, session_id: UUID, claimed_by: str, expected: int | None = None) -> VideoSession | None:
+        """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one, and
+        for one that is not under the epoch `expected` any more, if that is given.
 
         Raises PostgresAway, RedisError.
         """
@@ -154,10 +155,15 @@ class Runtime:
         async with self._db.connection() as connection:
             with self._stray_where_it_fails(session_id):
                 row = await sessions_sql.claim_session(
-                    connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
+                    connection,
+                    session_id=session_id,
+                    owner=self.registry.process_id,
+                    claimed_by=claimed_by,
+                    expected=expected,
                 )
         if row is None:
             return None
+        self.registry.strays.pop(session_id, None)  # it is looked after; nobody else is to claim it meanwhile
         with self._stray_where_it_fails(session_id):
             await self.announce_claim(session_id, row["epoch"])
             session = await recover(row, self._streams, self._clock)
@@ -278,9 +284,12 @@ class Runtime:
         """
         session = self.registry.get(row["id"])
         if session is None and self._is_nobodys(row):
-            session = await self.claim(row["id"], "rest")
-            if session is None:
-                return None
+            session = await self.claim(row["id"], "rest", row["epoch"])
+            if session is None:  # it has ended, or somebody has claimed it since the row was read
+                standing = await sessions_sql.get_standing(self._db, session_id=row["id"])
+                if standing is None or standing["status"] == "ended":
+                    return None
+                row, session = {**row, **standing}, self.registry.get(row["id"])
         cursor = session.state.cursor if session else (row["last_seq"], int(row["last_sub"]))
         _check_jumps(frames, session.highest if session else cursor[0])
         appended = await self._streams.append(

@@ -1,11 +1,13 @@
 """The life of sessions: claimed, fed from beside, drained; several processes on the same parts."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import UUID, uuid4
 
 import pytest
 
+from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.valkey import Valkey
 from server.data.db import queries
@@ -132,6 +134,68 @@ async def test_a_beacon_kicks_nobody_who_took_over_what_was_claimed_here_in_vain
         await eventually(lambda: listener.applied == 1)
         assert (await one.row(session_id))["epoch"] == session.epoch
         assert listener.ended is None
+
+
+@asynccontextmanager
+async def being_opened(core: Core, session_id: UUID) -> AsyncIterator[asyncio.Task[tuple[VideoSession, Listener]]]:
+    """The opening of a socket that has claimed its session and got no further; it goes on at the end."""
+    runtime, claimed, go_on = core.runtime, asyncio.Event(), asyncio.Event()
+    announce = runtime.announce_claim
+
+    async def announce_late(session_id: UUID, epoch: int) -> None:
+        claimed.set()
+        await go_on.wait()
+        await announce(session_id, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "announce_claim", announce_late)
+        opening = asyncio.create_task(core.open(session_id))
+        await claimed.wait()
+    yield opening
+    go_on.set()
+    await opening
+
+
+async def test_a_beacon_kicks_no_socket_that_is_opened_in_the_same_moment(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    row = await own(core, session_id, place.user_id)
+    async with being_opened(core, session_id) as opening:
+        delivered = await core.runtime.deliver(row, [report(1)])
+    assert delivered is not None
+    assert delivered[0].accepted == 1
+    session, listener = opening.result()
+    await eventually(lambda: listener.applied == 1)
+    await core.runtime.checkpoints.check_fences([session])
+    assert listener.ended is None
+
+
+async def test_nobody_takes_a_session_that_is_opened_once_more_after_it_was_claimed_in_vain(
+    core: Core, place: Place
+) -> None:
+    registry = core.runtime.registry
+    session_id = await place.new_session(core, owner=registry.process_id)
+    registry.strays[session_id] = 0.0
+    async with being_opened(core, session_id) as opening:
+        await core.runtime.deliver(await own(core, session_id, place.user_id), [report(1)])
+        assert await core.runtime.reaper.reap() == 0
+    session, listener = opening.result()
+    await eventually(lambda: listener.applied == 1)
+    await core.runtime.checkpoints.check_fences([session])
+    assert listener.ended is None
+
+
+async def test_a_beacon_of_a_session_that_ends_in_the_same_moment_is_told_so(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    row = await own(core, session_id, place.user_id)
+    await core.db.execute("UPDATE video_sessions SET status = 'ended' WHERE id = $1", session_id)
+    assert await core.runtime.deliver(row, [report(1)]) is None
+
+
+async def test_only_a_newer_socket_keeps_a_player_from_coming_back(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    _, listener = await core.open(session_id)
+    await core.runtime.claim(session_id, "rest")
+    assert listener.ended == (1012, "restart")
 
 
 async def test_a_beacon_with_an_absurd_seq_writes_nothing(core: Core, place: Place) -> None:
