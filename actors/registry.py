@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from uuid import UUID
 
-from actors.video_session.actor import VideoSession
+from actors.video_session.actor import Peer, VideoSession
 from server import metrics
 
 # Players told to come back do so spread over this time.
@@ -16,6 +16,11 @@ RETRY_MS = (100, 1500)
 def retry_ms() -> int:
     """When a player should come back: jittered, so that a thousand of them do not come at once."""
     return random.randint(*RETRY_MS)
+
+
+def end(peer: Peer, code: int, reason: str) -> None:
+    """Close a player's socket with this code, and say when to come back where the code asks for that."""
+    peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)
 
 
 class Registry:
@@ -86,5 +91,5 @@ class Registry:
             self._forget(session)
         metrics.SESSIONS.set(len(self._sessions))
         if session.peer is not None:
-            session.peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)
+            end(session.peer, code, reason)
             session.peer = None

@@ -22,7 +22,7 @@ from actors.outages import AWAY, looked_at, postponed
 from actors.pulse import BEAT_S, Pulse
 from actors.reaper import Reaper
 from actors.recovery import recover
-from actors.registry import Registry
+from actors.registry import Registry, end
 from actors.sharing import BEAT_S as SHARING_S
 from actors.sharing import Sharing
 from actors.video_session import lookahead, quality
@@ -204,7 +204,7 @@ class Runtime:
         if self._draining:
             self.registry.drop(session, *RESTART)
         if session.dropped_as is not None:
-            peer.end(*session.dropped_as)
+            end(peer, *session.dropped_as)
             return
         session.peer = peer
         session.untold = False  # `hello` told it

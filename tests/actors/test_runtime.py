@@ -280,6 +280,7 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     await core.runtime.drain(20.0)
     for session, listener in opened:
         assert listener.ended == (1012, "restart")
+        assert listener.retry_ms
         row = await core.row(session.id)
         assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "active")
     session = await core.runtime.claim(opened[0][0].id, "socket")
@@ -287,6 +288,7 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     late = Listener()
     core.runtime.attach(session, late)
     assert late.ended == (1012, "restart")
+    assert late.retry_ms
 
 
 async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_valkey: Valkey) -> None:
