@@ -339,17 +339,27 @@ class Checkpoints:
             self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
 
     async def _trim(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Drop from the streams what is saved. Who gave a session up looks once more whether something came to it
+        meanwhile; who brought it looks afterwards whether somebody has the session (`Runtime.deliver`). Raises
+        PostgresAway."""
         trim = [c for c in checkpoints if c.released or c.frames - c.session.trimmed_frames >= TRIM]
         if not trim:
             return
+        gone = [c for c in trim if c.released and self._registry.get(c.session.id) is not c.session]
         try:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
-            await self._streams.delete([c.session.key for c in trim if c.status == "ended"])
+            unread = await self._streams.list_unread({c.session.key: c.cursor for c in gone})
+            for checkpoint in trim:
+                if checkpoint.status == "ended":
+                    await self._streams.restart(checkpoint.session.key, checkpoint.cursor)
         except REDIS_AWAY as error:
             postponed("trim_postponed", error)
             return
         for checkpoint in trim:
             checkpoint.session.trimmed_frames = checkpoint.frames
+        if unread:
+            left = [c.session.id for c in gone if c.session.key in unread]
+            await sessions_sql.give_to_reaper(self._db, session_ids=left)
 
     async def check_fences(self, sessions: Iterable[VideoSession]) -> None:
         """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway."""

@@ -286,8 +286,8 @@ class Runtime:
         if session is None and self._is_nobodys(row):
             session = await self.claim(row["id"], "rest", row["epoch"])
             if session is None:  # it has ended, or somebody has claimed it since the row was read
-                standing = await sessions_sql.get_standing(self._db, session_id=row["id"])
-                if standing is None or standing["status"] == "ended":
+                standing = await self._standing(row["id"])
+                if standing is None:
                     return None
                 row, session = {**row, **standing}, self.registry.get(row["id"])
         cursor = session.state.cursor if session else (row["last_seq"], int(row["last_sub"]))
@@ -299,14 +299,29 @@ class Runtime:
             self.settings.unsaved_max,
             by_owner=session is not None,
         )
-        if session is None:
-            await self._streams.nudge(FRAMES, row["id"])
-            return appended, row["decision"]
+        if session is None or session.dropped:
+            return await self._hand_over(row["id"], appended)
         session.used_at = self._clock.monotonic()
         if appended.duplicates:
             session.count_duplicates(appended.duplicates)
         await self.ingest.served(session, 1.0)
         return appended, msgspec.to_builtins(session.advice)
+
+    async def _hand_over(self, session_id: UUID, appended: Appended) -> tuple[Appended, dict[str, Any] | None] | None:
+        """Frames are in the stream of a session that is not held here. Its owner may have let it go before they came:
+        then the reaper has them. None when the session has ended."""
+        await self._streams.nudge(FRAMES, session_id)
+        standing = await self._standing(session_id)
+        if standing is None:
+            return None
+        if standing["owner"] is None:
+            await sessions_sql.give_to_reaper(self._db, session_ids=[session_id])
+        return appended, standing["decision"]
+
+    async def _standing(self, session_id: UUID) -> Mapping[str, Any] | None:
+        """What of the session's row may have changed since it was read; None when it has ended."""
+        row: Mapping[str, Any] | None = await sessions_sql.get_standing(self._db, session_id=session_id)
+        return None if row is None or row["status"] == "ended" else row
 
     def _is_nobodys(self, row: Mapping[str, Any]) -> bool:
         """Whether no living process owns the session of `row`, as far as this one can tell."""

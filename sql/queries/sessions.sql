@@ -217,8 +217,8 @@ FROM video_sessions AS s
 WHERE s.id = :session_id AND s.user_id = :user_id;
 
 -- name: get_standing(session_id)^
-SELECT status, last_seq, last_sub, decision::json AS decision FROM video_sessions WHERE id = :session_id;
+SELECT status, owner, last_seq, last_sub, decision::json AS decision FROM video_sessions WHERE id = :session_id;
 
--- name: give_to_reaper(session_id)!
+-- name: give_to_reaper(session_ids)!
 -- What nobody holds is given to an owner who never lived, so that a reaper folds what is in the stream.
-UPDATE video_sessions SET owner = uuidv7() WHERE id = :session_id AND owner IS NULL AND status <> 'ended';
+UPDATE video_sessions SET owner = uuidv7() WHERE id = ANY (:session_ids::uuid[]) AND owner IS NULL;

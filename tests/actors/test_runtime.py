@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,7 +12,7 @@ from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.valkey import Valkey
 from server.data.db import queries
-from server.data.streams import StreamFull
+from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
 from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
 
@@ -189,6 +190,90 @@ async def test_a_beacon_of_a_session_that_ends_in_the_same_moment_is_told_so(cor
     row = await own(core, session_id, place.user_id)
     await core.db.execute("UPDATE video_sessions SET status = 'ended' WHERE id = $1", session_id)
     assert await core.runtime.deliver(row, [report(1)]) is None
+
+
+async def let_go(core: Core, session: VideoSession, listener: Listener) -> None:
+    """The session's socket ends, and what it brought is saved."""
+    core.runtime.detach(session, listener)
+    await core.runtime.checkpoints.save_changed()
+    assert session.dropped
+
+
+@pytest.mark.parametrize("first", ["the beacon", "the socket's end"])
+async def test_a_beacon_beside_the_end_of_its_socket_is_saved_soon(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    append = still_core.streams.append
+
+    async def append_meanwhile(*arguments: Any, **options: Any) -> Appended:
+        if first == "the socket's end":
+            await let_go(still_core, session, listener)
+        appended = await append(*arguments, **options)
+        if first == "the beacon":
+            await let_go(still_core, session, listener)
+        return appended
+
+    monkeypatch.setattr(still_core.streams, "append", append_meanwhile)
+    delivered = await still_core.runtime.deliver(await own(still_core, session_id, place.user_id), [report(2)])
+    assert delivered is not None
+    assert delivered[0].accepted == 1
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "active")
+
+
+async def test_a_beacon_elsewhere_beside_the_end_of_its_socket_is_saved_soon(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        await still_core.runtime.pulse.beat()
+        session_id = await place.new_session(still_core)
+        session, listener = await still_core.open(session_id)
+        await still_core.feed(session, 1)
+        row = await own(other, session_id, place.user_id)
+        await let_go(still_core, session, listener)
+        delivered = await other.runtime.deliver(row, [report(2)])
+        assert delivered is not None
+        assert len(other.runtime.registry) == 0
+        assert await other.runtime.reaper.reap() == 1
+        assert (await other.row(session_id))["last_seq"] == 2
+
+
+async def test_a_beacon_elsewhere_that_its_owner_did_not_hear_of_is_saved_soon(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    await let_go(still_core, session, listener)
+    assert await still_core.runtime.reaper.reap() == 1
+    assert (await still_core.row(session_id))["last_seq"] == 2
+
+
+async def test_a_beacon_that_comes_before_the_end_of_its_session_is_not_lost_with_the_stream(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    session.bye = True
+    await let_go(still_core, session, listener)
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")
+    assert not await still_core.redis.exists(session.key)
+
+
+async def test_a_beacon_that_comes_after_the_end_of_its_session_is_told_so(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        await still_core.runtime.pulse.beat()
+        session_id = await place.new_session(still_core)
+        session, listener = await still_core.open(session_id)
+        row = await own(other, session_id, place.user_id)
+        session.bye = True
+        await let_go(still_core, session, listener)
+        assert await other.runtime.deliver(row, [report(1)]) is None
 
 
 async def test_only_a_newer_socket_keeps_a_player_from_coming_back(core: Core, place: Place) -> None:
