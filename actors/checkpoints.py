@@ -231,6 +231,12 @@ class Checkpoints:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
         return None
 
+    async def save_late(self, sessions: Iterable[VideoSession]) -> None:
+        """Save of these, which were let go, what came to them after their last checkpoint. Raises PostgresAway."""
+        late = sorted((s for s in sessions if s.version != s.saved_version or s.pending), key=lambda s: s.id.int)
+        for start in range(0, len(late), CHUNK):
+            await self.save([self.last(session) for session in late[start : start + CHUNK]])
+
     def last(self, session: VideoSession) -> Checkpoint:
         """What to write of a session that is given up."""
         return session.checkpoint(release=True, complete_share=self._share)

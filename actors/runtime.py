@@ -124,13 +124,12 @@ class Runtime:
     async def drain(self, timeout_s: float) -> None:
         """Save everything and give it up, then end every socket with 1012; not later than `timeout_s` from now."""
         self._draining = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.checkpoints.save_changed(release=True)
-        except AWAY as error:
-            log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
-        for session in list(self.registry):
+        until = asyncio.get_running_loop().time() + timeout_s
+        await _saved(self.checkpoints.save_changed(release=True), until)
+        held = list(self.registry)
+        for session in held:
             self.registry.drop(session, *RESTART)
+        await _saved(self.checkpoints.save_late(held), until)
 
     async def stop(self) -> None:
         """Stop working and say that this process is gone."""
@@ -417,6 +416,15 @@ class Runtime:
                 postponed("postponed", error)
             if not self._claimed and not self._heard:
                 self._asked.clear()
+
+
+async def _saved(saving: Awaitable[None], until: float) -> None:
+    """Wait for this, until then (by the loop's clock) at most."""
+    try:
+        async with asyncio.timeout_at(until):
+            await saving
+    except AWAY as error:
+        log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

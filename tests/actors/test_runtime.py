@@ -376,6 +376,25 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     assert late.retry_ms
 
 
+async def test_what_comes_while_a_drain_ends_the_sockets_is_saved_too(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, listener = await still_core.open(await place.new_session(still_core))
+    await still_core.feed(session, 1)
+    save_changed = still_core.runtime.checkpoints.save_changed
+
+    async def and_one_more(*, release: bool) -> None:
+        await save_changed(release=release)
+        await still_core.feed(session, 1)
+
+    monkeypatch.setattr(still_core.runtime.checkpoints, "save_changed", and_one_more)
+    await still_core.runtime.drain(20.0)
+    assert listener.ended == (1012, "restart")
+    assert listener.applied == 2
+    row = await still_core.row(session.id)
+    assert (row["last_seq"], row["owner"]) == (2, None)
+
+
 async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_valkey: Valkey) -> None:
     async with running(place.dsn, own_valkey.url) as core:
         session_id = await insert_session(core.db, place.lecture, place.user_id)
