@@ -363,12 +363,14 @@ class Checkpoints:
             return
         for checkpoint in trim:
             checkpoint.session.trimmed_frames = checkpoint.frames
-        if unread:
-            left = [c.session.id for c in gone if c.session.key in unread]
+        if left := [c.session.id for c in gone if c.session.key in unread]:
             await sessions_sql.give_to_reaper(self._db, session_ids=left)
 
     async def check_fences(self, sessions: Iterable[VideoSession]) -> None:
-        """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway."""
+        """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway.
+
+        Whoever took a session may be done with it before we hear of that: what we acknowledged since is the reaper's.
+        """
         held = {session.id: session for session in sessions}
         async with self._db.connection() as connection:
             rows = await sessions_sql.list_fenced(
@@ -381,6 +383,8 @@ class Checkpoints:
             else:
                 metrics.FENCED.inc()
                 self._registry.fence_off(session, row["claimed_by"])
+        if left := [row["id"] for row in rows if held[row["id"]].unsaved]:
+            await sessions_sql.give_to_reaper(self._db, session_ids=left)
 
 
 def _id(checkpoint: Checkpoint) -> int:

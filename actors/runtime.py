@@ -48,6 +48,8 @@ log = structlog.get_logger()
 
 FRAMES, CLAIMED = "frames", "claimed"
 RESTART = 1012, "restart"
+# So long a round trip to Redis that is under way is waited for.
+SERVED_S = 1.0
 # Between two looks at who has to be told that `saved` moved.
 TELL_S = 0.1
 # Sessions marked for reading in one slice of the sweep.
@@ -193,6 +195,11 @@ class Runtime:
         for row in rows:
             self.registry.strays[row["id"]] = self._clock.monotonic()
             await self.announce_claim(row["id"], row["epoch"])
+        held = [session for row in rows if (session := self.registry.get(row["id"])) is not None]
+        for session in held:
+            self.registry.fence_off(session, "socket")
+        # What is on its way is in the streams before they are read.
+        await asyncio.gather(*(self.ingest.served(session, SERVED_S) for session in held))
         with contextlib.suppress(*AWAY):
             await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
             for row in rows:
@@ -262,7 +269,7 @@ class Runtime:
 
     async def room(self, session: VideoSession) -> None:
         """Wait until something moved for a crowded session, or a little while."""
-        await self.ingest.served(session, 1.0)
+        await self.ingest.served(session, SERVED_S)
         if session.unsaved >= self.settings.unsaved_max:
             await asyncio.sleep(self.settings.checkpoint_s / 4)
 
@@ -303,7 +310,7 @@ class Runtime:
         session.used_at = self._clock.monotonic()
         if appended.duplicates:
             session.count_duplicates(appended.duplicates)
-        await self.ingest.served(session, 1.0)
+        await self.ingest.served(session, SERVED_S)
         return appended, msgspec.to_builtins(session.advice)
 
     async def _hand_over(self, session_id: UUID, appended: Appended) -> tuple[Appended, dict[str, Any] | None] | None:

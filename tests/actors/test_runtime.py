@@ -318,6 +318,46 @@ async def test_a_session_claimed_elsewhere_tells_its_old_socket_even_without_a_n
         assert second.ended == (1012, "restart")
 
 
+async def take_over(core: Core, session_id: UUID) -> None:
+    """What the making of another session does with one that is too many."""
+    process_id = core.runtime.registry.process_id
+    await core.runtime.finish(await sessions.end_sessions(core.db, ids=[session_id], owner=process_id))
+
+
+async def test_what_an_owner_acknowledges_that_hears_late_of_a_takeover_counts(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        session_id = await place.new_session(other)
+        session, listener = await other.open(session_id)
+        await other.feed(session, 3)
+        await take_over(still_core, session_id)
+        assert (await still_core.row(session_id))["last_seq"] == 3
+        await other.feed(session, 2)
+        assert listener.applied == 5
+        await other.runtime.checkpoints.check_fences([session])
+        assert listener.ended == (4409, "superseded")
+        assert await still_core.runtime.reaper.reap() == 1
+        row = await still_core.row(session_id)
+        assert (row["last_seq"], row["owner"], row["status"]) == (5, None, "ended")
+        assert state_of(row)["frames"] == 5
+        assert not await still_core.redis.exists(session.key)
+
+
+async def test_after_a_takeover_its_own_process_takes_no_more_of_a_session(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    session, listener = await core.open(session_id)
+    for seq in range(1, 31):
+        core.runtime.submit(session, report(seq))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.runtime, "_nudged", lambda _: None)  # it hears of it late
+        patch.setattr("actors.runtime.SERVED_S", 30.0)
+        await take_over(core, session_id)
+    assert listener.ended == (4409, "superseded")
+    row = await core.row(session_id)
+    assert (row["status"], row["owner"]) == ("ended", None)
+    assert row["last_seq"] >= listener.applied
+    assert not await core.redis.exists(session.key)
+
+
 async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_every_five_seconds(place: Place) -> None:
     clock = SetClock()
     async with running(place.dsn, place.redis_url, start=False, clock=clock) as core:
