@@ -231,6 +231,12 @@ class Checkpoints:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
         return None
 
+    async def save_late(self, sessions: Iterable[VideoSession]) -> None:
+        """Save of these, which were let go, what came to them after their last checkpoint. Raises PostgresAway."""
+        late = sorted((s for s in sessions if s.version != s.saved_version or s.pending), key=lambda s: s.id.int)
+        for start in range(0, len(late), CHUNK):
+            await self.save([self.last(session) for session in late[start : start + CHUNK]])
+
     def last(self, session: VideoSession) -> Checkpoint:
         """What to write of a session that is given up."""
         return session.checkpoint(release=True, complete_share=self._share)
@@ -339,20 +345,32 @@ class Checkpoints:
             self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
 
     async def _trim(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Drop from the streams what is saved. Who gave a session up looks once more whether something came to it
+        meanwhile; who brought it looks afterwards whether somebody has the session (`Runtime.deliver`). Raises
+        PostgresAway."""
         trim = [c for c in checkpoints if c.released or c.frames - c.session.trimmed_frames >= TRIM]
         if not trim:
             return
+        gone = [c for c in trim if c.released and self._registry.get(c.session.id) is not c.session]
         try:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
-            await self._streams.delete([c.session.key for c in trim if c.status == "ended"])
+            unread = await self._streams.list_unread({c.session.key: c.cursor for c in gone})
+            for checkpoint in trim:
+                if checkpoint.status == "ended":
+                    await self._streams.restart(checkpoint.session.key, checkpoint.cursor)
         except REDIS_AWAY as error:
             postponed("trim_postponed", error)
             return
         for checkpoint in trim:
             checkpoint.session.trimmed_frames = checkpoint.frames
+        if left := [c.session.id for c in gone if c.session.key in unread]:
+            await sessions_sql.give_to_reaper(self._db, session_ids=left)
 
     async def check_fences(self, sessions: Iterable[VideoSession]) -> None:
-        """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway."""
+        """Compare epochs with the rows; drop the sessions that are somebody else's now. Raises PostgresAway.
+
+        Whoever took a session may be done with it before we hear of that: what we acknowledged since is the reaper's.
+        """
         held = {session.id: session for session in sessions}
         async with self._db.connection() as connection:
             rows = await sessions_sql.list_fenced(
@@ -364,8 +382,9 @@ class Checkpoints:
                 self._registry.drop(session, 4404, "session_not_found")
             else:
                 metrics.FENCED.inc()
-                superseded = row["claimed_by"] == "socket"
-                self._registry.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")
+                self._registry.fence_off(session, row["claimed_by"])
+        if left := [row["id"] for row in rows if held[row["id"]].unsaved]:
+            await sessions_sql.give_to_reaper(self._db, session_ids=left)
 
 
 def _id(checkpoint: Checkpoint) -> int:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from uuid import UUID
 
-from actors.video_session.actor import VideoSession
+from actors.video_session.actor import Peer, VideoSession
 from server import metrics
 
 # Players told to come back do so spread over this time.
@@ -16,6 +16,11 @@ RETRY_MS = (100, 1500)
 def retry_ms() -> int:
     """When a player should come back: jittered, so that a thousand of them do not come at once."""
     return random.randint(*RETRY_MS)
+
+
+def end(peer: Peer, code: int, reason: str) -> None:
+    """Close a player's socket with this code, and say when to come back where the code asks for that."""
+    peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)
 
 
 class Registry:
@@ -48,10 +53,10 @@ class Registry:
         self.strays.pop(session.id, None)
         held = self._sessions.get(session.id)
         if held is not None and held.epoch > session.epoch:
-            session.dropped_as = 4409, "superseded"
+            self.fence_off(session, held.claimed_by)
             return
         if held is not None:
-            self.drop(held, 4409, "superseded")
+            self.fence_off(held, session.claimed_by)
         self._sessions[session.id] = session
         self.restless[session] = None
         metrics.SESSIONS.set(len(self._sessions))
@@ -72,6 +77,12 @@ class Registry:
         self.restless.pop(session, None)
         self.resting.pop(session, None)
 
+    def fence_off(self, session: VideoSession, claimed_by: str | None) -> None:
+        """Let go of a session that was claimed under a higher epoch. Its player is to come back, unless it was its own
+        newer socket."""
+        superseded = claimed_by == "socket"
+        self.drop(session, 4409 if superseded else 1012, "superseded" if superseded else "restart")
+
     def drop(self, session: VideoSession, code: int, reason: str) -> None:
         """Let go of a session and end its socket, if it has one, with this close code."""
         session.dropped_as = code, reason
@@ -80,5 +91,5 @@ class Registry:
             self._forget(session)
         metrics.SESSIONS.set(len(self._sessions))
         if session.peer is not None:
-            session.peer.end(code, reason, retry_ms() if code in (1012, 1013) else None)
+            end(session.peer, code, reason)
             session.peer = None

@@ -22,7 +22,7 @@ from actors.outages import AWAY, looked_at, postponed
 from actors.pulse import BEAT_S, Pulse
 from actors.reaper import Reaper
 from actors.recovery import recover
-from actors.registry import Registry
+from actors.registry import Registry, end
 from actors.sharing import BEAT_S as SHARING_S
 from actors.sharing import Sharing
 from actors.video_session import lookahead, quality
@@ -48,6 +48,8 @@ log = structlog.get_logger()
 
 FRAMES, CLAIMED = "frames", "claimed"
 RESTART = 1012, "restart"
+# So long a round trip to Redis that is under way is waited for.
+SERVED_S = 1.0
 # Between two looks at who has to be told that `saved` moved.
 TELL_S = 0.1
 # Sessions marked for reading in one slice of the sweep.
@@ -124,13 +126,12 @@ class Runtime:
     async def drain(self, timeout_s: float) -> None:
         """Save everything and give it up, then end every socket with 1012; not later than `timeout_s` from now."""
         self._draining = True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.checkpoints.save_changed(release=True)
-        except AWAY as error:
-            log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
-        for session in list(self.registry):
+        until = asyncio.get_running_loop().time() + timeout_s
+        await _saved(self.checkpoints.save_changed(release=True), until)
+        held = list(self.registry)
+        for session in held:
             self.registry.drop(session, *RESTART)
+        await _saved(self.checkpoints.save_late(held), until)
 
     async def stop(self) -> None:
         """Stop working and say that this process is gone."""
@@ -145,8 +146,9 @@ class Runtime:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    async def claim(self, session_id: UUID, claimed_by: str) -> VideoSession | None:
-        """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one.
+    async def claim(self, session_id: UUID, claimed_by: str, expected: int | None = None) -> VideoSession | None:
+        """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one, and
+        for one that is not under the epoch `expected` any more, if that is given.
 
         Raises PostgresAway, RedisError.
         """
@@ -154,10 +156,15 @@ class Runtime:
         async with self._db.connection() as connection:
             with self._stray_where_it_fails(session_id):
                 row = await sessions_sql.claim_session(
-                    connection, session_id=session_id, owner=self.registry.process_id, claimed_by=claimed_by
+                    connection,
+                    session_id=session_id,
+                    owner=self.registry.process_id,
+                    claimed_by=claimed_by,
+                    expected=expected,
                 )
         if row is None:
             return None
+        self.registry.strays.pop(session_id, None)  # it is looked after; nobody else is to claim it meanwhile
         with self._stray_where_it_fails(session_id):
             await self.announce_claim(session_id, row["epoch"])
             session = await recover(row, self._streams, self._clock)
@@ -188,6 +195,11 @@ class Runtime:
         for row in rows:
             self.registry.strays[row["id"]] = self._clock.monotonic()
             await self.announce_claim(row["id"], row["epoch"])
+        held = [session for row in rows if (session := self.registry.get(row["id"])) is not None]
+        for session in held:
+            self.registry.fence_off(session, "socket")
+        # What is on its way is in the streams before they are read.
+        await asyncio.gather(*(self.ingest.served(session, SERVED_S) for session in held))
         with contextlib.suppress(*AWAY):
             await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
             for row in rows:
@@ -198,7 +210,7 @@ class Runtime:
         if self._draining:
             self.registry.drop(session, *RESTART)
         if session.dropped_as is not None:
-            peer.end(*session.dropped_as)
+            end(peer, *session.dropped_as)
             return
         session.peer = peer
         session.untold = False  # `hello` told it
@@ -257,7 +269,7 @@ class Runtime:
 
     async def room(self, session: VideoSession) -> None:
         """Wait until something moved for a crowded session, or a little while."""
-        await self.ingest.served(session, 1.0)
+        await self.ingest.served(session, SERVED_S)
         if session.unsaved >= self.settings.unsaved_max:
             await asyncio.sleep(self.settings.checkpoint_s / 4)
 
@@ -278,9 +290,12 @@ class Runtime:
         """
         session = self.registry.get(row["id"])
         if session is None and self._is_nobodys(row):
-            session = await self.claim(row["id"], "rest")
-            if session is None:
-                return None
+            session = await self.claim(row["id"], "rest", row["epoch"])
+            if session is None:  # it has ended, or somebody has claimed it since the row was read
+                standing = await self._standing(row["id"])
+                if standing is None:
+                    return None
+                row, session = {**row, **standing}, self.registry.get(row["id"])
         cursor = session.state.cursor if session else (row["last_seq"], int(row["last_sub"]))
         _check_jumps(frames, session.highest if session else cursor[0])
         appended = await self._streams.append(
@@ -290,14 +305,29 @@ class Runtime:
             self.settings.unsaved_max,
             by_owner=session is not None,
         )
-        if session is None:
-            await self._streams.nudge(FRAMES, row["id"])
-            return appended, row["decision"]
+        if session is None or session.dropped:
+            return await self._hand_over(row["id"], appended)
         session.used_at = self._clock.monotonic()
         if appended.duplicates:
             session.count_duplicates(appended.duplicates)
-        await self.ingest.served(session, 1.0)
+        await self.ingest.served(session, SERVED_S)
         return appended, msgspec.to_builtins(session.advice)
+
+    async def _hand_over(self, session_id: UUID, appended: Appended) -> tuple[Appended, dict[str, Any] | None] | None:
+        """Frames are in the stream of a session that is not held here. Its owner may have let it go before they came:
+        then the reaper has them. None when the session has ended."""
+        await self._streams.nudge(FRAMES, session_id)
+        standing = await self._standing(session_id)
+        if standing is None:
+            return None
+        if standing["owner"] is None:
+            await sessions_sql.give_to_reaper(self._db, session_ids=[session_id])
+        return appended, standing["decision"]
+
+    async def _standing(self, session_id: UUID) -> Mapping[str, Any] | None:
+        """What of the session's row may have changed since it was read; None when it has ended."""
+        row: Mapping[str, Any] | None = await sessions_sql.get_standing(self._db, session_id=session_id)
+        return None if row is None or row["status"] == "ended" else row
 
     def _is_nobodys(self, row: Mapping[str, Any]) -> bool:
         """Whether no living process owns the session of `row`, as far as this one can tell."""
@@ -393,6 +423,15 @@ class Runtime:
                 postponed("postponed", error)
             if not self._claimed and not self._heard:
                 self._asked.clear()
+
+
+async def _saved(saving: Awaitable[None], until: float) -> None:
+    """Wait for this, until then (by the loop's clock) at most."""
+    try:
+        async with asyncio.timeout_at(until):
+            await saving
+    except AWAY as error:
+        log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -17,7 +17,7 @@ from actors.video_session.messages import BadFrame, Bye, Error, parse_socket_fra
 from actors.video_session.state import load_state
 from server.data.db import DATABASE_AWAY, Record, queries
 from server.domain import figures
-from server.http.keys import CLOCK, DRAINING, SOCKETS
+from server.http.keys import CLOCK, SOCKETS
 from server.http.problems import Forbidden, Unauthorized, ValidationFailed, VideoNotFound
 from server.http.routing import STUDENT, Call, Query, Routes
 from server.http.socket import Goodbye, Socket, admit
@@ -216,7 +216,6 @@ async def open_live_socket(call: Call[None]) -> web.StreamResponse:
 
 async def _tell(call: Call[None], socket: Socket) -> None:
     """Say who watches until the socket ends, or the right to know it does. What a slow reader misses it misses."""
-    draining = call.app[DRAINING]
     while not socket.ending:
         try:
             await _get_own(call)
@@ -227,12 +226,7 @@ async def _tell(call: Call[None], socket: Socket) -> None:
             pass  # the next second tries again
         except Exception:
             socket.fail(video=str(call.path.video_id))
-        try:
-            async with asyncio.timeout(call.config.sessions.live_interval_s):
-                await draining.wait()
-        except TimeoutError:
-            continue
-        socket.end(1012, "restart", 1000)
+        await asyncio.sleep(call.config.sessions.live_interval_s)
 
 
 async def _hear(socket: Socket) -> None:

@@ -52,7 +52,8 @@ async def serve(config: Config) -> int:
         app,
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=config.sessions.drain_s / 2,
+        # aiohttp waits so long for what runs, then as long again for its connection; then the parts are closed.
+        shutdown_timeout=config.sessions.drain_s / 5,
         keepalive_timeout=config.server.keepalive_s,
     )
     try:

@@ -456,11 +456,7 @@ async def pages_told(app: web.Application) -> AsyncIterator[None]:
     app[sessions.CORE].readers[NEWS] = told.heard
     app[HOSTING].settled = told.announce_video
 
-    async def part() -> None:
-        await app[DRAINING].wait()
-        told.send_away()
-
-    async with _going_on("events", told.run, told.look, part):
+    async with _going_on("events", told.run, told.look):
         yield
 
 
@@ -535,7 +531,8 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
 
 
 async def drain_core(app: web.Application) -> None:
-    """Before anything is closed: save every session, and send its player and whoever talks with the tutor elsewhere."""
+    """Before anything is closed: save every session, and send everybody who has a socket elsewhere."""
     app[SOCKETS].hurry()
     app[chat.CONVERSATIONS].drain()
     await app[sessions.CORE].drain(app[CONFIG].sessions.drain_close_s * 0.8)
+    app[SOCKETS].send_away()

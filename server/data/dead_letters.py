@@ -92,7 +92,7 @@ async def _replay_frame(streams: Streams, db: Database, letter: Letter, most: in
     assert letter.frame is not None
     cursor = row["last_seq"], int(row["last_sub"])
     await streams.append(stream_key(letter.session_id), cursor, [(None, letter.frame)], most)
-    await sessions_sql.give_to_reaper(db, session_id=letter.session_id)
+    await sessions_sql.give_to_reaper(db, session_ids=[letter.session_id])
     await streams.nudge("frames", letter.session_id)
     return Outcome.REPLAYED
 

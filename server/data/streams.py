@@ -240,6 +240,13 @@ class Streams:
             pipe.expire(key, self._ttl_s)
         await pipe.execute(raise_on_error=False)
 
+    async def list_unread(self, cursors: Mapping[str, tuple[int, int]]) -> set[str]:
+        """Of these streams those that hold entries after their cursors."""
+        pipe = self._redis.pipeline(transaction=False)
+        for key, (seq, sub) in cursors.items():
+            pipe.xrange(key, min=f"({seq}-{sub}", max="+", count=1)
+        return {key for key, entries in zip(cursors, await pipe.execute(), strict=True) if entries}
+
     async def restart(self, key: str, cursor: tuple[int, int]) -> bool:
         """Drop a stream, and with it the top that new entries must exceed, unless entries lie after the cursor; whether
         it was dropped."""

@@ -10,7 +10,6 @@ All of it is best effort: the routes are the truth.
 
 import asyncio
 import contextlib
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -144,12 +143,6 @@ class Events:
         socket.parting = msgspec.json.encode(RevokedEvent())
         self._pages[listener.user_id].add(listener)
         return listener
-
-    def send_away(self) -> None:
-        """This process stops: all pages come back to another, not all at once."""
-        for pages in list(self._pages.values()):
-            for listener in pages:
-                listener.socket.end(1012, "restart", random.randint(200, 3000))  # noqa: S311 - not a secret
 
     def leave(self, listener: Listener) -> None:
         """A page is gone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -52,6 +53,8 @@ CLOSE_S = 1.0
 PATIENT_CLOSE_S = 10.0
 PATIENT = frozenset({1000, 4401, 4403, 4404, 4409})
 HALF_OPEN = 1.7
+# When who is sent elsewhere comes back.
+RETRY_MS = 200, 3000
 # Codes that are not announced by a `bye`: what went wrong is the transport itself.
 UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 CREDENTIALS_OVER = 4401
@@ -156,6 +159,8 @@ class Sockets:
         self._open.add(accepted)
         self._hearings.put(accepted, accepted.hear_by)
         metrics.SOCKETS.labels(kind).inc()
+        if self.hurried:  # its opening began before
+            accepted.send_away()
         return accepted
 
     def hurry(self) -> None:
@@ -163,6 +168,11 @@ class Sockets:
         self.hurried = True
         for each in self:
             each.hurry()
+
+    def send_away(self) -> None:
+        """The process stops: all who are still here come back to another."""
+        for each in self:
+            each.send_away()
 
     def forget(self, closed: Socket, kind: str) -> None:
         """A socket has ended."""
@@ -360,6 +370,10 @@ class Socket:
                 self._write(0x81, self.parting)
             _CLOSED[code].inc()
             self._ending = asyncio.create_task(self._end(code, reason, retry_ms))
+
+    def send_away(self) -> None:
+        """End it for this process stops: the peer comes back to another, not in the same moment as all others."""
+        self.end(1012, "restart", random.randint(*RETRY_MS))  # noqa: S311 - not a secret
 
     def answer_offence(self, told: bytes) -> None:
         """The peer sent a bad frame: answer with `told`, or end the socket when that was one too many."""

@@ -1,12 +1,13 @@
 -- Video sessions: claims, checkpoints, the reaper; processes.
 
--- name: claim_session(session_id, owner, claimed_by)^
--- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session.
+-- name: claim_session(session_id, owner, claimed_by, expected)^
+-- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session, and for one that is not under
+-- the epoch `expected` any more, if that is not null.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = :claimed_by, status = 'active', seen_at = now()
-WHERE id = :session_id AND status <> 'ended'
-RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
-          resume_ms,
+WHERE id = :session_id AND status <> 'ended' AND epoch = coalesce(:expected::bigint, epoch)
+RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+          save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions;
@@ -46,8 +47,8 @@ WHERE id = ANY (ARRAY(
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
-          resume_ms,
+RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+          save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions,
@@ -184,8 +185,8 @@ ORDER BY seen_at DESC;
 UPDATE video_sessions AS s
 SET status = 'ended', ended_at = now(), epoch = epoch + 1, claimed_by = 'socket', owner = :owner
 WHERE id = ANY (:ids::uuid[]) AND status <> 'ended'
-RETURNING id, video_id, user_id, lecture_id, epoch, state, last_seq, last_sub, duplicates, ladder, viewport, save_data,
-          resume_ms,
+RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+          save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions,
@@ -208,7 +209,7 @@ WHERE s.id = :session_id AND (s.user_id = :viewer_id OR c.creator_id = :viewer_i
 
 -- name: get_own_session(session_id, user_id, alive_s)^
 -- For its user's frames: where it stands, and whether the process that owns it is alive.
-SELECT s.id, s.status, s.owner, s.last_seq, s.last_sub, s.decision::json AS decision, s.video_id,
+SELECT s.id, s.status, s.owner, s.epoch, s.last_seq, s.last_sub, s.decision::json AS decision, s.video_id,
        extract(epoch FROM now() - s.created_at)::float8 AS age_s,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
@@ -216,8 +217,8 @@ FROM video_sessions AS s
 WHERE s.id = :session_id AND s.user_id = :user_id;
 
 -- name: get_standing(session_id)^
-SELECT status, last_seq, last_sub FROM video_sessions WHERE id = :session_id;
+SELECT status, owner, last_seq, last_sub, decision::json AS decision FROM video_sessions WHERE id = :session_id;
 
--- name: give_to_reaper(session_id)!
+-- name: give_to_reaper(session_ids)!
 -- What nobody holds is given to an owner who never lived, so that a reaper folds what is in the stream.
-UPDATE video_sessions SET owner = uuidv7() WHERE id = :session_id AND owner IS NULL AND status <> 'ended';
+UPDATE video_sessions SET owner = uuidv7() WHERE id = ANY (:session_ids::uuid[]) AND owner IS NULL;

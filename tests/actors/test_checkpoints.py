@@ -209,7 +209,7 @@ class Unwritten(Checkpoints):
 
 def changed_session(now: float) -> VideoSession:
     """A session with something to save."""
-    row = dict.fromkeys(("video_id", "user_id", "lecture_id", "viewport", "length_ms", "decisions"))
+    row = dict.fromkeys(("video_id", "user_id", "lecture_id", "viewport", "length_ms", "decisions", "claimed_by"))
     row |= dict.fromkeys(("resume_ms", "last_seq", "last_sub", "duplicates"), 0)
     session = VideoSession(
         row | {"id": uuid4(), "epoch": 1, "state": "{}", "ladder": LADDER, "save_data": False}, now=now

@@ -1,15 +1,18 @@
 """The life of sessions: claimed, fed from beside, drained; several processes on the same parts."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.valkey import Valkey
 from server.data.db import queries
-from server.data.streams import StreamFull
+from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
 from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
 
@@ -134,6 +137,152 @@ async def test_a_beacon_kicks_nobody_who_took_over_what_was_claimed_here_in_vain
         assert listener.ended is None
 
 
+@asynccontextmanager
+async def being_opened(core: Core, session_id: UUID) -> AsyncIterator[asyncio.Task[tuple[VideoSession, Listener]]]:
+    """The opening of a socket that has claimed its session and got no further; it goes on at the end."""
+    runtime, claimed, go_on = core.runtime, asyncio.Event(), asyncio.Event()
+    announce = runtime.announce_claim
+
+    async def announce_late(session_id: UUID, epoch: int) -> None:
+        claimed.set()
+        await go_on.wait()
+        await announce(session_id, epoch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "announce_claim", announce_late)
+        opening = asyncio.create_task(core.open(session_id))
+        await claimed.wait()
+    yield opening
+    go_on.set()
+    await opening
+
+
+async def test_a_beacon_kicks_no_socket_that_is_opened_in_the_same_moment(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    row = await own(core, session_id, place.user_id)
+    async with being_opened(core, session_id) as opening:
+        delivered = await core.runtime.deliver(row, [report(1)])
+    assert delivered is not None
+    assert delivered[0].accepted == 1
+    session, listener = opening.result()
+    await eventually(lambda: listener.applied == 1)
+    await core.runtime.checkpoints.check_fences([session])
+    assert listener.ended is None
+
+
+async def test_nobody_takes_a_session_that_is_opened_once_more_after_it_was_claimed_in_vain(
+    core: Core, place: Place
+) -> None:
+    registry = core.runtime.registry
+    session_id = await place.new_session(core, owner=registry.process_id)
+    registry.strays[session_id] = 0.0
+    async with being_opened(core, session_id) as opening:
+        await core.runtime.deliver(await own(core, session_id, place.user_id), [report(1)])
+        assert await core.runtime.reaper.reap() == 0
+    session, listener = opening.result()
+    await eventually(lambda: listener.applied == 1)
+    await core.runtime.checkpoints.check_fences([session])
+    assert listener.ended is None
+
+
+async def test_a_beacon_of_a_session_that_ends_in_the_same_moment_is_told_so(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    row = await own(core, session_id, place.user_id)
+    await core.db.execute("UPDATE video_sessions SET status = 'ended' WHERE id = $1", session_id)
+    assert await core.runtime.deliver(row, [report(1)]) is None
+
+
+async def let_go(core: Core, session: VideoSession, listener: Listener) -> None:
+    """The session's socket ends, and what it brought is saved."""
+    core.runtime.detach(session, listener)
+    await core.runtime.checkpoints.save_changed()
+    assert session.dropped
+
+
+@pytest.mark.parametrize("first", ["the beacon", "the socket's end"])
+async def test_a_beacon_beside_the_end_of_its_socket_is_saved_soon(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    append = still_core.streams.append
+
+    async def append_meanwhile(*arguments: Any, **options: Any) -> Appended:
+        if first == "the socket's end":
+            await let_go(still_core, session, listener)
+        appended = await append(*arguments, **options)
+        if first == "the beacon":
+            await let_go(still_core, session, listener)
+        return appended
+
+    monkeypatch.setattr(still_core.streams, "append", append_meanwhile)
+    delivered = await still_core.runtime.deliver(await own(still_core, session_id, place.user_id), [report(2)])
+    assert delivered is not None
+    assert delivered[0].accepted == 1
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "active")
+
+
+async def test_a_beacon_elsewhere_beside_the_end_of_its_socket_is_saved_soon(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        await still_core.runtime.pulse.beat()
+        session_id = await place.new_session(still_core)
+        session, listener = await still_core.open(session_id)
+        await still_core.feed(session, 1)
+        row = await own(other, session_id, place.user_id)
+        await let_go(still_core, session, listener)
+        delivered = await other.runtime.deliver(row, [report(2)])
+        assert delivered is not None
+        assert len(other.runtime.registry) == 0
+        assert await other.runtime.reaper.reap() == 1
+        assert (await other.row(session_id))["last_seq"] == 2
+
+
+async def test_a_beacon_elsewhere_that_its_owner_did_not_hear_of_is_saved_soon(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    await let_go(still_core, session, listener)
+    assert await still_core.runtime.reaper.reap() == 1
+    assert (await still_core.row(session_id))["last_seq"] == 2
+
+
+async def test_a_beacon_that_comes_before_the_end_of_its_session_is_not_lost_with_the_stream(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    session.bye = True
+    await let_go(still_core, session, listener)
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")
+    assert not await still_core.redis.exists(session.key)
+
+
+async def test_a_beacon_that_comes_after_the_end_of_its_session_is_told_so(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        await still_core.runtime.pulse.beat()
+        session_id = await place.new_session(still_core)
+        session, listener = await still_core.open(session_id)
+        row = await own(other, session_id, place.user_id)
+        session.bye = True
+        await let_go(still_core, session, listener)
+        assert await other.runtime.deliver(row, [report(1)]) is None
+
+
+async def test_only_a_newer_socket_keeps_a_player_from_coming_back(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    _, listener = await core.open(session_id)
+    await core.runtime.claim(session_id, "rest")
+    assert listener.ended == (1012, "restart")
+
+
 async def test_a_beacon_with_an_absurd_seq_writes_nothing(core: Core, place: Place) -> None:
     session_id = await place.new_session(core)
     row = await own(core, session_id, place.user_id)
@@ -167,6 +316,46 @@ async def test_a_session_claimed_elsewhere_tells_its_old_socket_even_without_a_n
         )
         await eventually(lambda: second.ended is not None)
         assert second.ended == (1012, "restart")
+
+
+async def take_over(core: Core, session_id: UUID) -> None:
+    """What the making of another session does with one that is too many."""
+    process_id = core.runtime.registry.process_id
+    await core.runtime.finish(await sessions.end_sessions(core.db, ids=[session_id], owner=process_id))
+
+
+async def test_what_an_owner_acknowledges_that_hears_late_of_a_takeover_counts(still_core: Core, place: Place) -> None:
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        session_id = await place.new_session(other)
+        session, listener = await other.open(session_id)
+        await other.feed(session, 3)
+        await take_over(still_core, session_id)
+        assert (await still_core.row(session_id))["last_seq"] == 3
+        await other.feed(session, 2)
+        assert listener.applied == 5
+        await other.runtime.checkpoints.check_fences([session])
+        assert listener.ended == (4409, "superseded")
+        assert await still_core.runtime.reaper.reap() == 1
+        row = await still_core.row(session_id)
+        assert (row["last_seq"], row["owner"], row["status"]) == (5, None, "ended")
+        assert state_of(row)["frames"] == 5
+        assert not await still_core.redis.exists(session.key)
+
+
+async def test_after_a_takeover_its_own_process_takes_no_more_of_a_session(core: Core, place: Place) -> None:
+    session_id = await place.new_session(core)
+    session, listener = await core.open(session_id)
+    for seq in range(1, 31):
+        core.runtime.submit(session, report(seq))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core.runtime, "_nudged", lambda _: None)  # it hears of it late
+        patch.setattr("actors.runtime.SERVED_S", 30.0)
+        await take_over(core, session_id)
+    assert listener.ended == (4409, "superseded")
+    row = await core.row(session_id)
+    assert (row["status"], row["owner"]) == ("ended", None)
+    assert row["last_seq"] >= listener.applied
+    assert not await core.redis.exists(session.key)
 
 
 async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_every_five_seconds(place: Place) -> None:
@@ -216,6 +405,7 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     await core.runtime.drain(20.0)
     for session, listener in opened:
         assert listener.ended == (1012, "restart")
+        assert listener.retry_ms
         row = await core.row(session.id)
         assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "active")
     session = await core.runtime.claim(opened[0][0].id, "socket")
@@ -223,6 +413,26 @@ async def test_draining_saves_releases_and_sends_everybody_elsewhere(core: Core,
     late = Listener()
     core.runtime.attach(session, late)
     assert late.ended == (1012, "restart")
+    assert late.retry_ms
+
+
+async def test_what_comes_while_a_drain_ends_the_sockets_is_saved_too(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, listener = await still_core.open(await place.new_session(still_core))
+    await still_core.feed(session, 1)
+    save_changed = still_core.runtime.checkpoints.save_changed
+
+    async def and_one_more(*, release: bool) -> None:
+        await save_changed(release=release)
+        await still_core.feed(session, 1)
+
+    monkeypatch.setattr(still_core.runtime.checkpoints, "save_changed", and_one_more)
+    await still_core.runtime.drain(20.0)
+    assert listener.ended == (1012, "restart")
+    assert listener.applied == 2
+    row = await still_core.row(session.id)
+    assert (row["last_seq"], row["owner"]) == (2, None)
 
 
 async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_valkey: Valkey) -> None:

@@ -34,6 +34,7 @@ def session(network: str = "school") -> VideoSession:
         "id": uuid4(), "video_id": uuid4(), "user_id": uuid4(), "lecture_id": uuid4(), "epoch": 1,
         "state": dump_state(state), "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER,
         "viewport": None, "save_data": False, "resume_ms": 0, "length_ms": None, "decisions": None,
+        "claimed_by": "socket",
     }  # fmt: skip
     return VideoSession(row, now=0.0)
 

@@ -10,7 +10,8 @@ import pytest
 from aiohttp import WSServerHandshakeError
 from structlog.testing import capture_logs
 
-from server.http.keys import DRAINING, TOKENS
+from server.app import drain_core
+from server.http.keys import TOKENS
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
 
@@ -215,7 +216,7 @@ async def test_the_live_socket_ends_with_its_right_its_video_and_its_process(roo
 
     async def drain(_: Any) -> None:
         assert room.client.app is not None
-        room.client.app[DRAINING].set()
+        await drain_core(room.client.app)
 
     assert await code(chatter) == 4400
     assert await code(delete) == 4404

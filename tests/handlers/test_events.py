@@ -12,7 +12,8 @@ import pytest
 from aiohttp import WSMsgType
 from structlog.testing import capture_logs
 
-from server.http.keys import DRAINING, EVENTS, HOSTING
+from server.app import drain_core
+from server.http.keys import EVENTS, HOSTING
 from server.services.video_host import HostedVideo
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import Lecture, make_lecture
@@ -390,7 +391,7 @@ async def test_a_process_that_stops_sends_its_pages_elsewhere(two: Two) -> None:
     ada = await two.learner("ada")
     page = await two.page(ada, two.here)
     assert two.here.app is not None
-    two.here.app[DRAINING].set()
+    await drain_core(two.here.app)
     told = await page.hears("bye")
     assert told["code"] == 1012
     assert told["retry_ms"] > 0

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +48,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
+@contextmanager
+def listening(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running process and its address."""
+    process = start(**settings)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r'"port":(\d+),"event":"listening"', line):
+            yield process, f"http://127.0.0.1:{found[1]}"
+            break
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture
 def parts(postgres_dsn: str, redis_url: str) -> dict[str, str]:
     return {
@@ -63,14 +78,8 @@ def parts(postgres_dsn: str, redis_url: str) -> dict[str, str]:
 @pytest.fixture
 def server(parts: dict[str, str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running process and its address."""
-    process = start(**parts)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r'"port":(\d+),"event":"listening"', line):
-            yield process, f"http://127.0.0.1:{found[1]}"
-            break
-    process.kill()
-    process.communicate()
+    with listening(parts) as started:
+        yield started
 
 
 def test_without_a_secret_it_refuses_with_exit_code_2(parts: dict[str, str]) -> None:
@@ -135,3 +144,30 @@ async def test_what_is_running_when_the_signal_comes_is_finished(server: tuple[s
     assert (await reader.read(12)) == b"HTTP/1.1 401"
     writer.close()
     assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+def test_who_never_reads_an_answer_keeps_no_process_from_saying_that_it_is_gone(
+    parts: dict[str, str],
+) -> None:
+    settings = parts | {"SESSIONS__DRAIN_S": "15", "SERVER__LINGER_S": "0.1"}
+    with listening(settings) as (process, address), socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.settimeout(30)
+        slow.connect(("127.0.0.1", int(address.rpartition(":")[2])))
+        slow.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        assert slow.recv(12) == b"HTTP/1.1 200"
+        for _ in range(100):
+            ask(address, "/livez")  # meanwhile the server has written as much as it can
+        process.send_signal(signal.SIGTERM)
+        code, errors = finish(process)
+    assert code == 0
+    assert "drain_timed_out" not in errors
+    assert asyncio.run(count_processes(parts["POSTGRES__DSN"])) == 0
+
+
+async def count_processes(dsn: str) -> int:
+    """How many say that they live."""
+    connection = await asyncpg.connect(dsn)
+    count: int = await connection.fetchval("SELECT count(*) FROM processes")
+    await connection.close()
+    return count

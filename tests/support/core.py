@@ -43,6 +43,7 @@ class Listener:
         self.acks: list[Ack] = []
         self.decisions: list[Decision] = []
         self.ended: tuple[int, str] | None = None
+        self.retry_ms: int | None = None
 
     def send_ack(self, payload: bytes) -> None:
         self.acks.append(msgspec.json.decode(payload, type=Ack))
@@ -50,8 +51,9 @@ class Listener:
     def send_decision(self, payload: bytes) -> None:
         self.decisions.append(msgspec.json.decode(payload, type=Decision))
 
-    def end(self, code: int, reason: str, _retry_ms: int | None = None) -> None:
-        self.ended = self.ended or (code, reason)
+    def end(self, code: int, reason: str, retry_ms: int | None = None) -> None:
+        if self.ended is None:
+            self.ended, self.retry_ms = (code, reason), retry_ms
 
     @property
     def applied(self) -> int:

@@ -19,7 +19,7 @@ def claimed(**row: Any) -> VideoSession:
     columns = {
         "id": uuid4(), "video_id": uuid4(), "user_id": uuid4(), "lecture_id": uuid4(), "epoch": 1, "state": "{}",
         "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER, "viewport": None, "save_data": False,
-        "resume_ms": 0, "length_ms": 600_000, "decisions": None,
+        "resume_ms": 0, "length_ms": 600_000, "decisions": None, "claimed_by": "socket",
     }  # fmt: skip
     return VideoSession(columns | row, now=0.0)
 

@@ -161,6 +161,14 @@ def test_a_key_names_its_slot_for_redis_cluster() -> None:
     assert tail == f":{session_id}"
 
 
+async def test_what_lies_after_a_cursor_is_unread(streams: Streams, redis: Redis) -> None:
+    read, unread, gone = (stream_key(uuid4()) for _ in range(3))
+    for key in (read, unread):
+        await redis.xadd(key, {"prev": 0, "frame": b"{}"}, id="9-1")
+    assert await streams.list_unread({read: (9, 1), unread: (9, 0), gone: (0, 0)}) == {unread}
+    assert await streams.list_unread({}) == set()
+
+
 async def test_a_stream_whose_top_is_in_the_way_is_begun_anew_but_never_what_another_owner_wrote(
     streams: Streams, key: str, redis: Redis
 ) -> None:

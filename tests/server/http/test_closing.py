@@ -111,3 +111,23 @@ async def test_who_breaks_the_protocol_may_read_so_before_we_hang_up(
     assert (message.type, message.data) == (WSMsgType.CLOSE, code)
     assert player.close_code == code
     await asyncio.wait_for(place.gone[accepted].wait(), 30)
+
+
+async def test_who_stops_sends_everybody_elsewhere_and_not_all_at_once(place: Place, connect: Open) -> None:
+    players = [(await connect())[1] for _ in range(5)]
+    place.sockets.send_away()
+    said = [await asyncio.wait_for(player.receive_json(), 30) for player in players]
+    assert {(told["type"], told["code"]) for told in said} == {("bye", 1012)}
+    assert len({told["retry_ms"] for told in said}) > 1
+    assert [await last_word(player) for player in players] == [(1012, 1012)] * 5
+
+
+async def test_whose_opening_began_before_the_process_stopped_is_sent_elsewhere_at_once(
+    place: Place, connect: Open
+) -> None:
+    place.sockets.hurry()
+    _, player = await connect()
+    told = await asyncio.wait_for(player.receive_json(), 30)
+    assert (told["type"], told["code"]) == ("bye", 1012)
+    assert told["retry_ms"] > 0
+    assert await last_word(player) == (1012, 1012)
