@@ -19,6 +19,7 @@ import { Surroundings } from "./surroundings.js";
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
 const ENCODING_POLL_MS = 2_500;
 const RETRY_MS = 5_000;
+const PAUSED_MS = 5_000; // how often a paused picture is told of: often enough for decisions to live on
 const CREDENTIALS_AGAIN_MS = 60_000;
 const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
@@ -75,6 +76,7 @@ export class Classroom {
   #renewing = false;
   #finished = false;
   #credentialsRenewedAt = -Infinity;
+  #quietUntil = 0; // while paused
   #log = { decisions: [], acks: [], frames: [] };
 
   #stage = h("div", { class: "stage" });
@@ -353,10 +355,12 @@ export class Classroom {
     });
   }
 
-  /** While nobody listens and nothing moves there is nothing to tell. */
+  /** While nothing moves there is little to tell, and nothing while nobody listens. */
   #frame() {
     if (!this.player) return null;
-    if (this.session?.state.connection !== "live" && this.#screen.paused) return null;
+    if (!this.#screen.paused) this.#quietUntil = 0;
+    else if (this.session?.state.connection !== "live" || performance.now() < this.#quietUntil) return null;
+    else this.#quietUntil = performance.now() + PAUSED_MS;
     return this.player.frame();
   }
 

@@ -401,6 +401,19 @@ async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter
     assert frames[landed - 1]["position"] < 20
 
 
+async def test_a_paused_lecture_is_told_of_at_once_and_then_only_now_and_then(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate("document.querySelector('video').pause()")
+    await eventually(lambda: stage.held.frames[-1]["cmcd"]["sta"] == "a", 4)
+    told = len(stage.held.frames)
+    await page.wait_for_timeout(2000)  # twenty reports, if it played
+    assert sum(not frame["segments"] for frame in stage.held.frames[told:]) <= 1
+    assert (await state(page))["decision"] is not None
+
+
 async def test_a_renewed_playback_token_goes_on_without_a_break(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, PLAYING)
