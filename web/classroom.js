@@ -278,8 +278,8 @@ export class Classroom {
       this.session = null;
       return false;
     }
-    const { progress } = this.#lecture;
-    const position = this.#resumePosition(greeting.resume_position ?? progress?.position ?? 0);
+    // The session knows only how far it got itself; progress is of all devices.
+    const position = this.#resumePosition(this.#lecture.progress?.position ?? greeting.resume_position);
     const player = this.#preparePlayer({ source: this.#video.playback.hls, position });
     this.#watchLecture(player, { position, decision: greeting.decision });
     this.#guard(session);

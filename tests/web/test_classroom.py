@@ -389,6 +389,17 @@ async def test_another_device_that_watched_later_decides_where_a_lecture_resumes
     assert len(stage.created) == 2
 
 
+async def test_a_reload_goes_on_where_another_device_got_to_meanwhile(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 1 && lectern.state().acked > 3")
+    stage.resume_position = 30.0
+    stage.lecture_seen = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).isoformat()
+    await page.reload()
+    await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
+    assert 30 <= (await state(page))["position"] < 40
+    assert len(stage.created) == 1
+
+
 async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, "lectern.state()?.position > 1")
