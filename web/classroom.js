@@ -109,9 +109,10 @@ export class Classroom {
     try {
       this.#lecture = await this.#api.lecture(this.lectureId);
     } catch (error) {
-      this.#refused(error);
+      if (!this.#off.signal.aborted) this.#refused(error);
       return;
     }
+    if (this.#off.signal.aborted) return;
     this.#showLecture();
     // Its requests go out first: the others can wait.
     const begun = this.#withVideo(this.#lecture.video);
@@ -247,7 +248,7 @@ export class Classroom {
     const source = ahead ?? this.#video.playback.hls;
     const player = this.#preparePlayer({ source, position: this.#resumePosition(this.#lecture.progress?.position) });
     const created = await this.#createSession();
-    if (!created || this.#off.signal.aborted) {
+    if (!created) {
       player.destroy();
       return;
     }
@@ -296,10 +297,11 @@ export class Classroom {
     return position < end - 1 ? position : 0;
   }
 
+  /** A session; null where there is none, or nobody to watch any more. */
   async #createSession(takeover = false) {
     const { connection } = navigator;
     try {
-      return await this.#api.createSession(this.#video.id, {
+      const created = await this.#api.createSession(this.#video.id, {
         device: deviceKind(),
         viewport: viewportOf(this.#screen),
         connection: connection?.type ?? connection?.effectiveType,
@@ -307,7 +309,13 @@ export class Classroom {
         player: "lectern-web hls.js",
         ...(takeover && { takeover }),
       });
+      if (!this.#off.signal.aborted) return created;
+      const unwanted = this.#newSession(created);
+      unwanted.start();
+      unwanted.end();
+      return null;
     } catch (error) {
+      if (this.#off.signal.aborted) return null;
       if (error.code === "too_many_sessions" && !takeover) return (await this.#askTakeover(error)) ? this.#createSession(true) : null;
       if (error.status === 401) this.#signIn();
       else if (!this.player) this.#notice("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
@@ -418,7 +426,7 @@ export class Classroom {
     place.forgetSession(this.lectureId);
     try {
       const created = await this.#createSession();
-      if (!created || this.#off.signal.aborted) return;
+      if (!created) return;
       if (created.playback) this.player?.renew(created.playback);
       this.#attach(this.#newSession(created));
     } finally {

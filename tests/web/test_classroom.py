@@ -1,5 +1,6 @@
 """The classroom in a browser: it plays real segments, obeys, keeps its place, and says what happens."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -277,7 +278,9 @@ async def test_the_manifest_is_fetched_while_the_session_is_made(stage: Stage, p
     assert stage.asked_for.count("video.m3u8") == 1
 
 
-async def test_who_leaves_before_the_session_is_made_plays_nothing(stage: Stage, page: Page, enter: Enter) -> None:
+async def test_who_leaves_before_the_session_is_made_plays_nothing_and_leaves_none_behind(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
     stage.sessions_open.clear()
     await enter()
     await eventually(lambda: "video.m3u8" in stage.asked_for)
@@ -287,7 +290,27 @@ async def test_who_leaves_before_the_session_is_made_plays_nothing(stage: Stage,
     await eventually(lambda: stage.created)
     await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
     await until(page, PLAYING)
-    assert [len(held.sockets) for held in stage.sessions.values()] == [0, 1]
+    await eventually(lambda: [held.status for held in stage.sessions.values()] == ["ended", "active"])
+    assert [held.frames == [] for held in stage.sessions.values()] == [True, False]
+
+
+async def test_who_leaves_before_the_lecture_is_there_begins_none(stage: Stage, page: Page, enter: Enter) -> None:
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.route(f"**/api/lectures/{FIRST}", later)
+    await enter()
+    await page.wait_for_selector(".classroom")
+    await page.evaluate("location.hash = '#/'")
+    await page.wait_for_selector("text=Lectures that keep your place.")
+    async with page.expect_response(f"**/api/lectures/{FIRST}"):
+        gate.set()
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await until(page, PLAYING)
+    assert len(stage.created) == 1
 
 
 async def test_the_plot_itself_says_why(stage: Stage, page: Page, enter: Enter) -> None:
