@@ -11,6 +11,7 @@ import { Controls } from "./controls.js";
 import { h, icon, setText } from "./dom.js";
 import { clock } from "./format.js";
 import { LivePanel } from "./live.js";
+import { finish } from "./owed.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
@@ -36,6 +37,7 @@ export class Classroom {
    */
   constructor({ api, lectureId, navigate }) {
     this.#api = api;
+    this.#userId = api.user?.id;
     this.lectureId = lectureId;
     this.#navigate = navigate;
     this.#around = new Surroundings({
@@ -66,6 +68,7 @@ export class Classroom {
   player = null;
 
   #api;
+  #userId; // who watches, whoever signs in meanwhile
   #navigate;
   #off = new AbortController();
   #lecture = null;
@@ -126,7 +129,7 @@ export class Classroom {
     this.#off.abort();
     const left = this.player && !this.#finished ? this.player.frame() : null;
     if (left) this.session?.record(left);
-    this.session?.end();
+    if (this.session) finish(this.session, this.#userId);
     place.forgetSession(this.lectureId);
     this.#around.close();
     this.#controls.close();
@@ -312,7 +315,7 @@ export class Classroom {
       if (!this.#off.signal.aborted) return created;
       const unwanted = this.#newSession(created);
       unwanted.start();
-      unwanted.end();
+      finish(unwanted, this.#userId);
       return null;
     } catch (error) {
       if (this.#off.signal.aborted) return null;
@@ -545,7 +548,7 @@ export class Classroom {
     this.#finished = true;
     place.forgetPlace(this.lectureId);
     place.forgetSession(this.lectureId);
-    this.session?.end().then(() => this.#around.update());
+    if (this.session) finish(this.session, this.#userId).then(() => this.#around.update());
     const { next } = this.#around;
     const again = () => {
       this.#notice(null);

@@ -19,6 +19,7 @@ import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
 import { h } from "./dom.js";
 import { opsPage } from "./ops.js";
+import { finishOwed } from "./owed.js";
 import { forgetAll } from "./place.js";
 import { plansPage } from "./plans.js";
 import { signInPage } from "./signin.js";
@@ -161,4 +162,5 @@ window.addEventListener("hashchange", () => {
   show();
 });
 showAccount();
+finishOwed(api);
 show();

@@ -7,11 +7,13 @@
  *
  * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
  *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
+ * @typedef {{session_id: string, url: string, token: string, backlog: import("./session.js").Backlog}} OwedSession
  * @typedef {{position: number, at: number, playing: boolean, session_id: string}} Place   at: ms since 1970, our clock
  */
 
 const PREFIX = "lectern.place.";
 const SESSION_PREFIX = "lectern.session.";
+const OWED_PREFIX = "lectern.owed.";
 
 /** @param {string} lectureId @returns {Place|null} */
 export const placeIn = (lectureId) => read(PREFIX + lectureId);
@@ -35,11 +37,20 @@ export function forgetPlace(lectureId) {
   sessionStorage.removeItem(PREFIX + lectureId);
 }
 
+/** @param {string} userId @returns {OwedSession[]} the sessions that could not be ended yet */
+export const owed = (userId) => keysFrom(`${OWED_PREFIX}${userId}.`).map(read).filter(Boolean);
+
+/** @param {string} userId @param {OwedSession} session */
+export const keepOwed = (userId, session) => write(`${OWED_PREFIX}${userId}.${session.session_id}`, session);
+
+/** @param {string} userId @param {string} sessionId */
+export function forgetOwed(userId, sessionId) {
+  sessionStorage.removeItem(`${OWED_PREFIX}${userId}.${sessionId}`);
+}
+
 /** Somebody signed out: nothing of theirs stays. */
 export function forgetAll() {
-  for (const key of Object.keys(sessionStorage)) {
-    if (key.startsWith(PREFIX) || key.startsWith(SESSION_PREFIX)) sessionStorage.removeItem(key);
-  }
+  for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) keysFrom(prefix).forEach((key) => sessionStorage.removeItem(key));
 }
 
 /**
@@ -56,6 +67,10 @@ export function resumeAt(here, there, clockAheadMs) {
   const slackMs = 2_500;
   const newerThere = there.at !== null && there.at > here.at + clockAheadMs + slackMs;
   return newerThere ? there.position : here.position;
+}
+
+function keysFrom(prefix) {
+  return Object.keys(sessionStorage).filter((key) => key.startsWith(prefix));
 }
 
 function read(key) {

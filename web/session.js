@@ -37,7 +37,7 @@ const TIMES = Object.freeze({
   openMs: 10_000, // from opening to hello
   backoffMs: 200,
   backoffMostMs: 10_000,
-  endMs: 15_000, // how long `end` tries to deliver what is left
+  endMs: 15_000, // from a bye to the server's close
 });
 
 // The server does not count the first 512 frames after its hello; a few less leaves room for new ones.
@@ -181,16 +181,13 @@ export class VideoSession extends EventTarget {
   }
 
   /**
-   * Delivers what is left, says bye, and is done. Resolves when the server has closed, or when trying any longer
-   * would be of no use.
+   * Delivers what is left, says bye, and is done. Resolves when the server has closed, however long it is away, or when
+   * trying any longer would be of no use.
    */
   end() {
     if (this.#connection === "stopped" || this.#connection === "idle") return Promise.resolve();
     if (this.#ending) return this.#ending.promise;
     this.#ending = Promise.withResolvers?.() ?? withResolvers();
-    this.#clear("tick");
-    this.#timers.end = setTimeout(() => this.#stop("ended", 1000), this.#times.endMs);
-    this.#timers.tick = setInterval(() => this.#pump(), this.#intervalMs);
     this.#pump();
     return this.#ending.promise;
   }
@@ -203,7 +200,7 @@ export class VideoSession extends EventTarget {
   // Opening and closing
 
   #open() {
-    this.#clear("retry", "open", "ack");
+    this.#clear("retry", "open", "ack", "end");
     this.#detach();
     this.#greeted = false;
     this.#farewell = null;
@@ -230,7 +227,7 @@ export class VideoSession extends EventTarget {
     const code = this.#farewell?.code ?? closeCode;
     const retryMs = this.#farewell?.retry_ms;
     const refused = !this.#greeted;
-    this.#clear("open", "ack");
+    this.#clear("open", "ack", "end");
     this.#detach();
     if (code === 1000 && this.#saidBye) return this.#stop("ended", code);
     if (code >= 4400 && code < 4500) return this.#stop(STOP_REASONS[code] ?? "refused", code);
@@ -313,7 +310,7 @@ export class VideoSession extends EventTarget {
     this.#next = Math.max(hello.seq + 1, this.#next);
     this.#allowance = REPLAY_BURST;
     this.#forget(hello.saved);
-    if (hello.limits?.interval_ms && !this.#ending) this.#tickEvery(hello.limits.interval_ms);
+    if (hello.limits?.interval_ms) this.#tickEvery(hello.limits.interval_ms);
     if (hello.token) this.#token = typeof hello.token === "string" ? hello.token : (hello.token.token ?? this.#token);
     this.#to("live");
     this.#tell("hello", hello);
@@ -378,7 +375,7 @@ export class VideoSession extends EventTarget {
   }
 
   #tick() {
-    const frame = this.#sample();
+    const frame = this.#ending ? null : this.#sample();
     if (frame) this.record(frame);
     else this.#pump();
     // After the burst, what is still owed trickles out beside the new frames.
@@ -400,6 +397,7 @@ export class VideoSession extends EventTarget {
     if (this.#ending) {
       this.#socket.send('{"type":"bye"}');
       this.#saidBye = true;
+      this.#timers.end = setTimeout(() => this.#lost(1006), this.#times.endMs);
     }
   }
 

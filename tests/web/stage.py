@@ -140,6 +140,7 @@ class Stage:
         self.interval_ms = 1_000
         self.acknowledges = True
         self.saves = True
+        self.hears_bye = True
         self.refuses: int | None = None  # a status instead of an upgrade
         self.role = "student"
         self.too_many = False
@@ -472,6 +473,8 @@ class Stage:
             if raw.type is not WSMsgType.TEXT:
                 break
             message = json.loads(raw.data)
+            if message["type"] == "bye" and not self.hears_bye:
+                continue
             if message["type"] == "bye":
                 held.status = "ended"
                 await socket.close(code=1000)

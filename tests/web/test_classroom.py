@@ -486,6 +486,26 @@ async def test_leaving_for_another_lecture_ends_the_session(stage: Stage, page: 
     assert stage.held is not first
 
 
+async def test_what_was_watched_while_the_server_was_away_arrives_although_one_has_left(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    stage.refuses = 503
+    stage.cut()
+    last = await until(page, "lectern.state().pending > 8 && lectern.state().position")
+    await page.evaluate("location.hash = '#/'")
+    await page.wait_for_selector("text=Lectures that keep your place.")
+    await page.reload()
+    stage.refuses = None
+    await eventually(lambda: stage.held.status == "ended")
+    frames = stage.held.frames
+    assert [frame["seq"] for frame in frames] == list(range(1, len(frames) + 1))
+    assert frames[-1]["position"] >= last
+    await until(page, "Object.keys(sessionStorage).every((key) => !key.startsWith('lectern.owed.'))")
+    assert len(stage.created) == 1
+
+
 async def test_the_end_of_the_video_ends_the_session_and_playing_again_begins_another(
     stage: Stage, page: Page, enter: Enter
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page
 
-from tests.web.stage import Stage, until
+from tests.web.stage import Stage, eventually, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -279,6 +279,37 @@ async def test_the_end_delivers_what_is_left_and_then_says_bye(stage: Stage, pag
     assert [frame["position"] for frame in held.frames] == list(range(1, len(held.frames) + 1))
     assert len(held.frames) == await page.evaluate("position")
     assert await page.evaluate("session.state.stopped") == "ended"
+
+
+async def test_the_end_waits_for_a_server_that_is_away(stage: Stage, page: Page, start: Start) -> None:
+    await start(times={"endMs": 200})
+    await until(page, "session.state.acked >= 2")
+    stage.refuses = 503
+    stage.cut()
+    await until(page, "session.state.pending >= 4")
+    await page.evaluate("void session.end()")
+    await page.wait_for_timeout(600)
+    stage.refuses = None
+    await eventually(lambda: stage.held.status == "ended")
+    assert [frame["position"] for frame in stage.held.frames] == list(range(1, await page.evaluate("position") + 1))
+
+
+async def test_the_end_delivers_a_long_backlog_too(stage: Stage, page: Page, start: Start) -> None:
+    pending = [{"position": n, "cmcd": {}} for n in range(600)]
+    await start(quiet=True, backlog={"next": 1, "kept": [], "pending": pending})
+    await page.evaluate("void session.end()")
+    await eventually(lambda: stage.held.status == "ended")
+    assert [frame["position"] for frame in stage.held.frames] == list(range(600))
+
+
+async def test_a_bye_that_is_not_heard_is_said_again(stage: Stage, page: Page, start: Start) -> None:
+    stage.hears_bye = False
+    await start(times={"endMs": 200})
+    await until(page, "session.state.acked >= 2")
+    await page.evaluate("void session.end()")
+    await until(page, "session.state.epoch === 2")
+    stage.hears_bye = True
+    await eventually(lambda: stage.held.status == "ended")
 
 
 async def test_what_an_earlier_page_left_unsaved_is_sent_by_the_next_one(
