@@ -9,7 +9,7 @@
  *   hello     the server's hello             a socket is live
  *   ack       the server's ack               frames were applied, or saved
  *   decision  {decision|null, expired}       what to obey from now on; null = choose by yourself
- *   frame     {seq, frame}                   a frame got its number and goes out for the first time
+ *   frame     {seq, frame}                   a frame got its number, and goes out as soon as it may
  *   token     {token, playback, expires_at}  credentials that replace the old ones
  *   problem   {code, retryable}              the server refused a frame
  *   stopped   {reason, code}                 over, and not coming back by itself
@@ -95,7 +95,8 @@ export class VideoSession extends EventTarget {
   #saidBye = false;
   #stopReason = null;
 
-  // Frames get their number when they are first sent, so that a hello from further on never makes two of the same.
+  // Frames get their number once a hello has said how far the server is, so that never two have the same; and before
+  // anybody is told of the hello, so that who keeps the backlog then never keeps a frame that goes out as one without.
   #next;
   /** @type {{seq: number, text: string}[]} numbered, and not yet saved */
   #kept;
@@ -310,6 +311,7 @@ export class VideoSession extends EventTarget {
     this.#next = Math.max(hello.seq + 1, this.#next);
     this.#allowance = REPLAY_BURST;
     this.#forget(hello.saved);
+    this.#numberPending();
     if (hello.limits?.interval_ms) this.#tickEvery(hello.limits.interval_ms);
     if (hello.token) this.#token = typeof hello.token === "string" ? hello.token : (hello.token.token ?? this.#token);
     this.#to("live");
@@ -385,14 +387,11 @@ export class VideoSession extends EventTarget {
   /** Sends, in order, what this socket has not carried yet. */
   #pump() {
     if (this.#connection !== "live" || this.#saidBye) return;
+    this.#numberPending();
     for (const frame of this.#kept) {
       if (frame.seq <= this.#cursor) continue;
       if (!this.#spend()) return;
       this.#send(frame);
-    }
-    while (this.#pending.length > 0) {
-      if (!this.#spend()) return;
-      this.#send(this.#number(this.#pending.shift()));
     }
     if (this.#ending) {
       this.#socket.send('{"type":"bye"}');
@@ -407,15 +406,15 @@ export class VideoSession extends EventTarget {
     return true;
   }
 
-  #number(frame) {
-    const seq = this.#next++;
-    let text = JSON.stringify({ type: "telemetry", seq, ...frame });
-    // Longer than the server takes: the fetched segments are the only part that can grow.
-    if (text.length > this.#frameBytes) text = JSON.stringify({ type: "telemetry", seq, ...frame, segments: undefined });
-    const kept = { seq, text };
-    this.#kept.push(kept);
-    this.#tell("frame", { seq, frame });
-    return kept;
+  #numberPending() {
+    for (const frame of this.#pending.splice(0)) {
+      const seq = this.#next++;
+      let text = JSON.stringify({ type: "telemetry", seq, ...frame });
+      // Longer than the server takes: the fetched segments are the only part that can grow.
+      if (text.length > this.#frameBytes) text = JSON.stringify({ type: "telemetry", seq, ...frame, segments: undefined });
+      this.#kept.push({ seq, text });
+      this.#tell("frame", { seq, frame });
+    }
   }
 
   #send({ seq, text }) {

@@ -118,6 +118,27 @@ async def test_frames_made_while_the_server_was_away_arrive_later(stage: Stage, 
     assert [frame["position"] for frame in held.frames] == list(range(1, len(held.frames) + 1))
 
 
+@pytest.mark.parametrize("frames", [8, 500])
+async def test_frames_made_while_the_server_was_away_count_once_although_the_tab_crashes_afterwards(
+    stage: Stage, page: Page, start: Start, frames: int
+) -> None:
+    stage.refuses = 503
+    pending = [{"position": -n, "cmcd": {}} for n in range(frames)]
+    await start(backlog={"next": 1, "kept": [], "pending": pending})
+    # As the classroom keeps it; a page that crashes adds nothing to that.
+    await page.evaluate("session.addEventListener('hello', () => { window.kept = session.backlog; })")
+    stage.refuses = None
+    await until(page, f"session.state.acked > {frames} + 2")
+    backlog = await page.evaluate("kept")
+    await page.reload()
+    await page.evaluate(BEGIN, [stage.held.session_id, {"backlog": backlog, "quiet": True}])
+    await until(page, "session.state.connection === 'live'")
+    await page.evaluate("void session.end()")
+    await eventually(lambda: stage.held.status == "ended")
+    positions = [frame["position"] for frame in stage.held.frames]
+    assert len(positions) == len(set(positions))
+
+
 async def test_a_server_that_is_further_is_followed(stage: Stage, page: Page, start: Start) -> None:
     await start(quiet=True, times={"backoffMs": 0})
     await until(page, "session.state.connection === 'live'")
