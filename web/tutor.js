@@ -10,7 +10,7 @@
  *   text      {turn, text}                        all that was said of the answer so far
  *   done      {turn, citations, recommendations, source, stopped}
  *   failed    {turn, code, retryable}
- *   problem   {code, detail}                      a question was refused
+ *   problem   {code, detail, message?}            something was refused: a question, if `message` is there
  */
 import { PROTOCOL } from "./session.js";
 
@@ -106,10 +106,17 @@ export class TutorSocket extends EventTarget {
         this.#tell(frame.type, frame);
         break;
       case "error":
-        if (frame.id && this.#asking?.id === frame.id) this.#asking = null;
-        this.#tell("problem", frame);
+        this.#tell("problem", { code: frame.code, detail: frame.detail, message: this.#takeBack(frame) });
         break;
     }
+  }
+
+  /** The question that was refused, which nobody waits for any more. One that cannot be read is refused without its id. */
+  #takeBack({ id, code }) {
+    const refused = this.#asking;
+    if (!refused || (id !== refused.id && code !== "bad_frame")) return undefined;
+    this.#asking = null;
+    return refused.message;
   }
 
   #greeted({ turn, last_turn: lastTurn }) {

@@ -158,6 +158,8 @@ class Stage:
         self.waiting: dict[str, list[Message]] = {"events": [], "jobs": []}  # for an operator
         self.owns = False  # whether who asks is the course's owner
         self.days: list[str] = []  # from which days analytics were asked for
+        self.asked: list[Message] = []  # of the tutor
+        self.tutor_refuses: str | None = None  # with which code
         self.lecture_seen: str | None = None  # when the lecture was last watched, as the server has it
 
     @asynccontextmanager
@@ -237,6 +239,7 @@ class Stage:
                 web.get("/api/videos/{video_id}/analytics", self._analytics),
                 web.get("/api/videos/{video_id}/live/ws", self._live),
                 web.get("/api/chat/history/{user_id}", self._said),
+                web.get("/ws/chat/{user_id}", self._chat),
                 web.get("/media/{token}/manifest/{path:.+}", self._media),
             ]
         )
@@ -340,6 +343,28 @@ class Stage:
         await socket.send_json(message)
         async for _ in socket:
             pass
+        return socket
+
+    # The tutor
+
+    async def _chat(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("lectern.v1",))
+        await socket.prepare(request)
+        await socket.send_json({"type": "hello", "turn": None, "last_turn": 0})
+        async for raw in socket:
+            frame = json.loads(raw.data)
+            if frame["type"] != "message":
+                continue
+            self.asked.append(frame)
+            if self.tutor_refuses:
+                told = {"code": self.tutor_refuses, "detail": "No.", "retryable": True}
+                unreadable = self.tutor_refuses == "bad_frame"
+                await socket.send_json({"type": "error", **told, "id": None if unreadable else frame["id"]})
+                continue
+            turn = {"turn": len(self.asked)}
+            await socket.send_json({"type": "accepted", "id": frame["id"], "message": frame["message"], **turn})
+            await socket.send_json({"type": "delta", "chunk": 1, "text": "An answer.", **turn})
+            await socket.send_json({"type": "done", "citations": [], "recommendations": [], **turn})
         return socket
 
     # Courses

@@ -582,6 +582,24 @@ async def test_a_hitch_is_no_stall_and_a_stall_is_told(stage: Stage, page: Page,
     assert sum(frame["cmcd"].get("bsd", 0) for frame in stage.held.frames) >= 100
 
 
+@pytest.mark.parametrize("code", ["busy", "rate_limited", "bad_frame"])
+async def test_a_question_that_the_tutor_refused_is_there_to_be_asked_again(
+    stage: Stage, page: Page, enter: Enter, code: str
+) -> None:
+    stage.tutor_refuses = code
+    await enter()
+    await until(page, "lectern.state()?.tutor?.connected")
+    await page.fill("#question", "Why a queue?")
+    await page.click(".ask-tutor button[type=submit]")
+    await until(page, "lectern.state().tutor.note !== '' && !lectern.state().tutor.asking")
+    stage.tutor_refuses = None
+    await page.click(".ask-tutor button[type=submit]", timeout=5000)
+    await page.wait_for_selector("text=An answer.")
+    assert [question["message"] for question in stage.asked] == ["Why a queue?"] * 2
+    assert await page.input_value("#question") == ""
+    assert await page.is_enabled(".ask-tutor button[type=submit]")
+
+
 async def test_what_cannot_be_decoded_is_fetched_anew_and_plays_on(stage: Stage, page: Page, enter: Enter) -> None:
     spoilt: list[str] = []
 
