@@ -32,6 +32,7 @@ const WORDS = {
   quota_exceeded: "There is no room for this file. Delete some first.",
   body_too_large: "This file is too large.",
   unsupported_media_type: "Files of this kind are not taken.",
+  idempotency_key_in_use: "That is on its way already. Wait a moment, then look again.",
   topic_locked: "This question is locked: no more answers.",
   topic_has_posts: "Others have answered: the question stays.",
   card_declined: "The card was declined, and nothing was charged. Try another one.",

@@ -12,6 +12,7 @@
  *   failed    {turn, code, retryable}
  *   problem   {code, detail, message?}            something was refused: a question, if `message` is there
  */
+import { newId } from "./ids.js";
 import { PROTOCOL } from "./session.js";
 
 const BACKOFF_MS = 200;
@@ -161,9 +162,4 @@ export class TutorSocket extends EventTarget {
     const pauseMs = Math.min(BACKOFF_MOST_MS, BACKOFF_MS * 2 ** this.#attempt++) * Math.random();
     this.#timer = setTimeout(() => this.#open(), pauseMs);
   }
-}
-
-/** `crypto.randomUUID` is there on secure pages alone. */
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
