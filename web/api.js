@@ -313,12 +313,13 @@ export class Api extends EventTarget {
    * @throws {Problem}
    */
   async authorised(ask) {
-    const token = this.accessToken;
+    const { user, accessToken: token } = this;
     try {
       return await ask(token);
     } catch (error) {
       if (error.status !== 401 || !token) throw error;
       await this.refresh(token);
+      if (this.user?.id !== user.id) throw error; // what one asked for is not done as another
       return ask(this.accessToken);
     }
   }

@@ -156,7 +156,11 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   page.focus();
 });
-api.addEventListener("account", showAccount);
+api.addEventListener("account", () => {
+  showAccount();
+  // In another tab somebody else signed in: what was watched here is not theirs.
+  if (classroom && api.user && api.user.id !== classroom.userId) show();
+});
 window.addEventListener("hashchange", () => {
   showAccount();
   show();

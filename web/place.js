@@ -3,7 +3,7 @@
  * and in the same session instead of beginning another view.
  *
  * Kept in `sessionStorage`: it is one tab's affair, and gone with the tab. A duplicated tab gets a copy; the server then
- * lets the newer one win.
+ * lets the newer one win. Each under its user: another may sign in in the same tab.
  *
  * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
  *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
@@ -15,26 +15,26 @@ const PREFIX = "lectern.place.";
 const SESSION_PREFIX = "lectern.session.";
 const OWED_PREFIX = "lectern.owed.";
 
-/** @param {string} lectureId @returns {Place|null} */
-export const placeIn = (lectureId) => read(PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId @returns {Place|null} */
+export const placeIn = (userId, lectureId) => read(`${PREFIX}${userId}.${lectureId}`);
 
-/** @param {string} lectureId @param {Place} place */
-export const keepPlace = (lectureId, place) => write(PREFIX + lectureId, place);
+/** @param {string} userId @param {string} lectureId @param {Place} place */
+export const keepPlace = (userId, lectureId, place) => write(`${PREFIX}${userId}.${lectureId}`, place);
 
-/** @param {string} lectureId @returns {SavedSession|null} */
-export const savedSession = (lectureId) => read(SESSION_PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId @returns {SavedSession|null} */
+export const savedSession = (userId, lectureId) => read(`${SESSION_PREFIX}${userId}.${lectureId}`);
 
-/** @param {string} lectureId @param {SavedSession} session */
-export const keepSession = (lectureId, session) => write(SESSION_PREFIX + lectureId, session);
+/** @param {string} userId @param {string} lectureId @param {SavedSession} session */
+export const keepSession = (userId, lectureId, session) => write(`${SESSION_PREFIX}${userId}.${lectureId}`, session);
 
-/** @param {string} lectureId */
-export function forgetSession(lectureId) {
-  sessionStorage.removeItem(SESSION_PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId */
+export function forgetSession(userId, lectureId) {
+  sessionStorage.removeItem(`${SESSION_PREFIX}${userId}.${lectureId}`);
 }
 
-/** @param {string} lectureId */
-export function forgetPlace(lectureId) {
-  sessionStorage.removeItem(PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId */
+export function forgetPlace(userId, lectureId) {
+  sessionStorage.removeItem(`${PREFIX}${userId}.${lectureId}`);
 }
 
 /** @param {string} userId @returns {OwedSession[]} the sessions that could not be ended yet */

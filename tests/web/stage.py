@@ -143,6 +143,8 @@ class Stage:
         self.hears_bye = True
         self.refuses: int | None = None  # a status instead of an upgrade
         self.role = "student"
+        self.user = "ada"  # who signed in last
+        self.people = ["ada"]  # in the order in which they signed in for the first time
         self.too_many = False
         self.resume_position = 0.0
         self.asked_for: list[str] = []  # of the media, in order
@@ -289,7 +291,8 @@ class Stage:
     def _pair(self, status: int = 200) -> web.Response:
         self.lives += 1
         self.valid_token = f"access-{self.lives}"
-        user = {"id": str(uuid.UUID(int=9)), "username": "ada", "email": "ada@example.org", "role": self.role}
+        user_id = str(uuid.UUID(int=9 + self.people.index(self.user)))
+        user = {"id": user_id, "username": self.user, "email": f"{self.user}@example.org", "role": self.role}
         tokens = {"access_token": self.valid_token, "refresh_token": f"refresh-{self.lives}", "token_type": "Bearer"}
         return web.json_response({"user": user, **tokens, "expires_in": 900}, status=status)
 
@@ -297,6 +300,9 @@ class Stage:
         body = await request.json()
         if body["password"] != "correct horse":
             return _problem(401, "bad_credentials", "Wrong user name or password")
+        self.user = body["login"]
+        if self.user not in self.people:
+            self.people.append(self.user)
         return self._pair()
 
     async def _register(self, request: web.Request) -> web.Response:

@@ -35,11 +35,16 @@ def enter(stage: Stage, origin: str, page: Page, faults: list[str]) -> Enter:
 
     async def open_lecture(lecture_id: str = FIRST) -> None:
         await page.goto(f"{origin}/#/signin?next=%23/lectures/{lecture_id}")
-        await page.fill("#login", "ada")
-        await page.fill("#password", "correct horse")
-        await page.click("button[type=submit]")
+        await sign_in(page)
 
     return open_lecture
+
+
+async def sign_in(page: Page, login: str = "ada") -> None:
+    """By the form that is shown."""
+    await page.fill("#login", login)
+    await page.fill("#password", "correct horse")
+    await page.click("button[type=submit]")
 
 
 async def hurry(page: Page) -> None:
@@ -421,6 +426,36 @@ async def test_a_reload_goes_on_where_another_device_got_to_meanwhile(stage: Sta
     await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
     assert 30 <= (await state(page))["position"] < 40
     assert len(stage.created) == 1
+
+
+async def test_who_signs_in_after_somebody_else_in_the_same_tab_begins_at_the_beginning(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 0.5")
+    await page.evaluate("document.querySelector('video').currentTime = 20")
+    await until(page, "lectern.state().position > 20.5")
+    # As where the credentials ran out.
+    await page.evaluate("localStorage.removeItem('lectern.account')")
+    await page.evaluate(f"location.hash = '#/signin?next=%23/lectures/{FIRST}'")
+    await sign_in(page, "ben")
+    await until(page, PLAYING)
+    assert (await state(page))["position"] < 15
+    assert len(stage.created) == 2
+
+
+async def test_where_somebody_else_signs_in_in_another_tab_the_lecture_is_opened_as_theirs(
+    stage: Stage, origin: str, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    first = stage.held
+    other = await page.context.new_page()
+    await other.goto(f"{origin}/#/signin")
+    await sign_in(other, "ben")
+    await eventually(lambda: first.status == "ended")
+    await until(page, f"{PLAYING} && lectern.state().session_id !== '{first.session_id}'")
+    assert await page.text_content(".who") == "ben"
 
 
 async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter: Enter) -> None:
