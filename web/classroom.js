@@ -496,10 +496,12 @@ export class Classroom {
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
     player.addEventListener("expired", () => this.#renewPlayback());
-    player.addEventListener("fatal", ({ detail }) => this.#notice("The picture has stopped", detail.message));
+    player.addEventListener("fatal", ({ detail }) => this.#fault(detail.message));
+    player.addEventListener("recovered", () => this.#recovered(position));
     player.addEventListener("ended", () => this.#end());
     const on = (name, listener) => this.#screen.addEventListener(name, listener, { signal: this.#off.signal });
     on("play", () => this.#playing());
+    on("seeking", () => this.#finished && this.#notice(null));
     on("playing", () => !this.session?.state.stopped && this.#notice(null));
     on("timeupdate", () => {
       this.#keepPlace();
@@ -530,6 +532,7 @@ export class Classroom {
   }
 
   #playing() {
+    if (this.#finished) this.#notice(null);
     this.#finished = false;
     if (this.session?.state.connection !== "stopped") return;
     if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
@@ -569,6 +572,21 @@ export class Classroom {
     this.#overlay.replaceChildren(h("button", { type: "button", class: "big-play", onclick: begin }, icon(PLAY), text));
     this.#overlay.dataset.kind = "play";
     this.#overlay.hidden = false;
+  }
+
+  /** Says that the picture has stopped, but for where there is more to say. */
+  #fault(message) {
+    const { hidden, dataset } = this.#overlay;
+    if (!hidden && !["play", "fault"].includes(dataset.kind)) return;
+    this.#notice("The picture has stopped", message);
+    dataset.kind = "fault";
+  }
+
+  #recovered(position) {
+    if (this.#overlay.dataset.kind !== "fault") return;
+    this.#notice(null);
+    // Autoplay was refused, and nobody has pressed play yet.
+    if (this.#screen.paused && this.player.state.startup_ms === null) this.#offerToPlay(position);
   }
 
   async #renewPlayback() {

@@ -656,6 +656,39 @@ async def test_what_cannot_be_decoded_is_fetched_anew_and_plays_on(stage: Stage,
     assert await page.is_hidden(".overlay")
 
 
+AUTOPLAY_REFUSED = """
+    const { play } = HTMLMediaElement.prototype;
+    HTMLMediaElement.prototype.play = function () {
+        return window.allowed ? play.call(this) : Promise.reject(new DOMException("no", "NotAllowedError"));
+    };
+"""
+
+
+async def test_a_video_that_can_be_reached_again_is_offered_to_be_played_again(page: Page, enter: Enter) -> None:
+    await page.add_init_script(AUTOPLAY_REFUSED)
+    await page.route("**/manifest/video.m3u8", lambda route: route.abort())
+    await enter()
+    await page.wait_for_selector("text=The picture has stopped", timeout=60_000)
+    await page.unroute("**/manifest/video.m3u8")
+    await page.wait_for_selector(".big-play", timeout=60_000)
+    await page.evaluate("window.allowed = true")
+    await page.click(".big-play")
+    await until(page, PLAYING)
+    assert await page.is_hidden(".overlay")
+
+
+@pytest.mark.parametrize("key", ["k", "j"])
+async def test_who_goes_on_after_the_end_is_shown_the_picture(page: Page, enter: Enter, key: str) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate("document.querySelector('video').currentTime = 47.3")
+    await page.wait_for_selector("text=Up next")
+    await until(page, "lectern.state().stopped === 'ended'")
+    await page.keyboard.press(key)
+    await page.wait_for_selector(".overlay", state="hidden")
+    await until(page, "lectern.state().position < 40")
+
+
 async def test_refused_credentials_are_renewed_once_and_then_one_signs_in_again(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
