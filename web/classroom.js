@@ -422,16 +422,17 @@ export class Classroom {
     }
   }
 
-  /** Another session under the same picture. */
+  /** Another session under the same picture; null where there is none. */
   async #renewSession() {
-    if (this.#renewing || this.#off.signal.aborted) return;
+    if (this.#renewing || this.#off.signal.aborted) return null;
     this.#renewing = true;
     place.forgetSession(this.userId, this.lectureId);
     try {
       const created = await this.#createSession();
-      if (!created) return;
+      if (!created) return null;
       if (created.playback) this.player?.renew(created.playback);
       this.#attach(this.#newSession(created));
+      return created;
     } finally {
       this.#renewing = false;
     }
@@ -463,16 +464,25 @@ export class Classroom {
     ]);
   }
 
-  #takeBack() {
+  async #takeBack() {
     const { session } = this;
     this.#notice(null);
-    const follow = ({ detail }) => {
-      // Where the other device got to; the lecture goes on, not back.
-      if (Math.abs(detail.resume_position - this.#screen.currentTime) > 2) this.#screen.currentTime = detail.resume_position;
-      this.player?.play();
-    };
-    session.addEventListener("hello", follow, { once: true });
-    session.reclaim();
+    const greeting = await new Promise((resolve) => {
+      session.addEventListener("hello", ({ detail }) => resolve(detail), { once: true });
+      session.addEventListener("stopped", () => resolve(null), { once: true });
+      session.reclaim();
+    });
+    // Whoever had the session may have ended it.
+    const over = !greeting && ["ended", "gone"].includes(session.state.stopped);
+    const followed = over ? await this.#renewSession() : greeting;
+    if (followed) this.#follow(followed.resume_position);
+  }
+
+  /** Plays on where the other device got to; not from the beginning where it came to the end. */
+  #follow(position) {
+    const inside = position < (this.#video.duration_seconds ?? Infinity) - 1;
+    if (inside && Math.abs(position - this.#screen.currentTime) > 2) this.#screen.currentTime = position;
+    this.player?.play();
   }
 
   #notEntitled() {

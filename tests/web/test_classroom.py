@@ -585,6 +585,19 @@ async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: St
     await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
 
 
+async def test_what_another_device_has_left_goes_on_here(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await stage.close(4409)
+    await page.wait_for_selector("text=Playing on another device")
+    stage.held.status = "ended"
+    stage.resume_position = 30.0
+    await page.click("text=Continue here")
+    await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
+    assert not (await state(page))["paused"]
+    assert len(stage.created) == 2
+
+
 async def test_a_session_that_is_gone_is_replaced_while_the_picture_goes_on(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
