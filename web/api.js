@@ -6,6 +6,7 @@
 
 const STORE_KEY = "lectern.account";
 const TIMEOUT_MS = 10_000;
+const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
 
 /** What the server refused, with RFC 9457's members. `status` 0: it could not be reached at all. */
 export class Problem extends Error {
@@ -350,12 +351,21 @@ export class Api extends EventTarget {
         refresh_token: fresh.refresh_token ?? account.refresh_token,
       });
     } catch (error) {
-      if (error.status === 401) {
+      if (error.status !== 401) throw error;
+      if (error.code === "refresh_spent" && (await this.#replaced(account))) return;
+      if (this.#account?.refresh_token === account.refresh_token) {
         this.#keep(null);
         this.dispatchEvent(new Event("account"));
       }
       throw error;
     }
+  }
+
+  /** Where pages cannot lock, another tab may have been quicker, and its answer is on its way. */
+  async #replaced({ refresh_token }) {
+    const until = performance.now() + REPLACED_MS;
+    while (this.#account?.refresh_token === refresh_token && performance.now() < until) await pause(100);
+    return this.#account !== null && this.#account.refresh_token !== refresh_token;
   }
 
   async #send(method, path, { body, token, more } = {}) {
@@ -378,6 +388,10 @@ export class Api extends EventTarget {
     if (response.ok) return answer;
     throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);
   }
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function parse(text) {

@@ -316,6 +316,8 @@ class Stage:
 
     async def _refresh(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if body["refresh_token"] == f"refresh-{self.lives - 1}":
+            return _problem(401, "refresh_spent", "Just now")
         if body["refresh_token"] != f"refresh-{self.lives}":
             return _problem(401, "refresh_reused", "Sign in again")
         return self._pair()

@@ -511,6 +511,46 @@ async def test_an_expired_access_token_is_renewed_without_a_word(stage: Stage, p
     assert stage.lives == 2
 
 
+@pytest.mark.parametrize("late", ["request of the slower", "answer of the quicker"])
+async def test_two_tabs_that_cannot_lock_renew_an_access_token_at_once_and_stay_signed_in(
+    stage: Stage, origin: str, page: Page, enter: Enter, late: str
+) -> None:
+    without_locks = "Object.defineProperty(navigator, 'locks', { value: undefined })"
+    await page.context.add_init_script(without_locks)
+    await enter()
+    await until(page, PLAYING)
+    other = await page.context.new_page()
+    await other.goto(origin)
+    stage.valid_token = "another"
+    spent, gate = asyncio.Event(), asyncio.Event()
+
+    async def quicker(route: Route) -> None:
+        answer = await route.fetch()
+        spent.set()
+        if late == "answer of the quicker":
+            await gate.wait()
+        await route.fulfill(response=answer)
+
+    async def slower(route: Route) -> None:
+        await (gate if late == "request of the slower" else spent).wait()
+        await route.continue_()
+
+    await other.route("**/api/auth/refresh", quicker)
+    await page.route("**/api/auth/refresh", slower)
+    async with page.expect_request("**/api/auth/refresh"):
+        await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await other.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    if late == "answer of the quicker":
+        async with page.expect_response("**/api/auth/refresh"):
+            await spent.wait()
+    else:
+        await until(other, PLAYING)
+    gate.set()
+    await until(other, PLAYING)
+    await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && {PLAYING}")
+    assert stage.lives == 2
+
+
 async def test_leaving_for_another_lecture_ends_the_session(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, f"{PLAYING} && lectern.state().acked > 3")
