@@ -191,8 +191,15 @@ export class Api extends EventTarget {
     return this.call("GET", `/api/courses/${courseId}`);
   }
 
+  /** All of them, however many. */
   async lectures(courseId) {
-    return (await this.call("GET", `/api/courses/${courseId}/lectures?limit=100`)).items;
+    const items = [];
+    for (let next = `/api/courses/${courseId}/lectures?limit=100`; next; ) {
+      const page = await this.call("GET", next);
+      items.push(...page.items);
+      next = page.next;
+    }
+    return items;
   }
 
   lecture(lectureId) {

@@ -156,6 +156,7 @@ class Stage:
         self.entitled = True
         self.sought: list[str] = []  # what was looked for among the courses
         self.has_more = False
+        self.in_pages = False  # whether a course has more lectures than one page holds
         self.continuations: list[Message] = []
         self.waiting: dict[str, list[Message]] = {"events": [], "jobs": []}  # for an operator
         self.owns = False  # whether who asks is the course's owner
@@ -431,9 +432,14 @@ class Stage:
     async def _course(self, _: web.Request) -> web.Response:
         return web.json_response(self._course_row())
 
-    async def _lectures(self, _: web.Request) -> web.Response:
+    async def _lectures(self, request: web.Request) -> web.Response:
         items = [self._lecture_row(FIRST), self._lecture_row(SECOND)]
-        return web.json_response({"items": items, "next": None, "next_cursor": None})
+        if not self.in_pages:
+            return web.json_response({"items": items, "next": None, "next_cursor": None})
+        if "cursor" in request.query:
+            return web.json_response({"items": items[1:], "next": None, "next_cursor": None})
+        following = f"{request.path}?limit=100&cursor=2"
+        return web.json_response({"items": items[:1], "next": following, "next_cursor": "2"})
 
     async def _lecture(self, request: web.Request) -> web.Response:
         if not self._signed_in(request):

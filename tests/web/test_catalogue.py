@@ -94,3 +94,10 @@ async def test_a_catalogue_without_its_conveniences_is_still_one(stage: Stage, o
     await page.route("**/api/courses?*", lambda route: route.fulfill(status=503, body="{}"))
     await page.fill("input[type=search]", "x")
     await until(page, f"{NOTE} !== ''")
+
+
+async def test_a_course_shows_all_of_its_lectures_however_many(stage: Stage, origin: str, page: Page) -> None:
+    stage.in_pages = True
+    await page.goto(f"{origin}/#/courses/{COURSE}")
+    await page.wait_for_selector("text=An actor is a fold")
+    await page.wait_for_selector("text=The epoch is the fence")
