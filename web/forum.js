@@ -306,7 +306,7 @@ export class ForumPanel {
       reply,
     );
     this.#parts = { head, meta, tools, posts, reply };
-    this.#fill(topic);
+    this.#try(() => this.#fill(topic));
     head.focus({ preventScroll: true });
   }
 
@@ -315,11 +315,12 @@ export class ForumPanel {
   async #refreshTopic() {
     const wanted = this.#topicId;
     const topic = await this.#api.call("GET", `/api/forums/topics/${wanted}?limit=100`);
-    if (this.#topicId === wanted) this.#fill(topic);
+    if (this.#topicId === wanted) await this.#fill(topic);
   }
 
   async #fill(topic) {
-    const { head, meta, tools, reply } = this.#parts;
+    const parts = this.#parts;
+    const { head, meta, tools, reply } = parts;
     setText(head, topic.title);
     const states = [topic.is_pinned && "Pinned", topic.is_locked && "Locked", topic.solved_post_id && "Solved"];
     meta.replaceChildren(states.filter(Boolean).map((state) => `${state} · `).join(""), this.#here(topic) ? this.#moment(topic) : "");
@@ -327,8 +328,9 @@ export class ForumPanel {
     reply.hidden = topic.is_locked && !this.#owner;
     for (const post of topic.posts.items) this.#put(post, topic);
     let next = topic.posts.next;
-    while (next && this.#topicId === topic.id) {
+    while (next) {
       const page = await this.#api.more(next);
+      if (this.#parts !== parts) return; // another topic is shown by now
       for (const post of page.posts.items) this.#put(post, page);
       next = page.posts.next;
     }

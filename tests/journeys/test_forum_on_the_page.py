@@ -1,5 +1,6 @@
 """The forum in a browser: a question at a second, answers as they come, and posts that would be scripts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,30 @@ async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scen
     topics = (await scene.ada.get(f"/api/forums/courses/{scene.course_id}/topics")).body["items"]
     assert [(topic["title"], topic["post_count"]) for topic in topics] == [("Why a queue?", 3)]
     assert len(lost) == 2
+
+
+async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:
+    long = await scene.ask("A long one", "Many words.")
+    for number in range(100):
+        await scene.ada.make(f"/api/forums/topics/{long['id']}/posts", {"content": f"Word {number}"})
+    await scene.ask("A short one", "Few words.")
+    gate = asyncio.Event()
+
+    async def later(route: "Route") -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await scene.enter(page, "teacher")
+    async with page.expect_request("**/api/forums/topics/*cursor=*"):
+        await page.route("**/api/forums/topics/*cursor=*", later)
+        await page.get_by_role("button", name="A long one").click()
+    await page.get_by_role("button", name="← All questions").click()
+    await page.get_by_role("button", name="A short one").click()
+    await page.get_by_text("Few words.").wait_for()
+    async with page.expect_response("**/api/forums/topics/*cursor=*"):
+        gate.set()
+    assert await page.evaluate("new Promise((done) => setTimeout(() => done(true), 300))")
+    assert await page.locator(".posts > li").count() == 1
 
 
 async def test_a_script_in_a_post_never_runs_whatever_the_policy(scene: Scene, browser: "Browser") -> None:
