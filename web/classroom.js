@@ -37,7 +37,7 @@ export class Classroom {
    */
   constructor({ api, lectureId, navigate }) {
     this.#api = api;
-    this.userId = api.user?.id; // whoever signs in meanwhile
+    this.#userId = api.user?.id;
     this.lectureId = lectureId;
     this.#navigate = navigate;
     this.#around = new Surroundings({
@@ -68,6 +68,7 @@ export class Classroom {
   player = null;
 
   #api;
+  #userId; // who watches, whoever signs in meanwhile
   #navigate;
   #off = new AbortController();
   #lecture = null;
@@ -128,8 +129,8 @@ export class Classroom {
     this.#off.abort();
     const left = this.player && !this.#finished ? this.player.frame() : null;
     if (left) this.session?.record(left);
-    if (this.session) finish(this.session, this.userId);
-    place.forgetSession(this.userId, this.lectureId);
+    if (this.session) finish(this.session, this.#userId);
+    place.forgetSession(this.#userId, this.lectureId);
     this.#around.close();
     this.#controls.close();
     this.#panel?.destroy();
@@ -180,7 +181,7 @@ export class Classroom {
       return;
     }
     const there = { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null };
-    place.keepPlace(this.userId, lectureId, there);
+    place.keepPlace(this.#userId, lectureId, there);
     this.#navigate(`#/lectures/${lectureId}`);
   }
 
@@ -243,9 +244,9 @@ export class Classroom {
 
   /** Begins where this tab, or another device, left off: in this tab's own session while that one lives. */
   async #begin() {
-    const saved = place.savedSession(this.userId, this.lectureId);
+    const saved = place.savedSession(this.#userId, this.lectureId);
     if (saved?.video_id === this.#video.id && (await this.#resumeSession(saved))) return;
-    place.forgetSession(this.userId, this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
     // The beginning comes while the session is made.
     const ahead = fetchedSource(this.lectureId);
     const source = ahead ?? this.#video.playback.hls;
@@ -294,7 +295,7 @@ export class Classroom {
   #resumePosition(fromServer) {
     const { progress, duration } = this.#lecture;
     const at = progress?.last_watched_at ? Date.parse(progress.last_watched_at) : null;
-    const here = place.placeIn(this.userId, this.lectureId);
+    const here = place.placeIn(this.#userId, this.lectureId);
     const position = place.resumeAt(here, { position: fromServer ?? 0, at }, this.#api.clockAheadMs);
     const end = this.#video.duration_seconds ?? duration ?? Infinity;
     return position < end - 1 ? position : 0;
@@ -315,7 +316,7 @@ export class Classroom {
       if (!this.#off.signal.aborted) return created;
       const unwanted = this.#newSession(created);
       unwanted.start();
-      finish(unwanted, this.userId);
+      finish(unwanted, this.#userId);
       return null;
     } catch (error) {
       if (this.#off.signal.aborted) return null;
@@ -426,7 +427,7 @@ export class Classroom {
   async #renewSession() {
     if (this.#renewing || this.#off.signal.aborted) return null;
     this.#renewing = true;
-    place.forgetSession(this.userId, this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
     try {
       const created = await this.#createSession();
       if (!created) return null;
@@ -559,9 +560,9 @@ export class Classroom {
 
   #end() {
     this.#finished = true;
-    place.forgetPlace(this.userId, this.lectureId);
-    place.forgetSession(this.userId, this.lectureId);
-    if (this.session) finish(this.session, this.userId).then(() => this.#around.update());
+    place.forgetPlace(this.#userId, this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
+    if (this.session) finish(this.session, this.#userId).then(() => this.#around.update());
     const { next } = this.#around;
     const again = () => {
       this.#notice(null);
@@ -620,9 +621,9 @@ export class Classroom {
   #keepPlace() {
     const screen = this.#screen;
     if (!this.player || this.#finished || screen.readyState === 0) return;
-    const before = place.placeIn(this.userId, this.lectureId);
+    const before = place.placeIn(this.#userId, this.lectureId);
     const moved = !before || Math.abs(before.position - screen.currentTime) > 0.05;
-    place.keepPlace(this.userId, this.lectureId, {
+    place.keepPlace(this.#userId, this.lectureId, {
       position: screen.currentTime,
       at: moved ? Date.now() : before.at,
       playing: !screen.paused,
@@ -633,7 +634,7 @@ export class Classroom {
   #keepSession() {
     const { session } = this;
     if (!session || this.#finished || session.state.connection === "stopped") return;
-    place.keepSession(this.userId, this.lectureId, {
+    place.keepSession(this.#userId, this.lectureId, {
       session_id: session.sessionId,
       url: session.url,
       token: session.token,

@@ -156,10 +156,13 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   page.focus();
 });
+let shownTo = api.user?.id;
 api.addEventListener("account", () => {
   showAccount();
-  // In another tab somebody else signed in: what was watched here is not theirs.
-  if (classroom && api.user && api.user.id !== classroom.userId) show();
+  const before = shownTo;
+  shownTo = api.user?.id ?? before;
+  // Somebody else signed in, perhaps in another tab: what is shown here is not theirs.
+  if (before && shownTo !== before) show();
 });
 window.addEventListener("hashchange", () => {
   showAccount();
