@@ -18,7 +18,7 @@ export async function finish(session, userId) {
   session.addEventListener("hello", keep); // only now are all frames numbered: another page would do it anew
   await session.end();
   session.removeEventListener("hello", keep);
-  place.forgetOwed(userId, sessionId);
+  if (session.state.stopped !== "left") place.forgetOwed(userId, sessionId); // this page goes away, and the next goes on
 }
 
 /** Ends what an earlier page of this tab could not. @param {import("./api.js").Api} api */

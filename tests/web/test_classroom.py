@@ -581,6 +581,22 @@ async def test_what_was_watched_while_the_server_was_away_arrives_although_one_h
     assert len(stage.created) == 1
 
 
+async def test_the_end_of_a_lecture_arrives_although_the_server_was_away_and_the_page_is_reloaded(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    first = stage.held
+    stage.refuses = 503
+    stage.cut()
+    await page.evaluate("document.querySelector('video').currentTime = 47.3")
+    await page.wait_for_selector("text=Up next")
+    await page.reload()
+    stage.refuses = None
+    await eventually(lambda: first.status == "ended")
+    assert first.frames[-1]["position"] > 47.5
+
+
 async def test_the_end_of_the_video_ends_the_session_and_playing_again_begins_another(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
