@@ -521,8 +521,7 @@ async def test_two_tabs_that_cannot_lock_renew_an_access_token_at_once_and_stay_
     await until(page, PLAYING)
     other = await page.context.new_page()
     await other.goto(origin)
-    stage.valid_token = "another"
-    spent, gate = asyncio.Event(), asyncio.Event()
+    asked, spent, refused, gate = (asyncio.Event() for _ in range(4))
 
     async def quicker(route: Route) -> None:
         answer = await route.fetch()
@@ -532,19 +531,18 @@ async def test_two_tabs_that_cannot_lock_renew_an_access_token_at_once_and_stay_
         await route.fulfill(response=answer)
 
     async def slower(route: Route) -> None:
+        asked.set()
         await (gate if late == "request of the slower" else spent).wait()
-        await route.continue_()
+        await route.fulfill(response=await route.fetch())
+        refused.set()
 
     await other.route("**/api/auth/refresh", quicker)
     await page.route("**/api/auth/refresh", slower)
-    async with page.expect_request("**/api/auth/refresh"):
-        await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    stage.valid_token = "another"
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await asked.wait()
     await other.evaluate(f"location.hash = '#/lectures/{SECOND}'")
-    if late == "answer of the quicker":
-        async with page.expect_response("**/api/auth/refresh"):
-            await spent.wait()
-    else:
-        await until(other, PLAYING)
+    await (refused.wait() if late == "answer of the quicker" else until(other, PLAYING))
     gate.set()
     await until(other, PLAYING)
     await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && {PLAYING}")
