@@ -40,6 +40,7 @@ class Restorer:
             return Outcome.GONE
         refused = {"state": state, "last_seq": cursor[0], "last_sub": cursor[1]}
         session = await recover({**row, **refused}, self._streams, self._clock)
+        session.placed = None  # no row ever had this state, and no progress its place
         try:
             passed = await self._checkpoints.write([session.checkpoint(release=True)], seen=False)
         except REFUSED:

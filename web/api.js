@@ -6,6 +6,7 @@
 
 const STORE_KEY = "lectern.account";
 const TIMEOUT_MS = 10_000;
+const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
 
 /** What the server refused, with RFC 9457's members. `status` 0: it could not be reached at all. */
 export class Problem extends Error {
@@ -32,6 +33,7 @@ const WORDS = {
   quota_exceeded: "There is no room for this file. Delete some first.",
   body_too_large: "This file is too large.",
   unsupported_media_type: "Files of this kind are not taken.",
+  idempotency_key_in_use: "That is on its way already. Wait a moment, then look again.",
   topic_locked: "This question is locked: no more answers.",
   topic_has_posts: "Others have answered: the question stays.",
   card_declined: "The card was declined, and nothing was charged. Try another one.",
@@ -189,8 +191,15 @@ export class Api extends EventTarget {
     return this.call("GET", `/api/courses/${courseId}`);
   }
 
+  /** All of them, however many. */
   async lectures(courseId) {
-    return (await this.call("GET", `/api/courses/${courseId}/lectures?limit=100`)).items;
+    const items = [];
+    for (let next = `/api/courses/${courseId}/lectures?limit=100`; next; ) {
+      const page = await this.call("GET", next);
+      items.push(...page.items);
+      next = page.next;
+    }
+    return items;
   }
 
   lecture(lectureId) {
@@ -312,12 +321,13 @@ export class Api extends EventTarget {
    * @throws {Problem}
    */
   async authorised(ask) {
-    const token = this.accessToken;
+    const { user, accessToken: token } = this;
     try {
       return await ask(token);
     } catch (error) {
       if (error.status !== 401 || !token) throw error;
       await this.refresh(token);
+      if (this.user?.id !== user.id) throw error; // what one asked for is not done as another
       return ask(this.accessToken);
     }
   }
@@ -348,12 +358,21 @@ export class Api extends EventTarget {
         refresh_token: fresh.refresh_token ?? account.refresh_token,
       });
     } catch (error) {
-      if (error.status === 401) {
+      if (error.status !== 401) throw error;
+      if (error.code === "refresh_spent" && (await this.#replaced(account))) return;
+      if (this.#account?.refresh_token === account.refresh_token) {
         this.#keep(null);
         this.dispatchEvent(new Event("account"));
       }
       throw error;
     }
+  }
+
+  /** Where pages cannot lock, another tab may have been quicker, and its answer is on its way. */
+  async #replaced({ refresh_token }) {
+    const until = performance.now() + REPLACED_MS;
+    while (this.#account?.refresh_token === refresh_token && performance.now() < until) await pause(100);
+    return this.#account !== null && this.#account.refresh_token !== refresh_token;
   }
 
   async #send(method, path, { body, token, more } = {}) {
@@ -376,6 +395,10 @@ export class Api extends EventTarget {
     if (response.ok) return answer;
     throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);
   }
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function parse(text) {

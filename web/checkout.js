@@ -4,6 +4,8 @@
  */
 import { explain, Problem } from "./api.js";
 import { h, setText } from "./dom.js";
+import { minorUnits } from "./format.js";
+import { newId } from "./ids.js";
 
 const SETTLES_MS = 30_000;
 const LOOK_MS = 500;
@@ -46,7 +48,7 @@ async function load(api) {
  */
 export async function checkout({ api, action, what, currency, amount, pay, settled, done }) {
   const [stripe, methods] = await Promise.all([provider(api), api.paymentMethods()]);
-  const elements = stripe.elements({ mode: "payment", currency, amount: Math.round(amount * 100), paymentMethodCreation: "manual" });
+  const elements = stripe.elements({ mode: "payment", currency, amount: minorUnits(amount, currency), paymentMethodCreation: "manual" });
   const place = h("div", { class: "new-card" });
   const told = h("p", { class: "failure", role: "alert", hidden: true });
   const button = h("button", { class: "primary", type: "submit" }, action);
@@ -126,11 +128,11 @@ const KEYS = "lectern.paying.";
 
 function keyOf(what) {
   try {
-    const kept = sessionStorage.getItem(KEYS + what) ?? crypto.randomUUID();
+    const kept = sessionStorage.getItem(KEYS + what) ?? newId();
     sessionStorage.setItem(KEYS + what, kept);
     return kept;
   } catch {
-    return crypto.randomUUID();
+    return newId();
   }
 }
 

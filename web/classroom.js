@@ -11,6 +11,7 @@ import { Controls } from "./controls.js";
 import { h, icon, setText } from "./dom.js";
 import { clock } from "./format.js";
 import { LivePanel } from "./live.js";
+import { finish } from "./owed.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
@@ -19,6 +20,7 @@ import { Surroundings } from "./surroundings.js";
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
 const ENCODING_POLL_MS = 2_500;
 const RETRY_MS = 5_000;
+const PAUSED_MS = 5_000; // how often a paused picture is told of: often enough for decisions to live on
 const CREDENTIALS_AGAIN_MS = 60_000;
 const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
@@ -35,6 +37,7 @@ export class Classroom {
    */
   constructor({ api, lectureId, navigate }) {
     this.#api = api;
+    this.#userId = api.user?.id;
     this.lectureId = lectureId;
     this.#navigate = navigate;
     this.#around = new Surroundings({
@@ -65,6 +68,7 @@ export class Classroom {
   player = null;
 
   #api;
+  #userId; // who watches, whoever signs in meanwhile
   #navigate;
   #off = new AbortController();
   #lecture = null;
@@ -75,6 +79,7 @@ export class Classroom {
   #renewing = false;
   #finished = false;
   #credentialsRenewedAt = -Infinity;
+  #quietUntil = 0; // while paused
   #log = { decisions: [], acks: [], frames: [] };
 
   #stage = h("div", { class: "stage" });
@@ -107,9 +112,10 @@ export class Classroom {
     try {
       this.#lecture = await this.#api.lecture(this.lectureId);
     } catch (error) {
-      this.#refused(error);
+      if (!this.#off.signal.aborted) this.#refused(error);
       return;
     }
+    if (this.#off.signal.aborted) return;
     this.#showLecture();
     // Its requests go out first: the others can wait.
     const begun = this.#withVideo(this.#lecture.video);
@@ -123,8 +129,8 @@ export class Classroom {
     this.#off.abort();
     const left = this.player && !this.#finished ? this.player.frame() : null;
     if (left) this.session?.record(left);
-    this.session?.end();
-    place.forgetSession(this.lectureId);
+    if (this.session) finish(this.session, this.#userId);
+    place.forgetSession(this.#userId, this.lectureId);
     this.#around.close();
     this.#controls.close();
     this.#panel?.destroy();
@@ -174,7 +180,8 @@ export class Classroom {
       this.#screen.focus();
       return;
     }
-    place.keepPlace(lectureId, { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null });
+    const there = { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null };
+    place.keepPlace(this.#userId, lectureId, there);
     this.#navigate(`#/lectures/${lectureId}`);
   }
 
@@ -237,15 +244,15 @@ export class Classroom {
 
   /** Begins where this tab, or another device, left off: in this tab's own session while that one lives. */
   async #begin() {
-    const saved = place.savedSession(this.lectureId);
+    const saved = place.savedSession(this.#userId, this.lectureId);
     if (saved?.video_id === this.#video.id && (await this.#resumeSession(saved))) return;
-    place.forgetSession(this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
     // The beginning comes while the session is made.
     const ahead = fetchedSource(this.lectureId);
     const source = ahead ?? this.#video.playback.hls;
     const player = this.#preparePlayer({ source, position: this.#resumePosition(this.#lecture.progress?.position) });
     const created = await this.#createSession();
-    if (!created || this.#off.signal.aborted) {
+    if (!created) {
       player.destroy();
       return;
     }
@@ -276,8 +283,8 @@ export class Classroom {
       this.session = null;
       return false;
     }
-    const { progress } = this.#lecture;
-    const position = this.#resumePosition(greeting.resume_position ?? progress?.position ?? 0);
+    // The session knows only how far it got itself; progress is of all devices.
+    const position = this.#resumePosition(this.#lecture.progress?.position ?? greeting.resume_position);
     const player = this.#preparePlayer({ source: this.#video.playback.hls, position });
     this.#watchLecture(player, { position, decision: greeting.decision });
     this.#guard(session);
@@ -288,16 +295,17 @@ export class Classroom {
   #resumePosition(fromServer) {
     const { progress, duration } = this.#lecture;
     const at = progress?.last_watched_at ? Date.parse(progress.last_watched_at) : null;
-    const here = place.placeIn(this.lectureId);
+    const here = place.placeIn(this.#userId, this.lectureId);
     const position = place.resumeAt(here, { position: fromServer ?? 0, at }, this.#api.clockAheadMs);
     const end = this.#video.duration_seconds ?? duration ?? Infinity;
     return position < end - 1 ? position : 0;
   }
 
+  /** A session; null where there is none, or nobody to watch any more. */
   async #createSession(takeover = false) {
     const { connection } = navigator;
     try {
-      return await this.#api.createSession(this.#video.id, {
+      const created = await this.#api.createSession(this.#video.id, {
         device: deviceKind(),
         viewport: viewportOf(this.#screen),
         connection: connection?.type ?? connection?.effectiveType,
@@ -305,7 +313,13 @@ export class Classroom {
         player: "lectern-web hls.js",
         ...(takeover && { takeover }),
       });
+      if (!this.#off.signal.aborted) return created;
+      const unwanted = this.#newSession(created);
+      unwanted.start();
+      finish(unwanted, this.#userId);
+      return null;
     } catch (error) {
+      if (this.#off.signal.aborted) return null;
       if (error.code === "too_many_sessions" && !takeover) return (await this.#askTakeover(error)) ? this.#createSession(true) : null;
       if (error.status === 401) this.#signIn();
       else if (!this.player) this.#notice("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
@@ -353,10 +367,12 @@ export class Classroom {
     });
   }
 
-  /** While nobody listens and nothing moves there is nothing to tell. */
+  /** While nothing moves there is little to tell, and nothing while nobody listens. */
   #frame() {
     if (!this.player) return null;
-    if (this.session?.state.connection !== "live" && this.#screen.paused) return null;
+    if (!this.#screen.paused) this.#quietUntil = 0;
+    else if (this.session?.state.connection !== "live" || performance.now() < this.#quietUntil) return null;
+    else this.#quietUntil = performance.now() + PAUSED_MS;
     return this.player.frame();
   }
 
@@ -407,16 +423,17 @@ export class Classroom {
     }
   }
 
-  /** Another session under the same picture. */
+  /** Another session under the same picture; null where there is none. */
   async #renewSession() {
-    if (this.#renewing || this.#off.signal.aborted) return;
+    if (this.#renewing || this.#off.signal.aborted) return null;
     this.#renewing = true;
-    place.forgetSession(this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
     try {
       const created = await this.#createSession();
-      if (!created || this.#off.signal.aborted) return;
+      if (!created) return null;
       if (created.playback) this.player?.renew(created.playback);
       this.#attach(this.#newSession(created));
+      return created;
     } finally {
       this.#renewing = false;
     }
@@ -448,16 +465,25 @@ export class Classroom {
     ]);
   }
 
-  #takeBack() {
+  async #takeBack() {
     const { session } = this;
     this.#notice(null);
-    const follow = ({ detail }) => {
-      // Where the other device got to; the lecture goes on, not back.
-      if (Math.abs(detail.resume_position - this.#screen.currentTime) > 2) this.#screen.currentTime = detail.resume_position;
-      this.player?.play();
-    };
-    session.addEventListener("hello", follow, { once: true });
-    session.reclaim();
+    const greeting = await new Promise((resolve) => {
+      session.addEventListener("hello", ({ detail }) => resolve(detail), { once: true });
+      session.addEventListener("stopped", () => resolve(null), { once: true });
+      session.reclaim();
+    });
+    // Whoever had the session may have ended it.
+    const over = !greeting && ["ended", "gone"].includes(session.state.stopped);
+    const followed = over ? await this.#renewSession() : greeting;
+    if (followed) this.#follow(followed.resume_position);
+  }
+
+  /** Plays on where the other device got to; not from the beginning where it came to the end. */
+  #follow(position) {
+    const inside = position < (this.#video.duration_seconds ?? Infinity) - 1;
+    if (inside && Math.abs(position - this.#screen.currentTime) > 2) this.#screen.currentTime = position;
+    this.player?.play();
   }
 
   #notEntitled() {
@@ -481,10 +507,12 @@ export class Classroom {
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
     player.addEventListener("expired", () => this.#renewPlayback());
-    player.addEventListener("fatal", ({ detail }) => this.#notice("The picture has stopped", detail.message));
+    player.addEventListener("fatal", ({ detail }) => this.#fault(detail.message));
+    player.addEventListener("recovered", () => this.#recovered(position));
     player.addEventListener("ended", () => this.#end());
     const on = (name, listener) => this.#screen.addEventListener(name, listener, { signal: this.#off.signal });
     on("play", () => this.#playing());
+    on("seeking", () => this.#finished && this.#notice(null));
     on("playing", () => !this.session?.state.stopped && this.#notice(null));
     on("timeupdate", () => {
       this.#keepPlace();
@@ -515,6 +543,7 @@ export class Classroom {
   }
 
   #playing() {
+    if (this.#finished) this.#notice(null);
     this.#finished = false;
     if (this.session?.state.connection !== "stopped") return;
     if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
@@ -531,9 +560,9 @@ export class Classroom {
 
   #end() {
     this.#finished = true;
-    place.forgetPlace(this.lectureId);
-    place.forgetSession(this.lectureId);
-    this.session?.end().then(() => this.#around.update());
+    place.forgetPlace(this.#userId, this.lectureId);
+    place.forgetSession(this.#userId, this.lectureId);
+    if (this.session) finish(this.session, this.#userId).then(() => this.#around.update());
     const { next } = this.#around;
     const again = () => {
       this.#notice(null);
@@ -554,6 +583,21 @@ export class Classroom {
     this.#overlay.replaceChildren(h("button", { type: "button", class: "big-play", onclick: begin }, icon(PLAY), text));
     this.#overlay.dataset.kind = "play";
     this.#overlay.hidden = false;
+  }
+
+  /** Says that the picture has stopped, but for where there is more to say. */
+  #fault(message) {
+    const { hidden, dataset } = this.#overlay;
+    if (!hidden && !["play", "fault"].includes(dataset.kind)) return;
+    this.#notice("The picture has stopped", message);
+    dataset.kind = "fault";
+  }
+
+  #recovered(position) {
+    if (this.#overlay.dataset.kind !== "fault") return;
+    this.#notice(null);
+    // Autoplay was refused, and nobody has pressed play yet.
+    if (this.#screen.paused && this.player.state.startup_ms === null) this.#offerToPlay(position);
   }
 
   async #renewPlayback() {
@@ -577,9 +621,9 @@ export class Classroom {
   #keepPlace() {
     const screen = this.#screen;
     if (!this.player || this.#finished || screen.readyState === 0) return;
-    const before = place.placeIn(this.lectureId);
+    const before = place.placeIn(this.#userId, this.lectureId);
     const moved = !before || Math.abs(before.position - screen.currentTime) > 0.05;
-    place.keepPlace(this.lectureId, {
+    place.keepPlace(this.#userId, this.lectureId, {
       position: screen.currentTime,
       at: moved ? Date.now() : before.at,
       playing: !screen.paused,
@@ -590,7 +634,7 @@ export class Classroom {
   #keepSession() {
     const { session } = this;
     if (!session || this.#finished || session.state.connection === "stopped") return;
-    place.keepSession(this.lectureId, {
+    place.keepSession(this.#userId, this.lectureId, {
       session_id: session.sessionId,
       url: session.url,
       token: session.token,

@@ -36,6 +36,16 @@ export function price(course) {
   return new Intl.NumberFormat(undefined, style).format(Number(course.price));
 }
 
+// In which decimals Stripe counts, where it is not two (https://docs.stripe.com/currencies#zero-decimal); as the server.
+const WHOLE = new Set("bif clp djf gnf jpy kmf krw mga pyg rwf vnd vuv xaf xof xpf".split(" "));
+const THREE = new Set("bhd jod kwd omr tnd".split(" "));
+
+/** 49 usd -> 4900, 500 jpy -> 500: an amount as Stripe counts it. @param {number} amount @param {string} currency */
+export function minorUnits(amount, currency) {
+  const decimals = WHOLE.has(currency) ? 0 : THREE.has(currency) ? 3 : 2;
+  return Math.round(amount * 10 ** decimals);
+}
+
 /** @param {number} count @param {string} one @param {string} [many] */
 export function plural(count, one, many = `${one}s`) {
   return `${count.toLocaleString()} ${count === 1 ? one : many}`;

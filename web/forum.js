@@ -3,9 +3,10 @@
  *
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
-import { explain } from "./api.js";
+import { explain, Problem } from "./api.js";
 import { h, setText } from "./dom.js";
 import { clock, plural } from "./format.js";
+import { newId } from "./ids.js";
 import { showMarkdown } from "./markdown.js";
 
 const SOON_MS = 150; // what comes together is asked for together
@@ -189,13 +190,13 @@ export class ForumPanel {
     const content = h("textarea", { required: true, maxlength: 20_000, rows: 4, "aria-label": "Your question" });
     const pinned = h("input", { type: "checkbox", checked: true });
     const pinnedText = h("span", null, "At this second");
-    const ask = async (event) => {
+    const post = this.#poster("/api/forums/topics");
+    const ask = (event) => {
       event.preventDefault();
       const body = { course_id: this.#lecture.course_id, title: title.value, content: content.value };
       body.lecture_id = this.#lecture.id;
       if (pinned.checked) body.position = Number(form.dataset.position ?? this.#position().toFixed(3));
-      await this.#try(async () => {
-        const topic = await this.#api.call("POST", "/api/forums/topics", body);
+      post(form, body, async (topic) => {
         form.reset();
         delete form.dataset.position;
         form.closest("details").open = false;
@@ -219,6 +220,29 @@ export class ForumPanel {
       title.focus();
     };
     return h("details", { ontoggle: opened }, h("summary", null, "Ask a question"), form);
+  }
+
+  /** Posts what a form holds, once: however often it is sent, and although an answer is lost on its way. */
+  #poster(path) {
+    const draft = { text: null, key: null };
+    return (form, body, done) =>
+      this.#try(async () => {
+        const button = form.querySelector(".primary");
+        if (button.disabled) return;
+        button.disabled = true;
+        const text = JSON.stringify(body);
+        if (draft.text !== text) Object.assign(draft, { text, key: newId() });
+        try {
+          const row = await this.#api.call("POST", path, body, { "Idempotency-Key": draft.key });
+          draft.text = null;
+          await done(row);
+        } catch (error) {
+          if (isRefusal(error)) draft.text = null;
+          throw error;
+        } finally {
+          button.disabled = false;
+        }
+      });
   }
 
   async #refreshMarks() {
@@ -282,7 +306,7 @@ export class ForumPanel {
       reply,
     );
     this.#parts = { head, meta, tools, posts, reply };
-    this.#fill(topic);
+    this.#try(() => this.#fill(topic));
     head.focus({ preventScroll: true });
   }
 
@@ -291,11 +315,12 @@ export class ForumPanel {
   async #refreshTopic() {
     const wanted = this.#topicId;
     const topic = await this.#api.call("GET", `/api/forums/topics/${wanted}?limit=100`);
-    if (this.#topicId === wanted) this.#fill(topic);
+    if (this.#topicId === wanted) await this.#fill(topic);
   }
 
   async #fill(topic) {
-    const { head, meta, tools, reply } = this.#parts;
+    const parts = this.#parts;
+    const { head, meta, tools, reply } = parts;
     setText(head, topic.title);
     const states = [topic.is_pinned && "Pinned", topic.is_locked && "Locked", topic.solved_post_id && "Solved"];
     meta.replaceChildren(states.filter(Boolean).map((state) => `${state} · `).join(""), this.#here(topic) ? this.#moment(topic) : "");
@@ -303,8 +328,9 @@ export class ForumPanel {
     reply.hidden = topic.is_locked && !this.#owner;
     for (const post of topic.posts.items) this.#put(post, topic);
     let next = topic.posts.next;
-    while (next && this.#topicId === topic.id) {
+    while (next) {
       const page = await this.#api.more(next);
+      if (this.#parts !== parts) return; // another topic is shown by now
       for (const post of page.posts.items) this.#put(post, page);
       next = page.posts.next;
     }
@@ -409,15 +435,21 @@ export class ForumPanel {
 
   #replyForm(topicId) {
     const content = h("textarea", { required: true, maxlength: 20_000, rows: 3, "aria-label": "Your answer" });
+    const post = this.#poster(`/api/forums/topics/${topicId}/posts`);
     const send = (event) => {
       event.preventDefault();
-      this.#try(async () => {
-        await this.#api.call("POST", `/api/forums/topics/${topicId}/posts`, { content: content.value });
+      post(form, { content: content.value }, async () => {
         content.value = "";
         await this.#refreshTopic();
       });
     };
     const button = h("button", { class: "primary" }, "Answer");
-    return h("form", { class: "ask", onsubmit: send }, content, h("p", { class: "actions" }, button));
+    const form = h("form", { class: "ask", onsubmit: send }, content, h("p", { class: "actions" }, button));
+    return form;
   }
+}
+
+/** What was refused is over: the next try is another one. */
+function isRefusal(error) {
+  return error instanceof Problem && error.status >= 400 && error.status < 500 && error.code !== "idempotency_key_in_use";
 }

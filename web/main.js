@@ -19,6 +19,7 @@ import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
 import { h } from "./dom.js";
 import { opsPage } from "./ops.js";
+import { finishOwed } from "./owed.js";
 import { forgetAll } from "./place.js";
 import { plansPage } from "./plans.js";
 import { signInPage } from "./signin.js";
@@ -155,10 +156,18 @@ document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();
   page.focus();
 });
-api.addEventListener("account", showAccount);
+let shownTo = api.user?.id;
+api.addEventListener("account", () => {
+  showAccount();
+  const before = shownTo;
+  shownTo = api.user?.id ?? before;
+  // Somebody else signed in, perhaps in another tab: what is shown here is not theirs.
+  if (before && shownTo !== before) show();
+});
 window.addEventListener("hashchange", () => {
   showAccount();
   show();
 });
 showAccount();
+finishOwed(api);
 show();

@@ -3,43 +3,54 @@
  * and in the same session instead of beginning another view.
  *
  * Kept in `sessionStorage`: it is one tab's affair, and gone with the tab. A duplicated tab gets a copy; the server then
- * lets the newer one win.
+ * lets the newer one win. Each under its user: another may sign in in the same tab.
  *
  * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
  *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
+ * @typedef {{session_id: string, url: string, token: string, backlog: import("./session.js").Backlog}} OwedSession
  * @typedef {{position: number, at: number, playing: boolean, session_id: string}} Place   at: ms since 1970, our clock
  */
 
 const PREFIX = "lectern.place.";
 const SESSION_PREFIX = "lectern.session.";
+const OWED_PREFIX = "lectern.owed.";
 
-/** @param {string} lectureId @returns {Place|null} */
-export const placeIn = (lectureId) => read(PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId @returns {Place|null} */
+export const placeIn = (userId, lectureId) => read(`${PREFIX}${userId}.${lectureId}`);
 
-/** @param {string} lectureId @param {Place} place */
-export const keepPlace = (lectureId, place) => write(PREFIX + lectureId, place);
+/** @param {string} userId @param {string} lectureId @param {Place} place */
+export const keepPlace = (userId, lectureId, place) => write(`${PREFIX}${userId}.${lectureId}`, place);
 
-/** @param {string} lectureId @returns {SavedSession|null} */
-export const savedSession = (lectureId) => read(SESSION_PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId @returns {SavedSession|null} */
+export const savedSession = (userId, lectureId) => read(`${SESSION_PREFIX}${userId}.${lectureId}`);
 
-/** @param {string} lectureId @param {SavedSession} session */
-export const keepSession = (lectureId, session) => write(SESSION_PREFIX + lectureId, session);
+/** @param {string} userId @param {string} lectureId @param {SavedSession} session */
+export const keepSession = (userId, lectureId, session) => write(`${SESSION_PREFIX}${userId}.${lectureId}`, session);
 
-/** @param {string} lectureId */
-export function forgetSession(lectureId) {
-  sessionStorage.removeItem(SESSION_PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId */
+export function forgetSession(userId, lectureId) {
+  sessionStorage.removeItem(`${SESSION_PREFIX}${userId}.${lectureId}`);
 }
 
-/** @param {string} lectureId */
-export function forgetPlace(lectureId) {
-  sessionStorage.removeItem(PREFIX + lectureId);
+/** @param {string} userId @param {string} lectureId */
+export function forgetPlace(userId, lectureId) {
+  sessionStorage.removeItem(`${PREFIX}${userId}.${lectureId}`);
+}
+
+/** @param {string} userId @returns {OwedSession[]} the sessions that could not be ended yet */
+export const owed = (userId) => keysFrom(`${OWED_PREFIX}${userId}.`).map(read).filter(Boolean);
+
+/** @param {string} userId @param {OwedSession} session */
+export const keepOwed = (userId, session) => write(`${OWED_PREFIX}${userId}.${session.session_id}`, session);
+
+/** @param {string} userId @param {string} sessionId */
+export function forgetOwed(userId, sessionId) {
+  sessionStorage.removeItem(`${OWED_PREFIX}${userId}.${sessionId}`);
 }
 
 /** Somebody signed out: nothing of theirs stays. */
 export function forgetAll() {
-  for (const key of Object.keys(sessionStorage)) {
-    if (key.startsWith(PREFIX) || key.startsWith(SESSION_PREFIX)) sessionStorage.removeItem(key);
-  }
+  for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) keysFrom(prefix).forEach((key) => sessionStorage.removeItem(key));
 }
 
 /**
@@ -56,6 +67,10 @@ export function resumeAt(here, there, clockAheadMs) {
   const slackMs = 2_500;
   const newerThere = there.at !== null && there.at > here.at + clockAheadMs + slackMs;
   return newerThere ? there.position : here.position;
+}
+
+function keysFrom(prefix) {
+  return Object.keys(sessionStorage).filter((key) => key.startsWith(prefix));
 }
 
 function read(key) {

@@ -2,7 +2,8 @@
  * hls.js bound to a video element: plays, measures, and obeys a cap.
  *
  * Events: `levels`, `captions` {tracks, active}, `blocked` (autoplay was refused), `moment` {frame} (a telemetry frame
- * that cannot wait), `stall` {active}, `expired` (the playback address is no longer good), `fatal` {message}, `ended`.
+ * that cannot wait), `stall` {active}, `expired` (the playback address is no longer good), `fatal` {message}, `recovered`
+ * (from what was fatal), `ended`.
  */
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
@@ -273,8 +274,7 @@ export class Player extends EventTarget {
     const { Events, ErrorTypes } = Hls;
     const hls = this.#hls;
     hls.on(Events.MANIFEST_PARSED, () => {
-      this.#retries = 0;
-      this.#fatal = false;
+      this.#reached();
       this.#match();
     });
     // After this event hls.js chooses a track itself; whoever listens to ours chooses after that.
@@ -314,8 +314,7 @@ export class Player extends EventTarget {
   #fetched(frag) {
     this.#inFlight = null;
     this.#waived = false;
-    this.#retries = 0;
-    this.#fatal = false;
+    this.#reached();
     this.#segmentS = frag.duration || this.#segmentS;
     const { loading, total, loaded } = frag.stats;
     const bytes = loaded || total;
@@ -401,6 +400,14 @@ export class Player extends EventTarget {
       if (this.#retries >= 3) this.#tell("fatal", { message: "The video cannot be reached. Trying again…" });
     } else this.#unplayable();
     return undefined;
+  }
+
+  /** The video can be reached, maybe again. */
+  #reached() {
+    const told = this.#retries >= 3;
+    this.#retries = 0;
+    this.#fatal = false;
+    if (told) this.dispatchEvent(new Event("recovered"));
   }
 
   /** Gives the element to hls.js anew, at the same place, and lets it play if it did. Once: what fails again is bad. */

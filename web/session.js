@@ -9,7 +9,7 @@
  *   hello     the server's hello             a socket is live
  *   ack       the server's ack               frames were applied, or saved
  *   decision  {decision|null, expired}       what to obey from now on; null = choose by yourself
- *   frame     {seq, frame}                   a frame got its number and goes out for the first time
+ *   frame     {seq, frame}                   a frame got its number, and goes out as soon as it may
  *   token     {token, playback, expires_at}  credentials that replace the old ones
  *   problem   {code, retryable}              the server refused a frame
  *   stopped   {reason, code}                 over, and not coming back by itself
@@ -37,7 +37,7 @@ const TIMES = Object.freeze({
   openMs: 10_000, // from opening to hello
   backoffMs: 200,
   backoffMostMs: 10_000,
-  endMs: 15_000, // how long `end` tries to deliver what is left
+  endMs: 15_000, // from a bye to the server's close
 });
 
 // The server does not count the first 512 frames after its hello; a few less leaves room for new ones.
@@ -95,7 +95,8 @@ export class VideoSession extends EventTarget {
   #saidBye = false;
   #stopReason = null;
 
-  // Frames get their number when they are first sent, so that a hello from further on never makes two of the same.
+  // Frames get their number once a hello has said how far the server is, so that never two have the same; and before
+  // anybody is told of the hello, so that who keeps the backlog then never keeps a frame that goes out as one without.
   #next;
   /** @type {{seq: number, text: string}[]} numbered, and not yet saved */
   #kept;
@@ -181,16 +182,13 @@ export class VideoSession extends EventTarget {
   }
 
   /**
-   * Delivers what is left, says bye, and is done. Resolves when the server has closed, or when trying any longer
-   * would be of no use.
+   * Delivers what is left, says bye, and is done. Resolves when the server has closed, however long it is away, or when
+   * trying any longer would be of no use.
    */
   end() {
     if (this.#connection === "stopped" || this.#connection === "idle") return Promise.resolve();
     if (this.#ending) return this.#ending.promise;
     this.#ending = Promise.withResolvers?.() ?? withResolvers();
-    this.#clear("tick");
-    this.#timers.end = setTimeout(() => this.#stop("ended", 1000), this.#times.endMs);
-    this.#timers.tick = setInterval(() => this.#pump(), this.#intervalMs);
     this.#pump();
     return this.#ending.promise;
   }
@@ -203,7 +201,7 @@ export class VideoSession extends EventTarget {
   // Opening and closing
 
   #open() {
-    this.#clear("retry", "open", "ack");
+    this.#clear("retry", "open", "ack", "end");
     this.#detach();
     this.#greeted = false;
     this.#farewell = null;
@@ -230,7 +228,7 @@ export class VideoSession extends EventTarget {
     const code = this.#farewell?.code ?? closeCode;
     const retryMs = this.#farewell?.retry_ms;
     const refused = !this.#greeted;
-    this.#clear("open", "ack");
+    this.#clear("open", "ack", "end");
     this.#detach();
     if (code === 1000 && this.#saidBye) return this.#stop("ended", code);
     if (code >= 4400 && code < 4500) return this.#stop(STOP_REASONS[code] ?? "refused", code);
@@ -313,7 +311,8 @@ export class VideoSession extends EventTarget {
     this.#next = Math.max(hello.seq + 1, this.#next);
     this.#allowance = REPLAY_BURST;
     this.#forget(hello.saved);
-    if (hello.limits?.interval_ms && !this.#ending) this.#tickEvery(hello.limits.interval_ms);
+    this.#numberPending();
+    if (hello.limits?.interval_ms) this.#tickEvery(hello.limits.interval_ms);
     if (hello.token) this.#token = typeof hello.token === "string" ? hello.token : (hello.token.token ?? this.#token);
     this.#to("live");
     this.#tell("hello", hello);
@@ -378,7 +377,7 @@ export class VideoSession extends EventTarget {
   }
 
   #tick() {
-    const frame = this.#sample();
+    const frame = this.#ending ? null : this.#sample();
     if (frame) this.record(frame);
     else this.#pump();
     // After the burst, what is still owed trickles out beside the new frames.
@@ -388,18 +387,16 @@ export class VideoSession extends EventTarget {
   /** Sends, in order, what this socket has not carried yet. */
   #pump() {
     if (this.#connection !== "live" || this.#saidBye) return;
+    this.#numberPending();
     for (const frame of this.#kept) {
       if (frame.seq <= this.#cursor) continue;
       if (!this.#spend()) return;
       this.#send(frame);
     }
-    while (this.#pending.length > 0) {
-      if (!this.#spend()) return;
-      this.#send(this.#number(this.#pending.shift()));
-    }
     if (this.#ending) {
       this.#socket.send('{"type":"bye"}');
       this.#saidBye = true;
+      this.#timers.end = setTimeout(() => this.#lost(1006), this.#times.endMs);
     }
   }
 
@@ -409,15 +406,15 @@ export class VideoSession extends EventTarget {
     return true;
   }
 
-  #number(frame) {
-    const seq = this.#next++;
-    let text = JSON.stringify({ type: "telemetry", seq, ...frame });
-    // Longer than the server takes: the fetched segments are the only part that can grow.
-    if (text.length > this.#frameBytes) text = JSON.stringify({ type: "telemetry", seq, ...frame, segments: undefined });
-    const kept = { seq, text };
-    this.#kept.push(kept);
-    this.#tell("frame", { seq, frame });
-    return kept;
+  #numberPending() {
+    for (const frame of this.#pending.splice(0)) {
+      const seq = this.#next++;
+      let text = JSON.stringify({ type: "telemetry", seq, ...frame });
+      // Longer than the server takes: the fetched segments are the only part that can grow.
+      if (text.length > this.#frameBytes) text = JSON.stringify({ type: "telemetry", seq, ...frame, segments: undefined });
+      this.#kept.push({ seq, text });
+      this.#tell("frame", { seq, frame });
+    }
   }
 
   #send({ seq, text }) {

@@ -42,7 +42,7 @@ export class TutorPanel {
     on("text", ({ turn, text }) => this.#write(turn, text));
     on("done", (done) => this.#finish(done));
     on("failed", (failed) => this.#fail(failed));
-    on("problem", ({ code, detail }) => this.#note(WORDS[code] ?? detail));
+    on("problem", (problem) => this.#refused(problem));
   }
 
   #api;
@@ -52,6 +52,7 @@ export class TutorPanel {
   /** @type {Map<number, {text: HTMLElement, after: HTMLElement, question: string}>} what is shown of turns */
   #turns = new Map();
   #running = null;
+  #written = ""; // by hand, the last of all
 
   #log = h("div", { class: "talk", role: "log", "aria-label": "What was said", tabindex: "0" });
   #input = h("textarea", { id: "question", rows: "2", maxlength: "4000", placeholder: "Ask about this lecture" });
@@ -96,7 +97,8 @@ export class TutorPanel {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#say(this.#input.value.trim());
+      this.#written = this.#input.value.trim();
+      this.#say(this.#written);
     });
     this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -112,8 +114,15 @@ export class TutorPanel {
     if (!message || this.#running !== null || this.#socket.state.asking) return;
     this.#note("");
     this.#socket.ask({ message, ...this.#about() });
-    this.#input.value = "";
+    if (message !== EXPLAIN) this.#input.value = "";
     this.#update();
+  }
+
+  /** What was written is there again, to be asked anew. */
+  #refused({ code, detail, message }) {
+    if (message && message === this.#written && !this.#input.value) this.#input.value = message;
+    this.#update();
+    this.#note(WORDS[code] ?? detail);
   }
 
   #update() {

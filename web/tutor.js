@@ -10,8 +10,9 @@
  *   text      {turn, text}                        all that was said of the answer so far
  *   done      {turn, citations, recommendations, source, stopped}
  *   failed    {turn, code, retryable}
- *   problem   {code, detail}                      a question was refused
+ *   problem   {code, detail, message?}            something was refused: a question, if `message` is there
  */
+import { newId } from "./ids.js";
 import { PROTOCOL } from "./session.js";
 
 const BACKOFF_MS = 200;
@@ -106,10 +107,17 @@ export class TutorSocket extends EventTarget {
         this.#tell(frame.type, frame);
         break;
       case "error":
-        if (frame.id && this.#asking?.id === frame.id) this.#asking = null;
-        this.#tell("problem", frame);
+        this.#tell("problem", { code: frame.code, detail: frame.detail, message: this.#takeBack(frame) });
         break;
     }
+  }
+
+  /** The question that was refused, which nobody waits for any more. One that cannot be read is refused without its id. */
+  #takeBack({ id, code }) {
+    const refused = this.#asking;
+    if (!refused || (id !== refused.id && code !== "bad_frame")) return undefined;
+    this.#asking = null;
+    return refused.message;
   }
 
   #greeted({ turn, last_turn: lastTurn }) {
@@ -154,9 +162,4 @@ export class TutorSocket extends EventTarget {
     const pauseMs = Math.min(BACKOFF_MOST_MS, BACKOFF_MS * 2 ** this.#attempt++) * Math.random();
     this.#timer = setTimeout(() => this.#open(), pauseMs);
   }
-}
-
-/** `crypto.randomUUID` is there on secure pages alone. */
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

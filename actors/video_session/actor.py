@@ -61,7 +61,9 @@ class Checkpoint(Struct, frozen=True):
     duplicates: int
     decision: bytes
     ranges: str
+    # None where the learner's progress is not touched: another device may have moved it on since.
     position_ms: int | None
+    place: tuple[int | None, float]
     released: bool
     status: str | None
     # What the session adds to its video's figures, as of now; None while that need not be said again yet.
@@ -82,9 +84,9 @@ class VideoSession:
     __slots__ = (
         "_decisions", "_ladder_kbps", "_length_ms", "advice", "bye", "claimed_by", "closed_at", "dropped_as",
         "duplicates", "epoch", "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at",
-        "lecture_id", "on_stir", "peer", "pending", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at",
-        "saved_frames", "saved_version", "state", "tried_at", "trimmed_frames", "untold", "used_at", "user_id",
-        "version", "video_id",
+        "lecture_id", "on_stir", "peer", "pending", "placed", "plain", "question", "resume_ms", "retire_as", "saved",
+        "saved_at", "saved_frames", "saved_version", "state", "tried_at", "trimmed_frames", "untold", "used_at",
+        "user_id", "version", "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -125,6 +127,8 @@ class VideoSession:
         # As what the video's figures have the session: of which version, and since when (monotonic seconds).
         self.figured_version = -1
         self.figured_at = now
+        # The place that the learner's progress had from this session last; None while that is not known.
+        self.placed: tuple[int | None, float] | None = self.place
         self.saved = self.state.cursor
         self.saved_frames = self.trimmed_frames = self.state.frames
         self.saved_at = self.used_at = self.last_ack_at = now
@@ -294,6 +298,11 @@ class VideoSession:
             self.on_stir(self)
 
     @property
+    def place(self) -> tuple[int | None, float]:
+        """Where the learner is, and how much was played: while both stay the same there is no progress to tell."""
+        return self.state.position_ms, self.state.played_ms
+
+    @property
     def ends(self) -> bool:
         """Whether the player said `bye` and all that it sent before is applied."""
         return self.bye and not self.pending
@@ -325,6 +334,10 @@ class VideoSession:
             sums, percents = contribution(
                 state, self._decisions, length_ms=self._length_ms, complete_share=complete_share
             )
+        place = self.place
+        moved = place != self.placed
+        if moved:
+            self.placed = None  # until this is known to be saved
         return Checkpoint(
             session=self,
             version=self.version,
@@ -334,7 +347,8 @@ class VideoSession:
             duplicates=self.duplicates,
             decision=msgspec.json.encode(self.advice),
             ranges="{" + ",".join(f"[{start},{end})" for start, end in state.watched_ranges_ms) + "}",
-            position_ms=state.position_ms,
+            position_ms=state.position_ms if moved else None,
+            place=place,
             released=release,
             status="ended" if self.ends else self.retire_as,
             sums=sums,
@@ -348,6 +362,8 @@ class VideoSession:
         self.saved_frames = checkpoint.frames
         self.saved_version = checkpoint.version
         self.saved_at = now
+        if checkpoint.position_ms is not None:
+            self.placed = checkpoint.place
         if checkpoint.sums is not None:
             self.figured_version, self.figured_at = checkpoint.version, now
         return moved and self.peer is not None

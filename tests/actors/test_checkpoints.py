@@ -106,6 +106,58 @@ async def test_the_same_batch_sent_again_adds_nothing(still_core: Core, place: P
     assert (seen["watched_ranges"], seen["position_ms"]) == ("{[1000,5000)}", 5000)
 
 
+ELSEWHERE = "UPDATE progress SET position_ms = 1500000, last_watched_at = '2020-01-01Z' WHERE user_id = $1"
+WHERE = "SELECT position_ms FROM progress WHERE user_id = $1 AND last_watched_at = '2020-01-01Z'"
+
+
+async def still(core: Core, session: VideoSession, position: float) -> None:
+    """One more frame from a player who does not move."""
+    session.accept(report(session.highest + 1, position, cmcd={"sta": "a"}))
+    session.take_written(1)
+    await core.runtime.checkpoints.save_changed()
+
+
+async def test_who_is_paused_does_not_take_back_where_another_device_got_to(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    session, _ = await fed(still_core, session_id, 5)
+    await still_core.runtime.checkpoints.save_changed()
+    await still_core.db.execute(ELSEWHERE, place.user_id)
+    await still(still_core, session, 5.0)
+    assert (await still_core.row(session_id))["last_seq"] == 6
+    assert await still_core.db.fetchval(WHERE, place.user_id) == 1_500_000
+    async with running(place.dsn, place.redis_url, start=False) as other:  # as after a night with the lid closed
+        again, _ = await other.open(session_id)
+        await still(other, again, 5.0)
+        assert (await other.row(session_id))["last_seq"] == 7
+        assert await other.db.fetchval(WHERE, place.user_id) == 1_500_000
+        await still(other, again, 4.0)  # somebody moved it
+        assert await other.db.fetchval("SELECT position_ms FROM progress WHERE user_id = $1", place.user_id) == 4000
+
+
+async def test_who_plays_a_little_and_goes_back_to_the_same_place_has_watched_it(
+    still_core: Core, place: Place
+) -> None:
+    session, _ = await fed(still_core, await place.new_session(still_core), 2)
+    await still_core.runtime.checkpoints.save_changed()
+    session.accept(report(3, 4.0))
+    session.take_written(1)
+    await still(still_core, session, 2.0)
+    watched = "SELECT watched_ranges::text FROM progress WHERE user_id = $1"
+    assert await still_core.db.fetchval(watched, place.user_id) == "{[1000,4000)}"
+
+
+async def test_a_place_of_which_nobody_knows_whether_it_was_saved_is_told_again(still_core: Core, place: Place) -> None:
+    session, _ = await fed(still_core, await place.new_session(still_core), 2)
+    for _ in range(2):
+        assert session.checkpoint(release=False).position_ms == 2000
+    await still_core.runtime.checkpoints.save_changed()
+    assert session.checkpoint(release=False).position_ms is None
+    session.state.position_ms = 9000
+    session.checkpoint(release=False)  # and no answer
+    session.state.position_ms = 2000
+    assert session.checkpoint(release=False).position_ms == 2000
+
+
 async def test_an_older_checkpoint_never_overwrites_a_newer(still_core: Core, place: Place) -> None:
     session_id = await place.new_session(still_core)
     session, _ = await fed(still_core, session_id, 2)

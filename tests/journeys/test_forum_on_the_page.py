@@ -1,5 +1,6 @@
 """The forum in a browser: a question at a second, answers as they come, and posts that would be scripts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from tests.support.lectures import LADDER
 from tests.support.people import PASSWORD, People, Person
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Route
 
 pytestmark = [
     pytest.mark.browser,
@@ -146,6 +147,66 @@ async def test_a_question_at_a_second_is_answered_live_and_solved(scene: Scene, 
     await teacher.locator(".topics .meta", has_text="Locked · Solved").wait_for()
     for context in contexts:
         await context.close()
+
+
+async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scene: Scene, page: "Page") -> None:
+    lost: list[str] = []
+
+    async def lose(route: "Route") -> None:
+        if route.request.method != "POST" or route.request.url in lost:
+            await route.continue_()
+            return
+        lost.append(route.request.url)
+        await route.fetch()
+        await route.abort()
+
+    await scene.enter(page, "ada")
+    forum = page.get_by_role("region", name="Questions")
+    await forum.get_by_text("Ask a question").click()
+    await forum.get_by_label("Your question in a line").fill("Why a queue?")
+    await forum.get_by_label("Your question", exact=True).fill("Because it waits?")
+    await page.route("**/api/forums/topics", lose)
+    await page.route("**/api/forums/topics/*/posts", lose)
+    await forum.get_by_role("button", name="Ask").click()
+    await forum.get_by_text("The server cannot be reached.").wait_for()
+    await forum.get_by_role("button", name="Ask").dblclick()
+    await page.get_by_role("heading", name="Why a queue?").wait_for()
+    await page.get_by_label("Your answer").fill("It does.")
+    await page.get_by_role("button", name="Answer").click()
+    await forum.get_by_text("The server cannot be reached.").wait_for()
+    await page.get_by_role("button", name="Answer").dblclick()
+    await page.locator(".posts > li").nth(1).wait_for()
+    # What comes after it is another answer, even in the same words.
+    await page.get_by_label("Your answer").fill("It does.")
+    await page.get_by_role("button", name="Answer").click()
+    await page.locator(".posts > li").nth(2).wait_for()
+    topics = (await scene.ada.get(f"/api/forums/courses/{scene.course_id}/topics")).body["items"]
+    assert [(topic["title"], topic["post_count"]) for topic in topics] == [("Why a queue?", 3)]
+    assert len(lost) == 2
+
+
+async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:
+    long = await scene.ask("A long one", "Many words.")
+    for number in range(100):
+        await scene.ada.make(f"/api/forums/topics/{long['id']}/posts", {"content": f"Word {number}"})
+    await scene.ask("A short one", "Few words.")
+    gate = asyncio.Event()
+
+    async def later(route: "Route") -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await scene.enter(page, "teacher")
+    async with page.expect_request("**/api/forums/topics/*cursor=*"):
+        await page.route("**/api/forums/topics/*cursor=*", later)
+        await page.get_by_role("button", name="A long one").click()
+    await page.get_by_role("button", name="← All questions").click()
+    await page.get_by_role("button", name="A short one").click()
+    await page.get_by_text("Few words.").wait_for()
+    async with page.expect_response("**/api/forums/topics/*cursor=*"):
+        gate.set()
+    assert await page.evaluate("new Promise((done) => setTimeout(() => done(true), 300))")
+    assert await page.locator(".posts > li").count() == 1
 
 
 async def test_a_script_in_a_post_never_runs_whatever_the_policy(scene: Scene, browser: "Browser") -> None:

@@ -140,8 +140,11 @@ class Stage:
         self.interval_ms = 1_000
         self.acknowledges = True
         self.saves = True
+        self.hears_bye = True
         self.refuses: int | None = None  # a status instead of an upgrade
         self.role = "student"
+        self.user = "ada"  # who signed in last
+        self.people = ["ada"]  # in the order in which they signed in for the first time
         self.too_many = False
         self.resume_position = 0.0
         self.asked_for: list[str] = []  # of the media, in order
@@ -153,10 +156,13 @@ class Stage:
         self.entitled = True
         self.sought: list[str] = []  # what was looked for among the courses
         self.has_more = False
+        self.in_pages = False  # whether a course has more lectures than one page holds
         self.continuations: list[Message] = []
         self.waiting: dict[str, list[Message]] = {"events": [], "jobs": []}  # for an operator
         self.owns = False  # whether who asks is the course's owner
         self.days: list[str] = []  # from which days analytics were asked for
+        self.asked: list[Message] = []  # of the tutor
+        self.tutor_refuses: str | None = None  # with which code
         self.lecture_seen: str | None = None  # when the lecture was last watched, as the server has it
 
     @asynccontextmanager
@@ -236,6 +242,7 @@ class Stage:
                 web.get("/api/videos/{video_id}/analytics", self._analytics),
                 web.get("/api/videos/{video_id}/live/ws", self._live),
                 web.get("/api/chat/history/{user_id}", self._said),
+                web.get("/ws/chat/{user_id}", self._chat),
                 web.get("/media/{token}/manifest/{path:.+}", self._media),
             ]
         )
@@ -285,7 +292,8 @@ class Stage:
     def _pair(self, status: int = 200) -> web.Response:
         self.lives += 1
         self.valid_token = f"access-{self.lives}"
-        user = {"id": str(uuid.UUID(int=9)), "username": "ada", "email": "ada@example.org", "role": self.role}
+        user_id = str(uuid.UUID(int=9 + self.people.index(self.user)))
+        user = {"id": user_id, "username": self.user, "email": f"{self.user}@example.org", "role": self.role}
         tokens = {"access_token": self.valid_token, "refresh_token": f"refresh-{self.lives}", "token_type": "Bearer"}
         return web.json_response({"user": user, **tokens, "expires_in": 900}, status=status)
 
@@ -293,6 +301,9 @@ class Stage:
         body = await request.json()
         if body["password"] != "correct horse":
             return _problem(401, "bad_credentials", "Wrong user name or password")
+        self.user = body["login"]
+        if self.user not in self.people:
+            self.people.append(self.user)
         return self._pair()
 
     async def _register(self, request: web.Request) -> web.Response:
@@ -306,6 +317,8 @@ class Stage:
 
     async def _refresh(self, request: web.Request) -> web.Response:
         body = await request.json()
+        if body["refresh_token"] == f"refresh-{self.lives - 1}":
+            return _problem(401, "refresh_spent", "Just now")
         if body["refresh_token"] != f"refresh-{self.lives}":
             return _problem(401, "refresh_reused", "Sign in again")
         return self._pair()
@@ -339,6 +352,28 @@ class Stage:
         await socket.send_json(message)
         async for _ in socket:
             pass
+        return socket
+
+    # The tutor
+
+    async def _chat(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(protocols=("lectern.v1",))
+        await socket.prepare(request)
+        await socket.send_json({"type": "hello", "turn": None, "last_turn": 0})
+        async for raw in socket:
+            frame = json.loads(raw.data)
+            if frame["type"] != "message":
+                continue
+            self.asked.append(frame)
+            if self.tutor_refuses:
+                told = {"code": self.tutor_refuses, "detail": "No.", "retryable": True}
+                unreadable = self.tutor_refuses == "bad_frame"
+                await socket.send_json({"type": "error", **told, "id": None if unreadable else frame["id"]})
+                continue
+            turn = {"turn": len(self.asked)}
+            await socket.send_json({"type": "accepted", "id": frame["id"], "message": frame["message"], **turn})
+            await socket.send_json({"type": "delta", "chunk": 1, "text": "An answer.", **turn})
+            await socket.send_json({"type": "done", "citations": [], "recommendations": [], **turn})
         return socket
 
     # Courses
@@ -397,9 +432,14 @@ class Stage:
     async def _course(self, _: web.Request) -> web.Response:
         return web.json_response(self._course_row())
 
-    async def _lectures(self, _: web.Request) -> web.Response:
+    async def _lectures(self, request: web.Request) -> web.Response:
         items = [self._lecture_row(FIRST), self._lecture_row(SECOND)]
-        return web.json_response({"items": items, "next": None, "next_cursor": None})
+        if not self.in_pages:
+            return web.json_response({"items": items, "next": None, "next_cursor": None})
+        if "cursor" in request.query:
+            return web.json_response({"items": items[1:], "next": None, "next_cursor": None})
+        following = f"{request.path}?limit=100&cursor=2"
+        return web.json_response({"items": items[:1], "next": following, "next_cursor": "2"})
 
     async def _lecture(self, request: web.Request) -> web.Response:
         if not self._signed_in(request):
@@ -472,6 +512,8 @@ class Stage:
             if raw.type is not WSMsgType.TEXT:
                 break
             message = json.loads(raw.data)
+            if message["type"] == "bye" and not self.hears_bye:
+                continue
             if message["type"] == "bye":
                 held.status = "ended"
                 await socket.close(code=1000)

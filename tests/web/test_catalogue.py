@@ -17,12 +17,17 @@ TYPE = """words => {
   }
 }"""
 TITLE = "How a live lecture stays alive"
+BEGUN = {
+    "course_id": COURSE, "course_title": TITLE, "thumbnail_url": None, "lecture_id": FIRST,
+    "lecture_title": "An actor is a fold", "position": 83.5, "duration": 200.0, "percent": 33.3,
+    "last_watched_at": "2026-01-01T00:00:00Z",
+}  # fmt: skip
 
 
-async def sign_in(page: Page, origin: str) -> None:
+async def sign_in(page: Page, origin: str, login: str = "ada") -> None:
     """Signs in and comes back to the catalogue."""
     await page.goto(f"{origin}/#/signin?next=%23/")
-    await page.fill("#login", "ada")
+    await page.fill("#login", login)
     await page.fill("#password", "correct horse")
     await page.click("button[type=submit]")
 
@@ -64,13 +69,7 @@ async def test_the_catalogue_says_where_one_left_off_and_leads_there(stage: Stag
     await page.goto(origin)
     await until(page, f"{TITLES}.length === 1")
     assert await page.is_hidden("text=Continue where you left off")
-    stage.continuations = [
-        {
-            "course_id": COURSE, "course_title": TITLE, "thumbnail_url": None, "lecture_id": FIRST,
-            "lecture_title": "An actor is a fold", "position": 83.5, "duration": 200.0, "percent": 33.3,
-            "last_watched_at": "2026-01-01T00:00:00Z",
-        }
-    ]  # fmt: skip
+    stage.continuations = [BEGUN]
     await sign_in(page, origin)
     await page.wait_for_selector(".begun li")
     text = await page.text_content(".begun li")
@@ -85,6 +84,19 @@ async def test_the_catalogue_says_where_one_left_off_and_leads_there(stage: Stag
     await until(page, f"location.hash === '#/lectures/{FIRST}'")
 
 
+async def test_where_somebody_else_signs_in_in_another_tab_a_page_shows_what_is_theirs(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    stage.continuations = [BEGUN]
+    await sign_in(page, origin)
+    await page.wait_for_selector(".begun li")
+    stage.continuations = []
+    other = await page.context.new_page()
+    await sign_in(other, origin, "ben")
+    await page.wait_for_selector(".who >> text=ben")
+    await until(page, "document.querySelector('.course h2') && !document.querySelector('.begun li')")
+
+
 async def test_a_catalogue_without_its_conveniences_is_still_one(stage: Stage, origin: str, page: Page) -> None:
     await sign_in(page, origin)
     await until(page, f"{TITLES}.length === 1")
@@ -94,3 +106,10 @@ async def test_a_catalogue_without_its_conveniences_is_still_one(stage: Stage, o
     await page.route("**/api/courses?*", lambda route: route.fulfill(status=503, body="{}"))
     await page.fill("input[type=search]", "x")
     await until(page, f"{NOTE} !== ''")
+
+
+async def test_a_course_shows_all_of_its_lectures_however_many(stage: Stage, origin: str, page: Page) -> None:
+    stage.in_pages = True
+    await page.goto(f"{origin}/#/courses/{COURSE}")
+    await page.wait_for_selector("text=An actor is a fold")
+    await page.wait_for_selector("text=The epoch is the fence")

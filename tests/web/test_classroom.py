@@ -1,5 +1,6 @@
 """The classroom in a browser: it plays real segments, obeys, keeps its place, and says what happens."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -34,11 +35,16 @@ def enter(stage: Stage, origin: str, page: Page, faults: list[str]) -> Enter:
 
     async def open_lecture(lecture_id: str = FIRST) -> None:
         await page.goto(f"{origin}/#/signin?next=%23/lectures/{lecture_id}")
-        await page.fill("#login", "ada")
-        await page.fill("#password", "correct horse")
-        await page.click("button[type=submit]")
+        await sign_in(page)
 
     return open_lecture
+
+
+async def sign_in(page: Page, login: str = "ada") -> None:
+    """By the form that is shown."""
+    await page.fill("#login", login)
+    await page.fill("#password", "correct horse")
+    await page.click("button[type=submit]")
 
 
 async def hurry(page: Page) -> None:
@@ -277,7 +283,9 @@ async def test_the_manifest_is_fetched_while_the_session_is_made(stage: Stage, p
     assert stage.asked_for.count("video.m3u8") == 1
 
 
-async def test_who_leaves_before_the_session_is_made_plays_nothing(stage: Stage, page: Page, enter: Enter) -> None:
+async def test_who_leaves_before_the_session_is_made_plays_nothing_and_leaves_none_behind(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
     stage.sessions_open.clear()
     await enter()
     await eventually(lambda: "video.m3u8" in stage.asked_for)
@@ -287,7 +295,27 @@ async def test_who_leaves_before_the_session_is_made_plays_nothing(stage: Stage,
     await eventually(lambda: stage.created)
     await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
     await until(page, PLAYING)
-    assert [len(held.sockets) for held in stage.sessions.values()] == [0, 1]
+    await eventually(lambda: [held.status for held in stage.sessions.values()] == ["ended", "active"])
+    assert [held.frames == [] for held in stage.sessions.values()] == [True, False]
+
+
+async def test_who_leaves_before_the_lecture_is_there_begins_none(stage: Stage, page: Page, enter: Enter) -> None:
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.route(f"**/api/lectures/{FIRST}", later)
+    await enter()
+    await page.wait_for_selector(".classroom")
+    await page.evaluate("location.hash = '#/'")
+    await page.wait_for_selector("text=Lectures that keep your place.")
+    async with page.expect_response(f"**/api/lectures/{FIRST}"):
+        gate.set()
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await until(page, PLAYING)
+    assert len(stage.created) == 1
 
 
 async def test_the_plot_itself_says_why(stage: Stage, page: Page, enter: Enter) -> None:
@@ -389,6 +417,47 @@ async def test_another_device_that_watched_later_decides_where_a_lecture_resumes
     assert len(stage.created) == 2
 
 
+async def test_a_reload_goes_on_where_another_device_got_to_meanwhile(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 1 && lectern.state().acked > 3")
+    stage.resume_position = 30.0
+    stage.lecture_seen = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).isoformat()
+    await page.reload()
+    await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
+    assert 30 <= (await state(page))["position"] < 40
+    assert len(stage.created) == 1
+
+
+async def test_who_signs_in_after_somebody_else_in_the_same_tab_begins_at_the_beginning(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, "lectern.state()?.position > 0.5")
+    await page.evaluate("document.querySelector('video').currentTime = 20")
+    await until(page, "lectern.state().position > 20.5")
+    # As where the credentials ran out.
+    await page.evaluate("localStorage.removeItem('lectern.account')")
+    await page.evaluate(f"location.hash = '#/signin?next=%23/lectures/{FIRST}'")
+    await sign_in(page, "ben")
+    await until(page, PLAYING)
+    assert (await state(page))["position"] < 15
+    assert len(stage.created) == 2
+
+
+async def test_where_somebody_else_signs_in_in_another_tab_the_lecture_is_opened_as_theirs(
+    stage: Stage, origin: str, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    first = stage.held
+    other = await page.context.new_page()
+    await other.goto(f"{origin}/#/signin")
+    await sign_in(other, "ben")
+    await eventually(lambda: first.status == "ended")
+    await until(page, f"{PLAYING} && lectern.state().session_id !== '{first.session_id}'")
+    assert await page.text_content(".who") == "ben"
+
+
 async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, "lectern.state()?.position > 1")
@@ -399,6 +468,19 @@ async def test_a_jump_is_not_reported_as_watched(stage: Stage, page: Page, enter
     assert frames[landed]["cmcd"]["sta"] == "k"
     assert abs(frames[landed]["position"] - 25) < 0.2
     assert frames[landed - 1]["position"] < 20
+
+
+async def test_a_paused_lecture_is_told_of_at_once_and_then_only_now_and_then(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate("document.querySelector('video').pause()")
+    await eventually(lambda: stage.held.frames[-1]["cmcd"]["sta"] == "a", 4)
+    told = len(stage.held.frames)
+    await page.wait_for_timeout(2000)  # twenty reports, if it played
+    assert sum(not frame["segments"] for frame in stage.held.frames[told:]) <= 1
+    assert (await state(page))["decision"] is not None
 
 
 async def test_a_renewed_playback_token_goes_on_without_a_break(stage: Stage, page: Page, enter: Enter) -> None:
@@ -429,6 +511,44 @@ async def test_an_expired_access_token_is_renewed_without_a_word(stage: Stage, p
     assert stage.lives == 2
 
 
+@pytest.mark.parametrize("late", ["request of the slower", "answer of the quicker"])
+async def test_two_tabs_that_cannot_lock_renew_an_access_token_at_once_and_stay_signed_in(
+    stage: Stage, origin: str, page: Page, enter: Enter, late: str
+) -> None:
+    without_locks = "Object.defineProperty(navigator, 'locks', { value: undefined })"
+    await page.context.add_init_script(without_locks)
+    await enter()
+    await until(page, PLAYING)
+    other = await page.context.new_page()
+    await other.goto(origin)
+    asked, spent, refused, gate = (asyncio.Event() for _ in range(4))
+
+    async def quicker(route: Route) -> None:
+        answer = await route.fetch()
+        spent.set()
+        if late == "answer of the quicker":
+            await gate.wait()
+        await route.fulfill(response=answer)
+
+    async def slower(route: Route) -> None:
+        asked.set()
+        await (gate if late == "request of the slower" else spent).wait()
+        await route.fulfill(response=await route.fetch())
+        refused.set()
+
+    await other.route("**/api/auth/refresh", quicker)
+    await page.route("**/api/auth/refresh", slower)
+    stage.valid_token = "another"
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await asked.wait()
+    await other.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await (refused.wait() if late == "answer of the quicker" else until(other, PLAYING))
+    gate.set()
+    await until(other, PLAYING)
+    await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && {PLAYING}")
+    assert stage.lives == 2
+
+
 async def test_leaving_for_another_lecture_ends_the_session(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, f"{PLAYING} && lectern.state().acked > 3")
@@ -437,6 +557,42 @@ async def test_leaving_for_another_lecture_ends_the_session(stage: Stage, page: 
     await until(page, f"lectern.state()?.lecture_id === '{SECOND}' && lectern.state().position > 0.3")
     assert first.status == "ended"
     assert stage.held is not first
+
+
+async def test_what_was_watched_while_the_server_was_away_arrives_although_one_has_left(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    stage.refuses = 503
+    stage.cut()
+    last = await until(page, "lectern.state().pending > 8 && lectern.state().position")
+    await page.evaluate("location.hash = '#/'")
+    await page.wait_for_selector("text=Lectures that keep your place.")
+    await page.reload()
+    stage.refuses = None
+    await eventually(lambda: stage.held.status == "ended")
+    frames = stage.held.frames
+    assert [frame["seq"] for frame in frames] == list(range(1, len(frames) + 1))
+    assert frames[-1]["position"] >= last
+    await until(page, "Object.keys(sessionStorage).every((key) => !key.startsWith('lectern.owed.'))")
+    assert len(stage.created) == 1
+
+
+async def test_the_end_of_a_lecture_arrives_although_the_server_was_away_and_the_page_is_reloaded(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    first = stage.held
+    stage.refuses = 503
+    stage.cut()
+    await page.evaluate("document.querySelector('video').currentTime = 47.3")
+    await page.wait_for_selector("text=Up next")
+    await page.reload()
+    stage.refuses = None
+    await eventually(lambda: first.status == "ended")
+    assert first.frames[-1]["position"] > 47.5
 
 
 async def test_the_end_of_the_video_ends_the_session_and_playing_again_begins_another(
@@ -483,6 +639,19 @@ async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: St
     await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
 
 
+async def test_what_another_device_has_left_goes_on_here(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await stage.close(4409)
+    await page.wait_for_selector("text=Playing on another device")
+    stage.held.status = "ended"
+    stage.resume_position = 30.0
+    await page.click("text=Continue here")
+    await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
+    assert not (await state(page))["paused"]
+    assert len(stage.created) == 2
+
+
 async def test_a_session_that_is_gone_is_replaced_while_the_picture_goes_on(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
@@ -515,6 +684,24 @@ async def test_a_hitch_is_no_stall_and_a_stall_is_told(stage: Stage, page: Page,
     assert sum(frame["cmcd"].get("bsd", 0) for frame in stage.held.frames) >= 100
 
 
+@pytest.mark.parametrize("code", ["busy", "rate_limited", "bad_frame"])
+async def test_a_question_that_the_tutor_refused_is_there_to_be_asked_again(
+    stage: Stage, page: Page, enter: Enter, code: str
+) -> None:
+    stage.tutor_refuses = code
+    await enter()
+    await until(page, "lectern.state()?.tutor?.connected")
+    await page.fill("#question", "Why a queue?")
+    await page.click(".ask-tutor button[type=submit]")
+    await until(page, "lectern.state().tutor.note !== '' && !lectern.state().tutor.asking")
+    stage.tutor_refuses = None
+    await page.click(".ask-tutor button[type=submit]", timeout=5000)
+    await page.wait_for_selector("text=An answer.")
+    assert [question["message"] for question in stage.asked] == ["Why a queue?"] * 2
+    assert await page.input_value("#question") == ""
+    assert await page.is_enabled(".ask-tutor button[type=submit]")
+
+
 async def test_what_cannot_be_decoded_is_fetched_anew_and_plays_on(stage: Stage, page: Page, enter: Enter) -> None:
     spoilt: list[str] = []
 
@@ -534,6 +721,39 @@ async def test_what_cannot_be_decoded_is_fetched_anew_and_plays_on(stage: Stage,
     # Until it fails the element guesses its position by the clock, and a busy machine's decoder is behind that.
     assert all(after > before - 1.5 for before, after in pairwise(positions))
     assert await page.is_hidden(".overlay")
+
+
+AUTOPLAY_REFUSED = """
+    const { play } = HTMLMediaElement.prototype;
+    HTMLMediaElement.prototype.play = function () {
+        return window.allowed ? play.call(this) : Promise.reject(new DOMException("no", "NotAllowedError"));
+    };
+"""
+
+
+async def test_a_video_that_can_be_reached_again_is_offered_to_be_played_again(page: Page, enter: Enter) -> None:
+    await page.add_init_script(AUTOPLAY_REFUSED)
+    await page.route("**/manifest/video.m3u8", lambda route: route.abort())
+    await enter()
+    await page.wait_for_selector("text=The picture has stopped", timeout=60_000)
+    await page.unroute("**/manifest/video.m3u8")
+    await page.wait_for_selector(".big-play", timeout=60_000)
+    await page.evaluate("window.allowed = true")
+    await page.click(".big-play")
+    await until(page, PLAYING)
+    assert await page.is_hidden(".overlay")
+
+
+@pytest.mark.parametrize("key", ["k", "j"])
+async def test_who_goes_on_after_the_end_is_shown_the_picture(page: Page, enter: Enter, key: str) -> None:
+    await enter()
+    await until(page, PLAYING)
+    await page.evaluate("document.querySelector('video').currentTime = 47.3")
+    await page.wait_for_selector("text=Up next")
+    await until(page, "lectern.state().stopped === 'ended'")
+    await page.keyboard.press(key)
+    await page.wait_for_selector(".overlay", state="hidden")
+    await until(page, "lectern.state().position < 40")
 
 
 async def test_refused_credentials_are_renewed_once_and_then_one_signs_in_again(

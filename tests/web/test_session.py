@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Page
 
-from tests.web.stage import Stage, until
+from tests.web.stage import Stage, eventually, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -116,6 +116,27 @@ async def test_frames_made_while_the_server_was_away_arrive_later(stage: Stage, 
     await until(page, "session.state.connection === 'live' && session.state.acked >= position - 1")
     held = stage.held
     assert [frame["position"] for frame in held.frames] == list(range(1, len(held.frames) + 1))
+
+
+@pytest.mark.parametrize("frames", [8, 500])
+async def test_frames_made_while_the_server_was_away_count_once_although_the_tab_crashes_afterwards(
+    stage: Stage, page: Page, start: Start, frames: int
+) -> None:
+    stage.refuses = 503
+    pending = [{"position": -n, "cmcd": {}} for n in range(frames)]
+    await start(backlog={"next": 1, "kept": [], "pending": pending})
+    # As the classroom keeps it; a page that crashes adds nothing to that.
+    await page.evaluate("session.addEventListener('hello', () => { window.kept = session.backlog; })")
+    stage.refuses = None
+    await until(page, f"session.state.acked > {frames} + 2")
+    backlog = await page.evaluate("kept")
+    await page.reload()
+    await page.evaluate(BEGIN, [stage.held.session_id, {"backlog": backlog, "quiet": True}])
+    await until(page, "session.state.connection === 'live'")
+    await page.evaluate("void session.end()")
+    await eventually(lambda: stage.held.status == "ended")
+    positions = [frame["position"] for frame in stage.held.frames]
+    assert len(positions) == len(set(positions))
 
 
 async def test_a_server_that_is_further_is_followed(stage: Stage, page: Page, start: Start) -> None:
@@ -279,6 +300,37 @@ async def test_the_end_delivers_what_is_left_and_then_says_bye(stage: Stage, pag
     assert [frame["position"] for frame in held.frames] == list(range(1, len(held.frames) + 1))
     assert len(held.frames) == await page.evaluate("position")
     assert await page.evaluate("session.state.stopped") == "ended"
+
+
+async def test_the_end_waits_for_a_server_that_is_away(stage: Stage, page: Page, start: Start) -> None:
+    await start(times={"endMs": 200})
+    await until(page, "session.state.acked >= 2")
+    stage.refuses = 503
+    stage.cut()
+    await until(page, "session.state.pending >= 4")
+    await page.evaluate("void session.end()")
+    await page.wait_for_timeout(600)
+    stage.refuses = None
+    await eventually(lambda: stage.held.status == "ended")
+    assert [frame["position"] for frame in stage.held.frames] == list(range(1, await page.evaluate("position") + 1))
+
+
+async def test_the_end_delivers_a_long_backlog_too(stage: Stage, page: Page, start: Start) -> None:
+    pending = [{"position": n, "cmcd": {}} for n in range(600)]
+    await start(quiet=True, backlog={"next": 1, "kept": [], "pending": pending})
+    await page.evaluate("void session.end()")
+    await eventually(lambda: stage.held.status == "ended")
+    assert [frame["position"] for frame in stage.held.frames] == list(range(600))
+
+
+async def test_a_bye_that_is_not_heard_is_said_again(stage: Stage, page: Page, start: Start) -> None:
+    stage.hears_bye = False
+    await start(times={"endMs": 200})
+    await until(page, "session.state.acked >= 2")
+    await page.evaluate("void session.end()")
+    await until(page, "session.state.epoch === 2")
+    stage.hears_bye = True
+    await eventually(lambda: stage.held.status == "ended")
 
 
 async def test_what_an_earlier_page_left_unsaved_is_sent_by_the_next_one(
