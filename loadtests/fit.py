@@ -42,7 +42,7 @@ BUFFER_S = np.array([0, 2, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 23, 26, 30.0])
 # The papers' ladder, what lies between, and below: any ladder's rungs are close to some.
 PAPERS = np.array(PAPERS_KBPS) / PAPERS_KBPS[-1]
 BITRATE = np.sort(np.concatenate([PAPERS, [0.035, 0.115, 0.35, 0.54, 0.82]]))
-SEGMENTS_S = (2.0, 4.0, 6.0)
+SEGMENTS_S = (4.0, 6.0)
 
 # Shares of the probability that each kept quantile of a distribution stands for: the tails finer than the middle.
 SHARES = np.array([0.03, 0.07, 0.12, 0.16, 0.2, 0.18, 0.12, 0.08, 0.04])
@@ -262,6 +262,7 @@ def about(tables: Sequence[tuple[float, Sequence[array[int]], Array]]) -> dict[s
         "axes": dict(zip(Axes._fields, ([round(float(x), 6) for x in axis] for axis in axes), strict=True)),
         "rtt_s": RTT_S,
         "unit": UNIT,
+        "floor": FLOOR,
         "shares": [round(float(x), 6) for x in np.add.reduceat(SHARES, TOGETHER)],
         "ahead": near_the_end(),
         "tables": told,
@@ -272,7 +273,7 @@ def about(tables: Sequence[tuple[float, Sequence[array[int]], Array]]) -> dict[s
 def _table(segment_s: float, kept: list[array[int]]) -> lookahead.Table:
     ahead = [*(kept[which] for which in near_the_end()), kept[-1]]
     axes = Axes(*([round(float(x), 6) for x in axis] for axis in (GAP, DEVIATION, CHARACTER, LEVEL, BITRATE, BUFFER_S)))
-    return lookahead.Table(axes, segment_s, RTT_S, UNIT, ahead)
+    return lookahead.Table(axes, segment_s, RTT_S, UNIT, ahead, floor=FLOOR)
 
 
 def made_without(held_out: Sequence[str], each: int = EACH, segments_s: Sequence[float] = SEGMENTS_S) -> bytes:

@@ -102,6 +102,7 @@ def _decide_columns(
     slowed = rate * np.where(shortfall < quality.CALM, quality.CALM_TAKES, 1.0) * (1 + quality.SCENE_LINGERS * excess)
     start, place = of.horizons.of(remaining, *places)
     value = of.worth(of.horizons.values, place, 1 / (inverse * offer.top_kbps * slowed), buffers_s, start)
+    value[:, 1:][value[:, 1:] <= table.floor] = -np.inf
     kbps = of.kbps[:-1]
     last = of.share_of_nearest(shown_kbps)
     value += of.share

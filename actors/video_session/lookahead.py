@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -117,13 +117,15 @@ class Table:
 
     def __init__(
         self, axes: Axes, segment_s: float, rtt_s: float, unit: float, ahead: Sequence[Values],
-        surprises: Sequence[float] = (), shares: Sequence[float] = (),
+        surprises: Sequence[float] = (), shares: Sequence[float] = (), floor: float = -inf,
     ) -> None:  # fmt: skip
         self.segment_s = segment_s
         self.rtt_s = rtt_s
         self.axes = axes
         self.unit = unit
         self.ahead = ahead  # with one segment left, two, ..., and, last, more
+        # Nothing is kept that is worth less: what stands there is not compared, only the lowest rung is right.
+        self.floor = floor
         # What the values are made of: log(next sample / level), so many with these shares for each belief, which are in
         # the order of the values. None of it in a table that is only read.
         self.surprises, self.shares = surprises, shares
@@ -263,8 +265,10 @@ def load(packed: bytes) -> tuple[Table, ...]:
             start += size
         # Of neighbouring numbers of segments left some share their values.
         ahead = [*(kept[which] for which in about["ahead"]), kept[-1]] if "ahead" in about else kept
-        found = (table["surprises"], about["shares"]) if "surprises" in table else ()
-        made.append(Table(axes, table["segment_s"], about["rtt_s"], about["unit"], ahead, *found))
+        surprises, shares = (table["surprises"], about["shares"]) if "surprises" in table else ((), ())
+        made.append(
+            Table(axes, table["segment_s"], about["rtt_s"], about["unit"], ahead, surprises, shares, about["floor"])
+        )
     return tuple(made)
 
 

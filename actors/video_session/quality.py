@@ -423,7 +423,7 @@ def _decide(
     for rung, (step, worth) in enumerate(zip(steps, worths, strict=True)):
         share = step.share
         value = worth + share if last is None else worth + share - abs(share - last)
-        if value > most and (offer.bitrates_kbps[rung] <= most_kbps or rung == 0):
+        if value > most and (rung == 0 or (worth > table.floor and offer.bitrates_kbps[rung] <= most_kbps)):
             best, most = rung, value
     reason = question.top_reason if best == offer.top else _why(state, belief, offer, best)
     return best, reason, state.crawl_kbps > 0 and _outlasts_buffer(state, offer, best, rate)

@@ -26,15 +26,17 @@ def test_the_tables_file_is_small() -> None:
     assert TABLES.stat().st_size < 3_000_000
 
 
-def test_every_length_of_segment_has_a_table() -> None:
+def test_every_length_of_segment_has_a_table_and_every_table_a_length() -> None:
     assert [table_for(seconds).segment_s for seconds in (0.5, 2, 3.9, 6, 10)] == [4, 4, 4, 6, 6]
+    assert [table.segment_s for table in tables()] == [4, 6]
 
 
 def test_what_is_written_is_what_is_read() -> None:
     axes = small_table(numbered()).axes
-    about = {"axes": axes._asdict(), "rtt_s": 0.07, "unit": 0.5, "tables": [{"segment_s": 4.0, "sizes": [64]}]}
+    tables = [{"segment_s": 4.0, "sizes": [64]}]
+    about = {"axes": axes._asdict(), "rtt_s": 0.07, "unit": 0.5, "floor": -3.0, "tables": tables}
     (table,) = load(dump(about, [numbered()]))
-    assert (table.axes, table.segment_s, list(table.horizon(None))) == (axes, 4.0, list(range(64)))
+    assert (table.axes, table.segment_s, table.floor, list(table.horizon(None))) == (axes, 4.0, -3.0, list(range(64)))
 
 
 def test_values_are_read_between_levels_buffers_and_bitrates() -> None:

@@ -102,6 +102,17 @@ def test_what_was_held_in_reserve_is_spent_near_the_end() -> None:
     assert rung(1.0 + 36 + 16) > rung(3000)
 
 
+@pytest.mark.parametrize("kbps", [60, 150, 250, 320, 400])
+@pytest.mark.parametrize("lowest_kbps", [500, 548, 552, 553, 560])
+def test_where_the_network_carries_no_rung_the_lowest_is_fetched(kbps: float, lowest_kbps: float) -> None:
+    ladder = [Rung(rung, br) for rung, br in enumerate((lowest_kbps, 952, 1752, 3052))]
+    for buffer_s in (1, 3, 8, 16):
+        question = Question(QualityState(), ladder)
+        for _ in range(8):
+            observe(question.state, report(kbps, br=lowest_kbps, buffer_s=buffer_s, segment_s=2.0, tbl=60_000))
+            assert decide(question).rung == 0
+
+
 def test_a_collapse_is_believed_before_it_costs_a_stall() -> None:
     state = QualityState()
     decided(state, *[report(6000, br=3200, buffer_s=26)] * 10)
