@@ -12,12 +12,11 @@ import { Stalls } from "./stalls.js";
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
 // Long enough to ride out a bad patch, short enough that a decision is soon seen on the picture; hls.js alone takes 60 MB.
+// Who has watched for a while watches on, and has time to meet a long outage: each second watched adds so much, up to the
+// longest. Who leaves soon, or saves data, does not fetch what is never seen.
 const BUFFER_S = 30;
-// Who has watched for a while watches on, and has time to meet a long outage: after so many seconds watched the buffer
-// grows by so much with each, up to the longest. Who leaves soon, or saves data, does not fetch what is never seen.
-const GROWS_AFTER_S = 30;
-const GROWTH = 1 / 3;
-const LONGEST_BUFFER_S = 60;
+const GROWTH = 0.5;
+const LONGEST_BUFFER_S = 90;
 // Before anything is measured segments are of a low rung; only a few of those are fetched.
 const FIRST_BUFFER_S = 6;
 const FIRST_MS = 2_500;
@@ -515,8 +514,8 @@ export class Player extends EventTarget {
     const { config } = this.#hls;
     // hls.js lowered it: the browser has no room.
     if (config.maxMaxBufferLength < config.maxBufferLength) return;
-    const longS = navigator.connection?.saveData ? 0 : Math.max(watchedS(this.video) - GROWS_AFTER_S, 0);
-    config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longS * GROWTH, LONGEST_BUFFER_S);
+    const longerS = navigator.connection?.saveData ? 0 : watchedS(this.video);
+    config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longerS * GROWTH, LONGEST_BUFFER_S);
   }
 
   #keepPace() {
