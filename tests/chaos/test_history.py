@@ -11,9 +11,12 @@ from tests.chaos.history import Write, broken_promises, untrue_saves
 SESSION, OWNER = UUID(int=1), UUID(int=2)
 
 
-def write(epoch: int, seq: int, writer: str = "a", at: float = 0.0, status: str = "active", **folds: Any) -> Write:
+def write(
+    epoch: int, seq: int, writer: str = "a", at: float = 0.0, status: str = "active", owner: UUID | None = OWNER,
+    **folds: Any,
+) -> Write:  # fmt: skip
     state = {"frames": seq, **folds}
-    return Write(datetime.fromtimestamp(at, UTC).timestamp(), writer, SESSION, epoch, OWNER, status, (seq, 0), state)
+    return Write(datetime.fromtimestamp(at, UTC).timestamp(), writer, SESSION, epoch, owner, status, (seq, 0), state)
 
 
 def test_claims_and_checkpoints_that_go_forward_are_in_order():
@@ -21,9 +24,14 @@ def test_claims_and_checkpoints_that_go_forward_are_in_order():
     assert broken_promises({SESSION: writes}) == []
 
 
+def test_whoever_lost_a_session_may_ask_for_it_to_be_looked_at_when_nobody_has_it():
+    assert broken_promises({SESSION: [write(2, 4, "c", owner=None), write(2, 4, "b"), write(3, 6, "c")]}) == []
+
+
 @pytest.mark.parametrize(
     ("writes", "seen"),
     [
+        ([write(2, 4, "c", owner=None), write(2, 5, "b")], "b wrote (5, 0) under epoch 2, which c claimed"),
         ([write(1, 4, "b"), write(2, 4, "c"), write(2, 4, "b")], "b wrote (4, 0) under epoch 2, which c claimed"),
         ([write(1, 4), write(1, 3)], "went from (1, (4, 0)) to (1, (3, 0))"),
         ([write(2, 4), write(1, 4)], "epoch 2 was followed by 1"),
