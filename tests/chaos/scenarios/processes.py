@@ -77,10 +77,12 @@ async def stopped_owner(stage: Stage) -> None:
     """SIGSTOP of an owner while its players move, SIGCONT: the zombie writes nothing, old sockets get 4409."""
     proxy = stage.postgres_proxy
     assert proxy is not None
-    owner = stage.choose()
-    others = [stage.address_of(server) for server in stage.servers if server is not owner]
     await stage.pause(0.5, 1.5)
-    there = [player for player in stage.on(owner) if isinstance(player, Repeater)]
+    on = {server: [p for p in stage.on(server) if isinstance(p, Repeater)] for server in stage.servers}
+    # The time before may have sent them all to the same one.
+    owner = stage.rng.choice([server for server, players in on.items() if players])
+    there = on[owner]
+    others = [stage.address_of(server) for server in stage.servers if server is not owner]
     stage.may_cut.add(owner)
     # Every second one is silent: what the zombie has of it will be as good as what its heir has.
     for player in there[::2]:
