@@ -232,9 +232,10 @@ class Gateway:
         return Card(id=method.id, customer=method.customer, card=method.card)
 
     async def _attach(self, token: str, customer: str) -> _Method:
-        api, params = self.client.v1.payment_methods, {"customer": customer}
+        params: Any = {"customer": customer}
+        api = self.client.v1.payment_methods
         try:
-            return await self.ask("attach_card", _Method, lambda: api.attach_async(token, params))  # type: ignore[arg-type]
+            return await self.ask("attach_card", _Method, lambda: api.attach_async(token, params))
         except RequestRefused:
             known = await self.ask("get_card", _Method, lambda: api.retrieve_async(token))
             if known.customer != customer:  # else it was attached by an attempt whose answer was lost

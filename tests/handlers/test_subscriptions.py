@@ -69,6 +69,17 @@ def ends_at(row: Any) -> datetime:
 # -- beginning ---------------------------------------------------------------------------------------------------------
 
 
+async def owing(shop: Shop) -> Person:
+    """A subscriber whose card could not pay the second month."""
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    bad = await shop.add_card(ada, "chargeCustomerFail")
+    await change(ada, payment_method_id=bad["id"])
+    await shop.stripe.advance(MONTH_S)
+    await becomes(shop, ada, status="past_due")
+    return ada
+
+
 async def test_plans_are_shown_to_everybody(shop: Shop) -> None:
     answer = await shop.people.stranger.get("/api/payments/plans")
     assert answer.status == 200
@@ -418,12 +429,7 @@ async def test_a_charge_that_fails_keeps_access_for_a_week(shop: Shop, sql: Sql)
 
 async def test_another_plan_comes_after_what_is_due(shop: Shop) -> None:
     """Or the time that was not paid would be set off against it."""
-    ada = await shop.customer("ada")
-    await subscribe(ada, "pro")
-    bad = await shop.add_card(ada, "chargeCustomerFail")
-    await change(ada, payment_method_id=bad["id"])
-    await shop.stripe.advance(MONTH_S)
-    await becomes(shop, ada, status="past_due")
+    ada = await owing(shop)
     for wish in ({"plan_name": "all"}, {"billing_period": "yearly"}):
         refused = await change(ada, **wish)
         assert (refused.status, refused.code, refused.body["failure_code"]) == (
@@ -448,12 +454,7 @@ async def test_another_plan_comes_after_a_renewal_that_is_just_being_charged(sho
 
 
 async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: Shop, sql: Sql) -> None:
-    ada = await shop.customer("ada")
-    await subscribe(ada, "pro")
-    bad = await shop.add_card(ada, "chargeCustomerFail")
-    await change(ada, payment_method_id=bad["id"])
-    await shop.stripe.advance(MONTH_S)
-    await becomes(shop, ada, status="past_due")
+    ada = await owing(shop)
     for card in (await ada.get("/api/payments/methods")).body["items"]:
         assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
     removals = "SELECT count(*) FROM jobs WHERE kind = 'method_removal'"
