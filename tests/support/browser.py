@@ -61,7 +61,7 @@ def find_chromium() -> tuple[str, dict[str, str]] | None:
 
 
 def fetch_chromium() -> None:
-    """Get npm's Chromium (60 MB, 200 MB unpacked) into `node_modules`. NpmFailedError: there is none, or it cannot run."""
+    """Get npm's Chromium into `node_modules` (60 MB, 200 MB unpacked); `NpmFailedError` if it does not come or run."""
     print("Fetching a Chromium with npm, once", flush=True)
     npm.install(dev=True)
     shutil.rmtree(UNPACKED, ignore_errors=True)
