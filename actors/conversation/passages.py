@@ -12,8 +12,8 @@ from uuid import UUID
 # Citations of one answer, and the characters that a quote has at most.
 MOST_CITATIONS = 5
 MOST_QUOTED = 240
-# Quotations and marks of an answer that are looked at: a learner may ask for hundreds of them, and while they are looked
-# for everybody at this process waits.
+# Quotations and marks of an answer that are looked at: a learner may ask for hundreds of them, and while they are
+# looked for everybody at this process waits.
 _MOST_CLAIMS = 40
 # A quotation of fewer words proves nothing: they stand anywhere.
 _FEWEST_WORDS = 3
