@@ -247,6 +247,24 @@ async def test_the_model_is_given_what_was_said_before_in_the_conversation(ada: 
     assert QUEUE in model.asked[1]["messages"][1]["content"]
 
 
+async def test_what_was_asked_again_stands_with_its_answer_in_what_was_said_before(
+    ada: Person, model: LanguageModel
+) -> None:
+    async with chatting(ada) as chat:
+        model.behave(die_after=1, says="one two")
+        failed = await chat.ask(QUEUE)
+        await chat.until("failed")
+        model.behave(die_after=-1)
+        await chat.ask(QUEUE, "m2", retry_of=failed)
+        await chat.until("done")
+        await chat.ask("And why is that?", "m3")
+        await chat.until("done")
+    before = model.asked[-1]["messages"][1:-1]
+    assert [(one["role"], one["content"]) for one in before] == [
+        ("user", f"<question>{QUEUE}</question>"), ("assistant", "one two"),
+    ]  # fmt: skip
+
+
 async def test_a_model_that_obeys_a_caption_cites_and_recommends_nothing_that_its_asker_may_not_know(
     ada: Person, lecture: Lecture, model: LanguageModel, postgres_dsn: str, sql: Sql
 ) -> None:
