@@ -46,6 +46,8 @@ RETRY_S = 0.2
 FLUSH_S = 2.0
 # What did not cost anything, as far as one can tell: the model was not asked, or refused to begin.
 _FREE = (ServiceNotConfigured, ServiceLeftAlone, ServicePutsOff, ServiceRefused)
+# Of an Outcome, what it cost.
+_TAKEN = ("prompt_tokens", "completion_tokens", "tokens", "micros")
 
 
 class Material(Protocol):
@@ -170,7 +172,7 @@ class Answering:
             outcome = await self._ask(layout)
             if outcome.status != "unanswered":
                 return replace(outcome, recommendations=recommended)
-            taken = {name: getattr(outcome, name) for name in ("prompt_tokens", "tokens", "micros")}
+            taken = {name: getattr(outcome, name) for name in _TAKEN}
         extract = extractive_answer(turn.question, grounding.passages)
         self._say(f"{NOTICE}\n\n{extract.text}" if extract.text else NOTHING)
         metrics.CHAT_ANSWERS.labels("transcript").inc()

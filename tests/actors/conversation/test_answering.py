@@ -111,10 +111,11 @@ def test_a_model_that_fails_before_its_first_word_is_replaced_by_the_material(er
     assert bool(stage.rows.outcomes[0].tokens) is costs
 
 
-def test_a_model_that_says_nothing_is_replaced_too_and_what_it_took_is_charged() -> None:
+def test_a_model_that_says_nothing_is_replaced_too_and_what_it_took_is_charged_and_told() -> None:
     stage = Stage()
     stage.model.words = ["", "  "]
-    assert answer(stage)["source"] == "transcript"
+    row = answer(stage)
+    assert (row["source"], row["prompt_tokens"], row["completion_tokens"]) == ("transcript", 100, 3)
     assert stage.rows.outcomes[0].tokens == 103
 
 
