@@ -314,11 +314,12 @@ async def _may_read(call: Call[Any], connection: Any) -> bool:
     return call.user.role == "admin" and await chat.has_user(connection, user_id=call.path.user_id)
 
 
-def _hello(call: Call[None], user_id: UUID, running: int | None, last_turn: int) -> bytes:
+def _hello(call: Call[None], user_id: UUID, running: Record | None, last_turn: int) -> bytes:
     settings = call.config
     limits = messages.ChatLimits(settings.sessions.frame_bytes, settings.chat.message_characters)
     heartbeat_s = settings.sessions.heartbeat_s
-    return encode(messages.ChatHello(PROTOCOL, user_id, running, last_turn, heartbeat_s, limits))
+    turn, message_id = (running["number"], running["client_msg_id"]) if running else (None, None)
+    return encode(messages.ChatHello(PROTOCOL, user_id, turn, message_id, last_turn, heartbeat_s, limits))
 
 
 def _answer(row: Record) -> dict[str, Any]:

@@ -9,7 +9,7 @@ RETURNING last_turn;
 -- name: get_newest(user_id, alive_s)^
 -- The number of the user's newest turn, and the one that runs (NULLs: none). Both in one statement: between two another
 -- device may begin one.
-SELECT a.last_turn, t.id, t.number,
+SELECT a.last_turn, t.id, t.number, t.client_msg_id,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM chat_accounts AS a LEFT JOIN chat_turns AS t ON t.user_id = a.user_id AND t.status = 'running'

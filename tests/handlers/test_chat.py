@@ -422,6 +422,19 @@ async def test_one_question_at_a_time_until_it_is_stopped(ada: Person, model: La
     assert said in [item["message"] for item in items]
 
 
+async def test_a_socket_that_opens_in_mid_answer_can_stop_it(ada: Person, model: LanguageModel) -> None:
+    model.behave(says="word " * 1000, token_ms=50)
+    async with chatting(ada) as chat:
+        assert (chat.frames[0]["turn"], chat.frames[0]["id"]) == (None, None)
+        turn = await chat.ask(QUEUE)
+        await chat.until("delta")
+    async with chatting(ada) as reloaded:
+        assert (reloaded.frames[0]["turn"], reloaded.frames[0]["id"]) == (turn, "m1")
+        await reloaded.say("stop", id=reloaded.frames[0]["id"])
+        done = await reloaded.until("done")
+    assert (done["turn"], done["stopped"]) == (turn, True)
+
+
 async def test_of_many_questions_at_once_one_is_answered_and_the_same_one_but_once(
     ada: Person, model: LanguageModel, sql: Sql
 ) -> None:
