@@ -228,7 +228,7 @@ def _quote(passage: Passage, text: tuple[str, list[int]], wanted: str) -> Citati
 
 
 def _plain(text: str) -> tuple[str, list[int]]:
-    """A text for comparison, and for each of its characters where that stands in the text."""
+    """A text for comparison, without what nobody sees, and for each of its characters where that stands in the text."""
     plain: list[str] = []
     places: list[int] = []
     for place, given in enumerate(text.translate(_ALIKE)):
@@ -237,7 +237,7 @@ def _plain(text: str) -> tuple[str, list[int]]:
                 plain.append(" ")
                 places.append(place)
             continue
-        for character in given.casefold():
+        for character in given.casefold() if given.isprintable() else "":
             plain.append(character)
             places.append(place)
     return "".join(plain), places

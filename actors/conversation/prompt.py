@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,8 +37,12 @@ _BYTES_A_TOKEN = 3
 _MARKS_TOKENS = 40
 # A passage of which less than this would be left is not given at all.
 _LEAST_PASSAGE_TOKENS = 60
-_NAMELESS = "".join(map(chr, (*range(9), 11, 12, *range(14, 32), 127)))
-_NO_CONTROLS = str.maketrans("", "", _NAMELESS)
+# Controls, and what is there for the model but for no reader: marks of direction, widths of nothing, and tags and
+# variants in which whole texts have been hidden. Joiners stay: words and emoji are written with them.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
 
 
 class Said(NamedTuple):
@@ -113,7 +118,7 @@ def fit_history(said: Iterable[Said], tokens: int) -> list[dict[str, str]]:
 
 def escape(text: str) -> str:
     """As it stands between marks: nothing in it is a mark, or invisible."""
-    return html.escape(text.translate(_NO_CONTROLS), quote=True)
+    return html.escape(_INVISIBLE.sub("", text), quote=True)
 
 
 def _passage(number: int, passage: Passage, text: str) -> str:

@@ -49,6 +49,11 @@ def test_a_quotation_is_found_and_cited_as_the_lecture_has_it() -> None:
     }
 
 
+def test_a_quotation_is_found_also_where_the_lecture_has_something_between_that_nobody_sees() -> None:
+    hyphenated = "Photo\xadsynthesis makes\u200b sugar of light."
+    assert quotes("“Photosynthesis makes sugar of light.”", [passage(hyphenated)]) == [hyphenated.removesuffix(".")]
+
+
 def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:
     assert quotes("As it says: “a queue is a kind of tree with two ends”.", [passage(QUEUES)]) == []
 
