@@ -55,16 +55,25 @@ class NewMessage(Body):
     conversation_id: UUID | None = None
 
 
-class Citation(BaseModel):
-    """Words that stand there so: in a lecture between two seconds, or in a file (on a page)."""
+class SpokenCitation(BaseModel):
+    """Words that are said there: in a lecture, between two of its seconds."""
 
-    course_id: UUID | None = None
-    lecture_id: UUID | None = None
-    from_: Annotated[float | None, Field(alias="from")] = None
-    to: float | None = None
-    file_id: UUID | None = None
+    course_id: UUID
+    lecture_id: UUID
+    from_: Annotated[float, Field(alias="from")]
+    to: float
+    quote: str
+
+
+class WrittenCitation(BaseModel):
+    """Words that stand there: in a file, on a page if it has pages."""
+
+    file_id: UUID
     page: int | None = None
     quote: str
+
+
+Citation = SpokenCitation | WrittenCitation
 
 
 class Recommendation(BaseModel):
@@ -90,7 +99,7 @@ class Answer(BaseModel):
     turn: int
     conversation_id: UUID
     text: str
-    citations: list[dict[str, Any]]
+    citations: list[Citation]
     recommendations: list[Recommendation]
     usage: Usage
     source: Literal["model", "transcript"]
@@ -110,7 +119,7 @@ class ChatMessage(BaseModel):
     course_id: UUID | None
     lecture_id: UUID | None
     position: float | None
-    citations: list[dict[str, Any]]
+    citations: list[Citation]
     recommendations: list[Recommendation]
     created_at: datetime
     updated_at: datetime

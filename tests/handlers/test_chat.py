@@ -146,6 +146,16 @@ async def test_a_question_is_answered_with_citations_that_stand_in_the_transcrip
     assert (answer.body["source"], answer.body["turn"], model.calls) == ("model", 1, 1)
 
 
+async def test_the_document_says_what_a_citation_is(ada: Person, lecture: Lecture) -> None:
+    schemas = (await ada.get("/openapi.json")).body["components"]["schemas"]
+    for name in ("Answer", "ChatMessage"):
+        kinds = schemas[name]["properties"]["citations"]["items"]["anyOf"]
+        spoken, written = (schemas[kind["$ref"].rsplit("/")[-1]]["properties"].keys() for kind in kinds)
+        assert written == {"file_id", "page", "quote"}
+    (citation, *_) = (await ask(ada, course_id=str(lecture.course_id))).body["citations"]
+    assert citation.keys() == spoken == {"course_id", "lecture_id", "from", "to", "quote"}
+
+
 async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     ada: Person, lecture: Lecture, model: LanguageModel, sql: Sql, client: AppClient
 ) -> None:
