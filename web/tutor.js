@@ -42,6 +42,8 @@ export class TutorSocket extends EventTarget {
   #renewed = false;
   #attempt = 0;
   #timer = 0;
+  /** @type {number|null} when the server wants us back */
+  #retryMs = null;
   /** @type {{id: string, [member: string]: unknown}|null} a question that the server has not acknowledged */
   #asking = null;
   /** @type {{turn: number, chunk: number, text: string, id: string|null}|null} the answer that is being given */
@@ -102,6 +104,9 @@ export class TutorSocket extends EventTarget {
         break;
       case "delta":
         this.#add(frame);
+        break;
+      case "bye":
+        this.#retryMs = frame.retry_ms;
         break;
       case "done":
       case "failed":
@@ -181,6 +186,7 @@ export class TutorSocket extends EventTarget {
     this.#tell("state", this.state);
     if (this.#closed) return;
     const pauseMs = Math.min(BACKOFF_MOST_MS, BACKOFF_MS * 2 ** this.#attempt++) * Math.random();
-    this.#timer = setTimeout(() => this.#open(), pauseMs);
+    this.#timer = setTimeout(() => this.#open(), this.#retryMs ?? pauseMs);
+    this.#retryMs = null;
   }
 }

@@ -167,6 +167,7 @@ class Stage:
         self.tutor_breaks_off = False
         self.tutor_hangs = False  # after its first word
         self.tutor_socket: web.WebSocketResponse | None = None
+        self.tutor_opened: list[float] = []  # when, by the loop's clock
         # What a socket that is opened finds being answered, and what was said of turns by then.
         self.tutor_running: Message = {"turn": None, "id": None, "last_turn": 0}
         self.tutor_texts: dict[int, str] = {}
@@ -368,6 +369,7 @@ class Stage:
         socket = web.WebSocketResponse(protocols=("lectern.v1",))
         await socket.prepare(request)
         self.tutor_socket = socket
+        self.tutor_opened.append(asyncio.get_running_loop().time())
         await socket.send_json({"type": "hello", **self.tutor_running})
         async for raw in socket:
             frame = json.loads(raw.data)

@@ -740,8 +740,11 @@ async def test_who_comes_back_is_shown_the_rest_of_an_answer_and_then_what_was_a
         del stage.tutor_texts[1]
     stage.tutor_running = {"turn": 2, "id": "m2", "last_turn": 2}
     assert stage.tutor_socket is not None
+    await stage.tutor_socket.send_json({"type": "bye", "code": 1012, "retry_ms": 1500})
     await stage.tutor_socket.close(code=1012)
+    sent_away = asyncio.get_running_loop().time()
     await until(page, "lectern.state().tutor.running === 2")
+    assert stage.tutor_opened[-1] - sent_away > 1.4, "not before it was told to"
     answers = "[...document.querySelectorAll('.answer')].map((part) => part.textContent).join('|')"
     first = "An answer." if deleted else "An answer. And its rest."
     await until(page, f"{answers} === '{first}|Another.'")
