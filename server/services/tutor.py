@@ -162,7 +162,7 @@ class Tutor:
 
 def _usage(told: Any) -> Usage | None:
     """None where it is not told, or cannot be: budgets are settled by it."""
-    counts = [getattr(told, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    counts = [getattr(told, name, -1) for name in ("prompt_tokens", "completion_tokens")]
     can_be = all(isinstance(count, int) and 0 <= count <= _MOST_TOKENS for count in counts)
     return Usage(*counts) if can_be and any(counts) else None
 

@@ -75,6 +75,23 @@ def test_while_redis_stays_away_the_answer_is_kept_and_whoever_listens_is_told_f
     assert stage.told == [True]
 
 
+def test_whoever_waits_for_the_row_does_not_wait_for_redis() -> None:
+    stage = Stage()
+    stage.stream.away = 10_000
+
+    async def run() -> float:
+        loop, answering = asyncio.get_running_loop(), stage.answering()
+        running, began = asyncio.create_task(answering.run()), loop.time()
+        row = await answering.ended
+        took_s = loop.time() - began
+        assert row is not None
+        assert row["text"] == TEXT
+        await running
+        return took_s
+
+    assert run_virtually(run()) < 0.5, "the model takes 0.3 s"
+
+
 def test_postgres_may_be_away_at_the_end() -> None:
     stage = Stage()
     stage.rows.away = 20
