@@ -264,7 +264,8 @@ async def _ask(call: Call[None], viewer: Viewer, listener: Listener, frame: Ask)
         metrics.CHAT_REFUSED.labels(reason).inc()
         code = "validation_failed" if reason == "refused" else reason
         detail = f"{refusal.detail} ({refusal.pointer})" if refusal.pointer else refusal.detail
-        listener.peer.send(encode(ChatError(code, detail, reason == "busy", frame.id)))
+        retry_ms = 1000 * _until_midnight_s(call) if reason == "budget_spent" else None
+        listener.peer.send(encode(ChatError(code, detail, reason != "refused", frame.id, retry_ms)))
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------
@@ -310,11 +311,16 @@ def _problem(call: Call[Any], refusal: TurnRefused) -> TutorBusy | ChatBudgetSpe
         case TurnBusy():
             return TutorBusy(refusal.detail, turn=refusal.turn)
         case BudgetSpent():
-            now = call.app[CLOCK].now().astimezone(UTC)
-            midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-            return ChatBudgetSpent(headers={"Retry-After": str(math.ceil((midnight - now).total_seconds()))})
+            return ChatBudgetSpent(headers={"Retry-After": str(_until_midnight_s(call))})
         case _:
             return ValidationFailed.at(refusal.pointer, refusal.detail)
+
+
+def _until_midnight_s(call: Call[Any]) -> int:
+    """When a new day's budget begins (UTC)."""
+    now = call.app[CLOCK].now().astimezone(UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return math.ceil((midnight - now).total_seconds())
 
 
 async def _may_read(call: Call[Any], connection: Any) -> bool:

@@ -592,7 +592,9 @@ async def test_a_day_s_budget_is_reserved_before_a_question_and_settled_after_it
     assert 0 < int(refused.headers["Retry-After"]) <= 86_400
     async with chatting(ada) as chat:
         await chat.say("message", id="m2", message=QUEUE)
-        assert (await chat.until("error"))["code"] == "budget_spent"
+        told = await chat.until("error")
+    assert (told["code"], told["retryable"]) == ("budget_spent", refused.body["retryable"]) == ("budget_spent", True)
+    assert 0 < told["retry_ms"] <= 86_400_000
     assert model.calls == 1
 
 

@@ -43,7 +43,8 @@ async def test_each_text_has_its_vector_in_their_order() -> None:
         b"<html>The proxy is at lunch.</html>", b"", b"\xff", b"null", b"[]", b"{}", b'{"data": 5}', b"[" * 100_000,
         b'{"data": []}', b'{"data": [{"index": 0}]}', b'{"data": [{"index": 0, "embedding": ["x"]}]}',
         b'{"data": [{"index": 0, "embedding": []}]}', b'{"data": [{"index": 0, "embedding": [1e999]}]}',
-        b'{"data": [{"index": 0, "embedding": [%s]}]}' % (b"9" * 400), b'{"data": [{"index": 0, "embedding": [-1e39]}]}',
+        b'{"data": [{"index": 0, "embedding": [%s]}]}' % (b"9" * 400),
+        b'{"data": [{"index": 0, "embedding": [-1e39]}]}',
         b'{"data": [{"index": 0, "embedding": [1]}, {"index": "x", "embedding": [1]}]}',
     ],
 )  # fmt: skip
