@@ -167,7 +167,7 @@ class Answering:
         settings = parts.settings
         layout = lay_out(
             turn.question, grounding.passages, said, recommended,
-            prompt_tokens=settings.prompt_tokens, history_tokens=settings.history_tokens,
+            prompt_tokens=settings.prompt_tokens, history_tokens=settings.history_tokens, watching=grounding.watching,
         )  # fmt: skip
         taken: dict[str, Any] = {}
         if turn.may_ask:

@@ -47,6 +47,13 @@ class Span(NamedTuple):
     page: int | None
 
 
+class Watching(NamedTuple):
+    """The lecture that a learner watches, and where in it the learner is."""
+
+    title: str
+    position_ms: int
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """Consecutive pieces of one source. A lecture's words have `lecture_id`, `from_ms` and `to_ms`; a file's have

@@ -91,5 +91,9 @@ SELECT given.id, n.id, NULL, NULL, n.page, n.place, n.text
 FROM text_pieces AS given JOIN text_pieces AS n ON n.source_id = given.source_id AND abs(n.place - given.place) = 1
 WHERE given.id = ANY(:ids::uuid[]);
 
--- name: get_course_of(lecture_id)$
-SELECT course_id FROM lectures WHERE id = :lecture_id;
+-- name: get_watched(viewer_id, viewer_role, lecture_id)^
+-- The course of a lecture, and its title if the viewer may watch it.
+SELECT l.course_id, (
+    SELECT s.title FROM readable_sources(:viewer_id, :viewer_role, NULL, l.id) AS s WHERE s.file_id IS NULL LIMIT 1
+) AS title
+FROM lectures AS l WHERE l.id = :lecture_id;

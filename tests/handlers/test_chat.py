@@ -165,7 +165,12 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     )  # fmt: skip
     answer = await ask(ada, "Explain what was just said", video_session_id=str(session_id))
     assert "checkpoint" in answer.body["text"]
-    assert 'now="yes"' in model.asked[0]["messages"][-1]["content"]
+    given = model.asked[0]["messages"][-1]["content"]
+    assert 'now="yes"' in given
+    assert '<watching lecture="Folds" at="1:35"/>' in given
+    await sql.execute("DELETE FROM transcript_chunks")
+    await ask(ada, "Explain what was just said", video_session_id=str(session_id))
+    assert '<watching lecture="Folds" at="1:35"/>' in model.asked[1]["messages"][-1]["content"]
     history = (await ada.get(f"/api/chat/history/{ada.id}")).body["items"]
     assert {(item["lecture_id"], item["position"]) for item in history} == {(str(lecture.lecture_id), 95.0)}
 

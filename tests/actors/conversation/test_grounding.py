@@ -127,6 +127,10 @@ async def test_what_is_being_watched_comes_first(db: Database, sql: Sql, postgre
     )  # fmt: skip
     now, *others = told.passages
     assert now.is_now
+    assert told.watching == ("Folds", 400_000)
+    stranger = await make_learner(postgres_dsn, name="stranger")
+    untold = await ask(db, stranger, "Where am I?", lecture_id=lecture.lecture_id, position_ms=400_000)
+    assert (untold.watching, untold.passages) == (None, ()), "who may not watch it is told nothing of it"
     assert (now.from_ms, now.to_ms) == (330_000, 420_000)
     assert others
     assert not any(other.is_now for other in others)
