@@ -1,14 +1,17 @@
 """One's own account: changing it, taking everything along, and leaving."""
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
+from server.data.answers import answers_key
 from server.data.db import Record, queries
+from server.data.streams import REDIS_AWAY
 from server.http import mails
-from server.http.keys import CLOCK, EDGE, PASSWORDS, REVOCATION
+from server.http.keys import CLOCK, EDGE, PASSWORDS, REDIS, REVOCATION
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
@@ -151,6 +154,9 @@ async def erase_me(call: Call[Farewell]) -> None:
             if name.startswith("erase_"):
                 await query(tx, user_id=user["id"])
         await account.erase_account(tx, user_id=user["id"])
+    # What the tutor said last is on its way there for a while; with Redis away it goes by itself (`chat.stream_ttl_s`).
+    with suppress(*REDIS_AWAY):
+        await call.app[REDIS].delete(answers_key(user["id"]))
     await call.app[REVOCATION].announce(user["id"])
 
 

@@ -55,16 +55,25 @@ class NewMessage(Body):
     conversation_id: UUID | None = None
 
 
-class Citation(BaseModel):
-    """Words that stand there so: in a lecture between two seconds, or in a file (on a page)."""
+class SpokenCitation(BaseModel):
+    """Words that are said there: in a lecture, between two of its seconds."""
 
-    course_id: UUID | None = None
-    lecture_id: UUID | None = None
-    from_: Annotated[float | None, Field(alias="from")] = None
-    to: float | None = None
-    file_id: UUID | None = None
+    course_id: UUID
+    lecture_id: UUID
+    from_: Annotated[float, Field(alias="from")]
+    to: float
+    quote: str
+
+
+class WrittenCitation(BaseModel):
+    """Words that stand there: in a file, on a page if it has pages."""
+
+    file_id: UUID
     page: int | None = None
     quote: str
+
+
+Citation = SpokenCitation | WrittenCitation
 
 
 class Recommendation(BaseModel):
@@ -90,7 +99,7 @@ class Answer(BaseModel):
     turn: int
     conversation_id: UUID
     text: str
-    citations: list[dict[str, Any]]
+    citations: list[Citation]
     recommendations: list[Recommendation]
     usage: Usage
     source: Literal["model", "transcript"]
@@ -110,7 +119,7 @@ class ChatMessage(BaseModel):
     course_id: UUID | None
     lecture_id: UUID | None
     position: float | None
-    citations: list[dict[str, Any]]
+    citations: list[Citation]
     recommendations: list[Recommendation]
     created_at: datetime
     updated_at: datetime
@@ -255,7 +264,8 @@ async def _ask(call: Call[None], viewer: Viewer, listener: Listener, frame: Ask)
         metrics.CHAT_REFUSED.labels(reason).inc()
         code = "validation_failed" if reason == "refused" else reason
         detail = f"{refusal.detail} ({refusal.pointer})" if refusal.pointer else refusal.detail
-        listener.peer.send(encode(ChatError(code, detail, reason == "busy", frame.id)))
+        retry_ms = 1000 * _until_midnight_s(call) if reason == "budget_spent" else None
+        listener.peer.send(encode(ChatError(code, detail, reason != "refused", frame.id, retry_ms)))
 
 
 # Parts of the above --------------------------------------------------------------------------------------------------
@@ -301,11 +311,16 @@ def _problem(call: Call[Any], refusal: TurnRefused) -> TutorBusy | ChatBudgetSpe
         case TurnBusy():
             return TutorBusy(refusal.detail, turn=refusal.turn)
         case BudgetSpent():
-            now = call.app[CLOCK].now().astimezone(UTC)
-            midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
-            return ChatBudgetSpent(headers={"Retry-After": str(math.ceil((midnight - now).total_seconds()))})
+            return ChatBudgetSpent(headers={"Retry-After": str(_until_midnight_s(call))})
         case _:
             return ValidationFailed.at(refusal.pointer, refusal.detail)
+
+
+def _until_midnight_s(call: Call[Any]) -> int:
+    """When a new day's budget begins (UTC)."""
+    now = call.app[CLOCK].now().astimezone(UTC)
+    midnight = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return math.ceil((midnight - now).total_seconds())
 
 
 async def _may_read(call: Call[Any], connection: Any) -> bool:
@@ -314,11 +329,12 @@ async def _may_read(call: Call[Any], connection: Any) -> bool:
     return call.user.role == "admin" and await chat.has_user(connection, user_id=call.path.user_id)
 
 
-def _hello(call: Call[None], user_id: UUID, running: int | None, last_turn: int) -> bytes:
+def _hello(call: Call[None], user_id: UUID, running: Record | None, last_turn: int) -> bytes:
     settings = call.config
     limits = messages.ChatLimits(settings.sessions.frame_bytes, settings.chat.message_characters)
     heartbeat_s = settings.sessions.heartbeat_s
-    return encode(messages.ChatHello(PROTOCOL, user_id, running, last_turn, heartbeat_s, limits))
+    turn, message_id = (running["number"], running["client_msg_id"]) if running else (None, None)
+    return encode(messages.ChatHello(PROTOCOL, user_id, turn, message_id, last_turn, heartbeat_s, limits))
 
 
 def _answer(row: Record) -> dict[str, Any]:

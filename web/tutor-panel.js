@@ -49,9 +49,8 @@ export class TutorPanel {
   #about;
   #go;
   #socket;
-  /** @type {Map<number, {text: HTMLElement, after: HTMLElement, question: string}>} what is shown of turns */
+  /** @type {Map<number, {question: HTMLElement, text: HTMLElement, after: HTMLElement}>} what is shown of turns */
   #turns = new Map();
-  #running = null;
   #written = ""; // by hand, the last of all
 
   #log = h("div", { class: "talk", role: "log", "aria-label": "What was said", tabindex: "0" });
@@ -64,6 +63,11 @@ export class TutorPanel {
   /** For end-to-end tests. */
   get state() {
     return { ...this.#socket.state, running: this.#running, note: this.#said.textContent };
+  }
+
+  /** The turn that is being answered. */
+  get #running() {
+    return this.#socket.state.turn;
   }
 
   /** Shows what was said before, and listens. */
@@ -140,24 +144,32 @@ export class TutorPanel {
   }
 
   #begin(turn, message) {
-    if (!this.#turns.has(turn)) this.#turns.set(turn, this.#entry(message));
-    this.#running = turn;
+    this.#entry(turn, message);
     this.#update();
     this.#scroll();
   }
 
-  /** A question and the place for its answer. */
-  #entry(question) {
-    const text = h("div", { class: "answer" });
-    const after = h("div", { class: "after" });
-    this.#log.append(h("p", { class: "question" }, question), text, after);
-    return { text, after, question };
+  /** A turn among the others: its question, where that is known, and the places for its answer. */
+  #entry(turn, question = "") {
+    const entry = this.#turns.get(turn) ?? this.#place(turn);
+    if (question) setText(entry.question, question);
+    entry.question.hidden = !entry.question.textContent;
+    return entry;
+  }
+
+  #place(turn) {
+    const entry = { question: h("p", { class: "question" }), text: h("div", { class: "answer" }), after: h("div", { class: "after" }) };
+    // What was said before may come after what is being said.
+    const later = Math.min(...[...this.#turns.keys()].filter((other) => other > turn));
+    const next = this.#turns.get(later)?.question ?? null;
+    for (const element of Object.values(entry)) this.#log.insertBefore(element, next);
+    this.#turns.set(turn, entry);
+    return entry;
   }
 
   #write(turn, text) {
-    if (!this.#turns.has(turn)) this.#begin(turn, "…");
     const atEnd = this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < 40;
-    this.#show(this.#turns.get(turn).text, text);
+    this.#show(this.#entry(turn).text, text);
     if (atEnd) this.#scroll();
   }
 
@@ -166,41 +178,33 @@ export class TutorPanel {
   }
 
   #finish({ turn, citations, recommendations, stopped }) {
-    this.#end(turn);
-    const { after } = this.#turns.get(turn) ?? {};
-    if (!after) return;
-    if (stopped) after.append(h("p", { class: "note" }, "Stopped."));
-    after.append(...this.#references(citations, recommendations));
+    this.#update();
+    const note = stopped ? [h("p", { class: "note" }, "Stopped.")] : [];
+    this.#turns.get(turn)?.after.replaceChildren(...note, ...this.#references(citations, recommendations));
     this.#scroll();
   }
 
   #fail({ turn, code, retryable }) {
-    this.#end(turn);
-    const { after, question } = this.#turns.get(turn) ?? {};
-    if (!after) return;
+    this.#update();
     const again = () => {
-      if (this.#running !== null) return;
-      this.#socket.ask({ message: question, retry_of: turn, ...this.#about() });
+      if (this.#running !== null || this.#socket.state.asking) return;
+      // The question and what it was about are the turn's: the learner may be elsewhere by now.
+      this.#socket.ask({ retry_of: turn });
       this.#update();
     };
     const button = retryable && h("button", { type: "button", class: "link", onclick: again }, "Ask again");
-    after.append(h("p", { class: "note" }, WORDS[code] ?? "The answer broke off.", " ", button));
+    this.#turns.get(turn)?.after.replaceChildren(h("p", { class: "note" }, WORDS[code] ?? "The answer broke off.", " ", button));
     this.#scroll();
-  }
-
-  #end(turn) {
-    if (this.#running === turn) this.#running = null;
-    this.#update();
   }
 
   /** Something that was said before this page was opened. */
   #recall({ turn, message, is_user: isUser, citations, recommendations, status }) {
-    if (this.#turns.has(turn) && status === "running") return;
-    if (!this.#turns.has(turn)) this.#turns.set(turn, this.#entry(isUser ? message : "…"));
-    if (isUser) return;
-    const { text, after } = this.#turns.get(turn);
-    this.#show(text, message);
-    after.append(...this.#references(citations, recommendations));
+    const { text, after } = this.#entry(turn, isUser ? message : "");
+    if (!isUser) {
+      this.#show(text, message);
+      after.replaceChildren(...this.#references(citations, recommendations));
+    }
+    if (status === "failed") this.#fail({ turn, code: "model_failed", retryable: true });
   }
 
   #references(citations, recommendations) {

@@ -42,10 +42,14 @@ export class TutorSocket extends EventTarget {
   #renewed = false;
   #attempt = 0;
   #timer = 0;
+  /** @type {number|null} when the server wants us back */
+  #retryMs = null;
   /** @type {{id: string, [member: string]: unknown}|null} a question that the server has not acknowledged */
   #asking = null;
   /** @type {{turn: number, chunk: number, text: string, id: string|null}|null} the answer that is being given */
   #answer = null;
+  /** @type {{turn: number, id: string}|null} one that is being given, and waits for what is left of the one before */
+  #next = null;
 
   get state() {
     return { connected: this.#live, stopped: this.#closed, turn: this.#answer?.turn ?? null, asking: this.#asking !== null };
@@ -101,13 +105,20 @@ export class TutorSocket extends EventTarget {
       case "delta":
         this.#add(frame);
         break;
+      case "bye":
+        this.#retryMs = frame.retry_ms;
+        break;
       case "done":
       case "failed":
-        if (this.#answer?.turn === frame.turn) this.#answer = null;
-        this.#tell(frame.type, frame);
+        this.#ended(frame.type, frame);
         break;
       case "error":
-        this.#tell("problem", { code: frame.code, detail: frame.detail, message: this.#takeBack(frame) });
+        // Asked for by `resume` alone: it was deleted meanwhile.
+        if (frame.code === "turn_not_found" && this.#answer) {
+          this.#ended("failed", { turn: this.#answer.turn, code: "deleted", retryable: false });
+        } else {
+          this.#tell("problem", { code: frame.code, detail: frame.detail, message: this.#takeBack(frame) });
+        }
         break;
     }
   }
@@ -120,22 +131,37 @@ export class TutorSocket extends EventTarget {
     return refused.message;
   }
 
-  #greeted({ turn, last_turn: lastTurn }) {
+  #greeted({ turn, id, last_turn: lastTurn }) {
     this.#live = true;
     this.#attempt = 0;
     this.#renewed = false;
+    const running = turn === null ? null : { turn, id };
     // What was being answered may have ended while nobody listened: it is told from its row then.
-    const missed = this.#answer ?? (turn === null ? null : { turn, chunk: 0 });
-    if (missed && missed.turn <= lastTurn) {
-      this.#follow(missed.turn, this.#answer?.id ?? null);
-      this.#send({ type: "resume", turn: missed.turn, chunk: this.#answer?.chunk ?? 0 });
-    }
+    const missed = this.#answer !== null && this.#answer.turn <= lastTurn && this.#answer.turn !== turn;
+    this.#next = missed ? running : null;
+    if (missed) this.#resume(this.#answer);
+    else if (running) this.#resume(running);
     if (this.#asking) this.#send(this.#asking);
     this.#tell("state", this.state);
   }
 
+  #resume({ turn, id }) {
+    this.#follow(turn, id);
+    this.#send({ type: "resume", turn, chunk: this.#answer.chunk });
+  }
+
   #follow(turn, id) {
     if (this.#answer?.turn !== turn) this.#answer = { turn, chunk: 0, text: "", id };
+    else this.#answer.id ??= id;
+  }
+
+  #ended(name, frame) {
+    if (this.#answer?.turn === frame.turn) this.#answer = null;
+    this.#tell(name, frame);
+    if (this.#answer || !this.#next) return;
+    this.#resume(this.#next);
+    this.#next = null;
+    this.#tell("state", this.state);
   }
 
   #add({ turn, chunk, text }) {
@@ -160,6 +186,7 @@ export class TutorSocket extends EventTarget {
     this.#tell("state", this.state);
     if (this.#closed) return;
     const pauseMs = Math.min(BACKOFF_MOST_MS, BACKOFF_MS * 2 ** this.#attempt++) * Math.random();
-    this.#timer = setTimeout(() => this.#open(), pauseMs);
+    this.#timer = setTimeout(() => this.#open(), this.#retryMs ?? pauseMs);
+    this.#retryMs = null;
   }
 }

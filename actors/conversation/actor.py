@@ -152,7 +152,8 @@ class Conversation:
                     await self.catch_up()
             except AWAY as error:
                 postponed("answers_postponed", error)
-                self._again = True
+                # Who waits for nothing is woken when there is news, and by the sweep.
+                self._again = any(listener.waits_for for listener in self.listeners)
                 await asyncio.sleep(RETRY_S)
             except Exception:
                 log.exception("conversation_failed", user=str(self.user_id))

@@ -46,6 +46,8 @@ RETRY_S = 0.2
 FLUSH_S = 2.0
 # What did not cost anything, as far as one can tell: the model was not asked, or refused to begin.
 _FREE = (ServiceNotConfigured, ServiceLeftAlone, ServicePutsOff, ServiceRefused)
+# Of an Outcome, what it cost.
+_TAKEN = ("prompt_tokens", "completion_tokens", "tokens", "micros")
 
 
 class Material(Protocol):
@@ -86,7 +88,11 @@ class Answering:
         self._fenced = False
         self._reading: asyncio.Task[Outcome] | None = None
         self._layout: Layout | None = None
-        # Set to the turn's row (as `get_turn` has it) when it has ended; None when it was taken from us.
+        self._row: Record | None = None
+        # Whether Redis did not take what it was told last.
+        self._away = False
+        # Set to the turn's row (as `get_turn` has it) when it has ended, and Redis knows or is away; None when it was
+        # taken from us.
         self.ended: asyncio.Future[Record | None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -127,9 +133,8 @@ class Answering:
             outcome = await self._outcome(self._reading)
             self._closed = True
             self._news.set()
-            await asyncio.wait([writing], timeout=FLUSH_S)
-            writing.cancel()
-            self.ended.set_result(None if self._fenced else await self._finish(outcome))
+            if not self._fenced:
+                await self._finish(outcome, writing)
         except Exception:
             log.exception("turn_failed", turn=str(self.turn.id))
         finally:
@@ -137,7 +142,7 @@ class Answering:
             self._reading.cancel()
             metrics.CHAT_RUNNING.dec()
             if not self.ended.done():
-                self.ended.set_result(None)
+                self.ended.set_result(self._row)
 
     async def _outcome(self, reading: asyncio.Task[Outcome]) -> Outcome:
         try:
@@ -162,7 +167,7 @@ class Answering:
         settings = parts.settings
         layout = lay_out(
             turn.question, grounding.passages, said, recommended,
-            prompt_tokens=settings.prompt_tokens, history_tokens=settings.history_tokens,
+            prompt_tokens=settings.prompt_tokens, history_tokens=settings.history_tokens, watching=grounding.watching,
         )  # fmt: skip
         taken: dict[str, Any] = {}
         if turn.may_ask:
@@ -170,7 +175,7 @@ class Answering:
             outcome = await self._ask(layout)
             if outcome.status != "unanswered":
                 return replace(outcome, recommendations=recommended)
-            taken = {name: getattr(outcome, name) for name in ("prompt_tokens", "tokens", "micros")}
+            taken = {name: getattr(outcome, name) for name in _TAKEN}
         extract = extractive_answer(turn.question, grounding.passages)
         self._say(f"{NOTICE}\n\n{extract.text}" if extract.text else NOTHING)
         metrics.CHAT_ANSWERS.labels("transcript").inc()
@@ -246,37 +251,52 @@ class Answering:
         tried = False
         while True:
             try:
-                if await self.parts.answers.append(self.turn.viewer.id, self.turn.number, chunk, content) or tried:
+                added = await self.parts.answers.append(self.turn.viewer.id, self.turn.number, chunk, content)
+                self._away = False
+                if added or tried:
                     return True
                 self.fence()
                 return False
             except REDIS_AWAY as error:
-                postponed("chunk_postponed", error)
+                self._put_off("chunk_postponed", error)
                 tried = True
                 await asyncio.sleep(RETRY_S)
 
-    async def _finish(self, outcome: Outcome) -> Record | None:
-        """Postgres first: what is told to have ended has. The turn's row; None when it is not ours any more."""
+    def _put_off(self, event: str, error: Exception) -> None:
+        """Redis is away. Who waits for the turn's row waits for Redis no longer."""
+        postponed(event, error)
+        self._away = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._away and self._row is not None and not self.ended.done():
+            self.ended.set_result(self._row)
+
+    async def _finish(self, outcome: Outcome, writing: asyncio.Task[None]) -> None:
+        """Postgres first: what is told to have ended has. Then what is still to be written, and the end."""
         turn, parts = self.turn, self.parts
-        if self._waiting:
-            # Redis did not take it in time: by the end's count everybody lacks a chunk, and is told it from the row.
-            self._chunks.append(len(self._waiting))
-            self._waiting = ""
-        outcome = replace(outcome, text=self.text, chunks=self._chunks)
+        # What waits is one more chunk. If Redis does not take it in time, by the end's count everybody lacks it, and is
+        # told it from the row.
+        waiting = [len(self._waiting)] if self._waiting else []
+        outcome = replace(outcome, text=self.text, chunks=[*self._chunks, *waiting])
         finished, row = await self._save(outcome)
         if row is None:
-            await self._tell_end(encode(Failed(turn.number, "deleted", False)))
+            writing.cancel()
+            await self._tell_end(encode(Failed(turn.number, "deleted", False)), len(outcome.chunks))
             with contextlib.suppress(*REDIS_AWAY):
                 await parts.answers.trim(turn.viewer.id, turn.number)
-            return None
+            return
         # After an unknown outcome the same is written again, and finds it done.
         if finished is None and row["status"] != outcome.status:
             metrics.FENCED_WRITES.inc()
-            return None
+            return
+        self._row = row
+        self._let_go()
         metrics.CHAT_TURNS.labels(outcome.code or outcome.status).inc()
         metrics.CHAT_TOKENS.inc(outcome.tokens or 0)
-        await self._tell_end(encode(closing_frame(row)))
-        return row
+        await asyncio.wait([writing], timeout=FLUSH_S)
+        writing.cancel()
+        await self._tell_end(encode(closing_frame(row)), len(outcome.chunks))
 
     async def _save(self, outcome: Outcome) -> tuple[Record | None, Record | None]:
         """What `Turns.finish` gave, and the turn as it stands then, however long Postgres is away."""
@@ -288,15 +308,15 @@ class Answering:
                 postponed("turn_postponed", error)
                 await asyncio.sleep(RETRY_S)
 
-    async def _tell_end(self, content: bytes) -> None:
+    async def _tell_end(self, content: bytes, chunks: int) -> None:
         """Where the next turn has begun already Redis refuses it: who listens is told it from the row then."""
         turn = self.turn
         deadline = self.parts.clock.monotonic() + FLUSH_S
         while True:
             try:
-                await self.parts.answers.append(turn.viewer.id, turn.number, END, content, len(self._chunks))
+                await self.parts.answers.append(turn.viewer.id, turn.number, END, content, chunks)
             except REDIS_AWAY as error:
-                postponed("end_postponed", error)
+                self._put_off("end_postponed", error)
                 if self.parts.clock.monotonic() < deadline:
                     await asyncio.sleep(RETRY_S)
                     continue

@@ -74,8 +74,8 @@ class Conversations:
 
     # Sockets ---------------------------------------------------------------------------------------------------------
 
-    async def listen(self, user_id: UUID, peer: Peer) -> tuple[Listener, int | None, int]:
-        """A socket of the user's listens from now on; the number of the turn that runs, and that of the newest.
+    async def listen(self, user_id: UUID, peer: Peer) -> tuple[Listener, Record | None, int]:
+        """A socket of the user's listens from now on; the turn that runs, and the number of the newest.
 
         Of a turn that runs it is told the end alone, until it says `resume`. Raises AWAY.
         """
@@ -85,7 +85,7 @@ class Conversations:
         listener = Listener(peer, (last_turn, END) if running is None else (running["number"], END - 1))
         if self._draining:
             peer.end(*RESTART, retry_ms())
-        return listener, None if running is None else running["number"], last_turn
+        return listener, running, last_turn
 
     def attach(self, user_id: UUID, listener: Listener) -> None:
         """After its `hello`: tell it what has come about since."""

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from actors.conversation.passages import Passage, Span
+from actors.conversation.passages import Passage, Span, Watching
 from actors.conversation.ranking import GAP_S, Piece, rank
 from server.data.db import Connection, Database, Record, queries
 from server.services.outside import ServiceError
@@ -59,10 +59,12 @@ class Embedding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """Passages, best first; what is being watched comes before all others. `is_semantic`: meaning was asked too."""
+    """Passages, best first; what is being watched comes before all others. `is_semantic`: meaning was asked too.
+    `watching` is known also of a lecture of which no word is."""
 
     passages: tuple[Passage, ...]
     is_semantic: bool
+    watching: Watching | None = None
 
 
 async def ground(
@@ -87,6 +89,7 @@ async def ground(
     search = {**viewer, "question": asked, "embedding": embedding}
     now: list[Record] = []
     elsewhere: list[tuple[Record, float]] = []
+    watched: Record | None = None
     async with db.connection() as connection:
         if lecture_id is not None and position_ms is not None:
             around = {"from_s": (position_ms - _BEFORE_MS) / 1000, "to_s": (position_ms + _AFTER_MS) / 1000}
@@ -94,7 +97,9 @@ async def ground(
         found = await find(connection, **search, course_id=course_id, lecture_id=lecture_id)
         if lecture_id is not None:
             known = {row["id"] for row, _ in found}
-            others = await find(connection, **search, course_id=await _course_of(connection, lecture_id))
+            watched = await _named.get_watched(connection, **viewer, lecture_id=lecture_id)
+            # A random course for a lecture that is not there: nothing is found in it either.
+            others = await find(connection, **search, course_id=watched["course_id"] if watched else uuid4())
             elsewhere = [one for one in others[:MOST_PASSAGES] if one[0]["id"] not in known][:_FROM_ELSEWHERE]
         shown = {row["id"] for row in now}
         chosen = [*found[: MOST_PASSAGES - len(elsewhere)], *elsewhere]
@@ -103,7 +108,10 @@ async def ground(
     passages = _merge(chosen, near, shown)
     if now:
         passages.insert(0, _passage(now, now[0], max((p.score for p in passages), default=0.0), is_now=True))
-    return Grounding(tuple(passages), embedding is not None)
+    watching = None
+    if watched is not None and watched["title"] is not None and position_ms is not None:
+        watching = Watching(watched["title"], position_ms)
+    return Grounding(tuple(passages), embedding is not None, watching)
 
 
 async def find(
@@ -124,12 +132,6 @@ async def find(
     )  # fmt: skip
     known = {row["id"]: row for row in rows}
     return [(known[piece_id], score) for piece_id, score in rank([_piece(row) for row in rows])]
-
-
-async def _course_of(connection: Connection, lecture_id: UUID) -> UUID:
-    """A random id for a lecture that is not there: nothing is found in it either."""
-    course_id: UUID | None = await _named.get_course_of(connection, lecture_id=lecture_id)
-    return course_id or uuid4()
 
 
 async def embed_question(embedder: Embedder | None, asked: str) -> Embedding | None:

@@ -54,11 +54,13 @@ class ChatLimits(Struct):
 
 class ChatHello(Struct, tag="hello", tag_field="type"):
     """The socket is open. `turn` is the number of the turn that is being answered, if there is one: `resume` it to have
-    its text; its end is told in any case. `last_turn` is the newest, 0: there is none."""
+    its text; its end is told in any case. `id` is that of its message: `stop` it. `last_turn` is the newest, 0: there
+    is none."""
 
     protocol: str
     user_id: UUID
     turn: int | None
+    id: str | None
     last_turn: int
     heartbeat_s: float
     limits: ChatLimits

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
 # Citations of one answer, and the characters that a quote has at most.
 MOST_CITATIONS = 5
 MOST_QUOTED = 240
+# Quotations and marks of an answer that are looked at: a learner may ask for hundreds of them, and while they are
+# looked for everybody at this process waits.
+_MOST_CLAIMS = 40
 # A quotation of fewer words proves nothing: they stand anywhere.
 _FEWEST_WORDS = 3
 # Without marks or quotations a sentence counts as used when so much of what it says is in the answer.
@@ -41,6 +45,13 @@ class Span(NamedTuple):
     from_ms: int | None
     to_ms: int | None
     page: int | None
+
+
+class Watching(NamedTuple):
+    """The lecture that a learner watches, and where in it the learner is."""
+
+    title: str
+    position_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +124,17 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
     neither, by sentences of it that the answer tells again. Whatever an answer claims, quotes are cut from passages.
     """
     found: list[Citation] = []
-    for match in _QUOTED.finditer(answer):
+    quoted = list(islice(_QUOTED.finditer(answer), _MOST_CLAIMS))
+    plain = [_plain(passage.text) for passage in passages if quoted]
+    for match in quoted:
         said = next(group for group in match.groups() if group is not None)
         if len(_WORD.findall(said)) >= _FEWEST_WORDS:
-            found += _first(_quote(passage, said) for passage in passages)
-    for sentence in _cut(answer):
-        for mark in _MARK.finditer(answer, *sentence):
-            number = int(mark.group(1)) - 1
-            if 0 <= number < len(passages):
-                words = keys(_MARK.sub(" ", answer[slice(*sentence)]))
-                found += _first([_nearest(passages[number], words, 0.0)])
+            wanted = _plain(said)[0].strip(" .,;:!?…")
+            found += _first(_quote(*each, wanted) for each in zip(passages, plain, strict=True))
+    for (start, end), number in islice(_marks(answer), _MOST_CLAIMS):
+        if 0 <= number < len(passages):
+            words = keys(_MARK.sub(" ", answer[start:end]))
+            found += _first([_nearest(passages[number], words, 0.0)])
     if not found:
         words = keys(answer)
         found = [c for passage in passages if (c := _nearest(passage, words, _USED_SHARE)) is not None]
@@ -188,6 +200,13 @@ def _cut(text: str) -> Iterator[tuple[int, int]]:
         start = end
 
 
+def _marks(answer: str) -> Iterator[tuple[tuple[int, int], int]]:
+    """The passages that an answer names by number, from 0, each once for a sentence, and where the sentence stands."""
+    for sentence in _cut(answer):
+        for number in dict.fromkeys(int(mark.group(1)) for mark in _MARK.finditer(answer, *sentence)):
+            yield sentence, number - 1
+
+
 def _nearest(passage: Passage, words: set[str], least: float) -> Citation | None:
     """The sentence of the passage that is told again most; None when less than `least` of it is."""
     if not passage.is_citable:
@@ -203,12 +222,12 @@ def _nearest(passage: Passage, words: set[str], least: float) -> Citation | None
     return _cite(passage, best[1], best[2]) if best is not None and best[0] >= least else None
 
 
-def _quote(passage: Passage, said: str) -> Citation | None:
-    """The quotation as the passage has it, whatever its case, spaces and kinds of dashes and quotes."""
+def _quote(passage: Passage, text: tuple[str, list[int]], wanted: str) -> Citation | None:
+    """The quotation as the passage has it, whatever its case, spaces and kinds of dashes and quotes. `text` is the
+    passage's for comparison, and `wanted` what was said."""
     if not passage.is_citable:
         return None
-    plain, places = _plain(passage.text)
-    wanted = _plain(said)[0].strip(" .,;:!?…")
+    plain, places = text
     at = plain.find(wanted) if wanted else -1
     if at < 0:
         return None
@@ -216,7 +235,7 @@ def _quote(passage: Passage, said: str) -> Citation | None:
 
 
 def _plain(text: str) -> tuple[str, list[int]]:
-    """A text for comparison, and for each of its characters where that stands in the text."""
+    """A text for comparison, without what nobody sees, and for each of its characters where that stands in the text."""
     plain: list[str] = []
     places: list[int] = []
     for place, given in enumerate(text.translate(_ALIKE)):
@@ -225,7 +244,7 @@ def _plain(text: str) -> tuple[str, list[int]]:
                 plain.append(" ")
                 places.append(place)
             continue
-        for character in given.casefold():
+        for character in given.casefold() if given.isprintable() else "":
             plain.append(character)
             places.append(place)
     return "".join(plain), places

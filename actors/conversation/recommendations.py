@@ -24,8 +24,9 @@ _FITS = 0.05
 # Far enough in a course to be of its level.
 _DONE_PERCENT = 60.0
 
+# Of course, and what is asked about this one, asks for no other.
 _ASKS = re.compile(
-    r"\b(recommend\w*|suggest\w*|courses?"
+    r"\b(recommend\w*|suggest\w*|(?<!\bof )(?<!\bthis )(?<!\bthe )(?<!\bmy )(?<!\bour )(?<!\byour )course|courses"
     r"|what (?:should|can|could|do) i (?:learn|study|take|watch|do) (?:next|now|then)"
     r"|(?:learn|study|take|watch) next|empfiehl\w*|empfehl\w*|kurse?|cours|cursos?)\b",
     re.IGNORECASE,

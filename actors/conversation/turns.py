@@ -198,14 +198,15 @@ class Turns:
         return row
 
     async def _place(self, tx: Connection, viewer: Viewer, question: Question, retried: Record | None) -> Place:
-        if question.watching is not None:
-            return question.watching
-        if question.course_id is not None:
+        if question.course_id not in (None, question.watching and question.watching.course_id):
             found = await chat_sql.get_visible_course(
                 tx, course_id=question.course_id, viewer_id=viewer.id, viewer_role=viewer.role
             )
             if found is None:
                 raise TurnRefused("There is no such course.", "/course_id")
+        if question.watching is not None:
+            return question.watching
+        if question.course_id is not None:
             return Place(question.course_id)
         return Place(*(retried[name] for name in Place._fields)) if retried is not None else Place()
 

@@ -63,7 +63,7 @@ def cut(cues: Iterable[Piece]) -> list[Piece]:
     now: Piece | None = None
     before = ""
     for cue in sorted(cues, key=lambda cue: (cue.from_s, cue.to_s)):
-        text = cue.text.removeprefix(before).strip() if before else cue.text
+        text = cue.text.removeprefix(before).strip() if _rolls_on(before, cue.text) else cue.text
         before = cue.text
         if not text:
             continue
@@ -75,6 +75,19 @@ def cut(cues: Iterable[Piece]) -> list[Piece]:
         else:
             now = Piece(now.from_s, max(now.to_s, cue.to_s), f"{now.text} {text}")
     return pieces if now is None else [*pieces, now]
+
+
+def _rolls_on(before: str, text: str) -> bool:
+    """Whether a cue says what the one before said, and more; not merely begins with its letters, as "Some" with "So".
+    Scripts without cases have no spaces between words."""
+    if not before or not text.startswith(before):
+        return False
+    last, following = before[-1], text[len(before) : len(before) + 1]
+    return not (_is_of_word(last) and _is_of_word(following))
+
+
+def _is_of_word(character: str) -> bool:
+    return character.isdecimal() or character.lower() != character.upper()
 
 
 def _is_whole(now: Piece, cue: Piece, text: str) -> bool:

@@ -1,10 +1,9 @@
 """Embeddings of texts, by an endpoint of OpenAI's kind (`POST {openai.base_url}/embeddings`)."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp
+import orjson
 
 from server.config import Breaker, OpenAI
 from server.services.outside import Service, ServiceAway, ServiceNotConfigured, ServiceRefused
@@ -13,7 +12,7 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 # Embeddings come at once or not at all; a job has less time than a chat.
 _TIMEOUT_S = 20.0
 # What pgvector keeps at most.
-_MOST_DIMENSIONS = 16_000
+_MOST_DIMENSIONS, _LARGEST = 16_000, 3.4e38
 
 
 class Embedder:
@@ -52,7 +51,7 @@ class Embedder:
                         raise ServiceAway(f"the model answered {answer.status}")
                     if answer.status != 200:
                         raise ServiceRefused(f"the model answered {answer.status}: {await answer.content.read(500)!r}")
-                    return _vectors(await answer.json(content_type=None), len(texts))
+                    return _vectors(await answer.read(), len(texts))
             except aiohttp.ClientError as error:
                 raise ServiceAway(f"the model cannot be reached: {error}") from error
 
@@ -60,15 +59,15 @@ class Embedder:
         return await self._service.call("embed", ask, timeout_s=timeout_s, tries=tries)
 
 
-def _vectors(answer: Any, count: int) -> list[list[float]]:
+def _vectors(answer: bytes, count: int) -> list[list[float]]:
     try:
-        found = sorted(answer["data"], key=lambda item: item["index"])
+        found = sorted(orjson.loads(answer)["data"], key=lambda item: item["index"])
         vectors = [[float(number) for number in item["embedding"]] for item in found]
     except (TypeError, KeyError, ValueError) as error:
         raise ServiceRefused("the model's answer has no embeddings") from error
     lengths = {len(vector) for vector in vectors}
     if len(vectors) != count or len(lengths) != 1 or not 1 <= lengths.pop() <= _MOST_DIMENSIONS:
         raise ServiceRefused("the model's answer does not fit what was asked")
-    if not all(math.isfinite(number) for vector in vectors for number in vector):
-        raise ServiceRefused("the model's answer has numbers that are none")
+    if not all(abs(number) <= _LARGEST for vector in vectors for number in vector):  # NaN is not either
+        raise ServiceRefused("the model's answer has numbers that are none, or none that can be kept")
     return vectors

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 Message = Mapping[str, str]
 # Where endpoints put what a model thinks before it answers.
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# Not every endpoint heeds how long an answer may be: what has more characters for each of its tokens is cut here.
+CHARACTERS_A_TOKEN = 16
+# More than any model takes in or gives.
+_MOST_TOKENS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Usage:
 class Answer:
     """An answer that is being given: read `texts` to its end, then the rest is known.
 
-    `usage` is None where the endpoint tells none; `finish` is why it ended ("stop", "length", "content_filter").
+    `usage` is None where the endpoint tells none that can be; `finish` is why it ended ("stop", "length",
+    "content_filter").
     """
 
     texts: AsyncIterator[str]
@@ -126,28 +131,40 @@ class Tutor:
     async def _read(self, stream: Any, answer: Answer, deadline: float) -> AsyncIterator[str]:
         """The texts as they come. What a model thinks aloud shows that it is at work, and is not told."""
         loop, events, is_silent = asyncio.get_running_loop(), aiter(stream), True
-        while True:
+        left = self.settings.answer_tokens * CHARACTERS_A_TOKEN
+        while left > 0:
             with _translated():
                 try:
                     async with asyncio.timeout_at(deadline):
                         event = await anext(events)
                 except StopAsyncIteration:
                     break
-                if event.usage is not None:
-                    answer.usage = Usage(event.usage.prompt_tokens or 0, event.usage.completion_tokens or 0)
+                answer.usage = _usage(event.usage) or answer.usage
                 text = ""
-                for choice in event.choices[:1]:
+                for choice in (event.choices or ())[:1]:
                     answer.finish = choice.finish_reason or answer.finish
                     text = choice.delta.content or ""
+                    if not isinstance(text, str):
+                        raise TypeError
                     if text or any((choice.delta.model_extra or {}).get(name) for name in _THOUGHTS):
                         deadline = loop.time() + self.settings.gap_s
                         if is_silent:
                             is_silent = False
                             self._service.answers()
             if text:
-                yield text
-        if answer.finish is None:
+                yield text[:left]
+                left -= len(text)
+        if left <= 0:
+            answer.finish = "length"
+        elif answer.finish is None:
             raise ServiceAway("the model's answer broke off")
+
+
+def _usage(told: Any) -> Usage | None:
+    """None where it is not told, or cannot be: budgets are settled by it."""
+    counts = [getattr(told, name, -1) for name in ("prompt_tokens", "completion_tokens")]
+    can_be = all(isinstance(count, int) and 0 <= count <= _MOST_TOKENS for count in counts)
+    return Usage(*counts) if can_be and any(counts) else None
 
 
 async def _nothing() -> AsyncIterator[str]:

@@ -9,7 +9,7 @@ RETURNING last_turn;
 -- name: get_newest(user_id, alive_s)^
 -- The number of the user's newest turn, and the one that runs (NULLs: none). Both in one statement: between two another
 -- device may begin one.
-SELECT a.last_turn, t.id, t.number,
+SELECT a.last_turn, t.id, t.number, t.client_msg_id,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM chat_accounts AS a LEFT JOIN chat_turns AS t ON t.user_id = a.user_id AND t.status = 'running'
@@ -146,10 +146,15 @@ WHERE id = ANY (ARRAY(
 RETURNING id, user_id, number, client_msg_id, conversation_id, epoch;
 
 -- name: list_said(conversation_id, most)
--- Newest first; answers that failed are left out with what they answered.
-SELECT m.is_user, m.message FROM chat_messages AS m JOIN chat_turns AS t ON t.id = m.turn_id
-WHERE m.conversation_id = :conversation_id AND t.status IN ('done', 'stopped')
-ORDER BY m.id DESC LIMIT :most;
+-- Newest first, of turns that were answered: the question is the turn's own, for one that was asked again stands among
+-- messages under the turn that failed.
+SELECT s.is_user, s.message FROM chat_turns AS t CROSS JOIN LATERAL (
+    SELECT true AS is_user, t.question AS message
+    UNION ALL
+    SELECT false, m.message FROM chat_messages AS m WHERE m.turn_id = t.id AND NOT m.is_user
+) AS s
+WHERE t.conversation_id = :conversation_id AND t.status IN ('done', 'stopped')
+ORDER BY t.number DESC, s.is_user LIMIT :most;
 
 -- name: list_history(user_id, after_id, page_size)
 SELECT m.id, m.conversation_id, m.message, m.is_user, m.course_id, m.lecture_id, m.position_ms, m.citations,

@@ -2,7 +2,7 @@
 -- Of what the viewer may be told: the pieces that share most with the question's words, those whose embeddings are nearest
 -- to its own (NULL: none is asked for), and how much of either. `words` is Okapi's BM25, with the rarity of words within
 -- what is searched, as a share of what a piece can have that is full of them all; `cosine` is NULL for pieces that `model`
--- has not embedded. Of a lecture or two all pieces are given: what stands beside a find may be what was meant.
+-- has not embedded, or by zeros, which are near nothing. Of a lecture or two all pieces are given: what stands beside a find may be what was meant.
 WITH scope AS MATERIALIZED (
     SELECT * FROM readable_sources(:viewer_id, :viewer_role, :course_id, :lecture_id)
 ), asked AS MATERIALIZED (
@@ -61,7 +61,7 @@ SELECT
                    / (cardinality(w.positions) + 1.2 * (0.25 + 0.75 * length(f.text) / 450.0)))
         FROM unnest(f.tsv) AS w JOIN rarity AS r ON r.word = w.lexeme) / (SELECT bm25 FROM best), 0)::float8 AS words,
     CASE WHEN vector_dims(f.embedding) = vector_dims(:embedding::text::vector)
-         THEN 1 - (f.embedding <=> :embedding::text::vector) END AS cosine
+         THEN nullif(1 - (f.embedding <=> :embedding::text::vector), 'NaN') END AS cosine
 FROM found AS f JOIN scope AS s USING (source_id);
 
 -- name: list_around(viewer_id, viewer_role, lecture_id, from_s, to_s)
@@ -91,5 +91,9 @@ SELECT given.id, n.id, NULL, NULL, n.page, n.place, n.text
 FROM text_pieces AS given JOIN text_pieces AS n ON n.source_id = given.source_id AND abs(n.place - given.place) = 1
 WHERE given.id = ANY(:ids::uuid[]);
 
--- name: get_course_of(lecture_id)$
-SELECT course_id FROM lectures WHERE id = :lecture_id;
+-- name: get_watched(viewer_id, viewer_role, lecture_id)^
+-- The course of a lecture, and its title if the viewer may watch it.
+SELECT l.course_id, (
+    SELECT s.title FROM readable_sources(:viewer_id, :viewer_role, NULL, l.id) AS s WHERE s.file_id IS NULL LIMIT 1
+) AS title
+FROM lectures AS l WHERE l.id = :lecture_id;

@@ -9,6 +9,8 @@ import pytest
 from aiohttp import WSMsgType
 
 from server.data.db import queries
+from server.http.keys import REDIS
+from tests.support.app import AppClient
 from tests.support.lectures import make_lecture
 from tests.support.people import PASSWORD, Answer, People, Person
 
@@ -209,6 +211,15 @@ async def test_who_left_is_nobody_and_name_and_address_are_free(people: People, 
     assert (await people.stranger.get(f"/api/courses/{life['course']['id']}")).status == 200
     again = await people.join("ada")
     assert again.id != ada.id
+
+
+async def test_what_the_tutor_said_to_who_left_is_gone_from_redis_too(people: People, client: AppClient) -> None:
+    ada = await people.join("ada")
+    assert (await ada.post("/api/chat/message", {"message": "What is my name?"})).status == 200
+    redis = client.app[REDIS]
+    assert await redis.keys(f"chat:*{ada.id}") != []
+    assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+    assert await redis.keys(f"chat:*{ada.id}") == []
 
 
 async def test_nobody_signs_in_to_what_was_erased(people: People, sql: Sql) -> None:

@@ -146,6 +146,16 @@ async def test_a_question_is_answered_with_citations_that_stand_in_the_transcrip
     assert (answer.body["source"], answer.body["turn"], model.calls) == ("model", 1, 1)
 
 
+async def test_the_document_says_what_a_citation_is(ada: Person, lecture: Lecture) -> None:
+    schemas = (await ada.get("/openapi.json")).body["components"]["schemas"]
+    for name in ("Answer", "ChatMessage"):
+        kinds = schemas[name]["properties"]["citations"]["items"]["anyOf"]
+        spoken, written = (schemas[kind["$ref"].rsplit("/")[-1]]["properties"].keys() for kind in kinds)
+        assert written == {"file_id", "page", "quote"}
+    (citation, *_) = (await ask(ada, course_id=str(lecture.course_id))).body["citations"]
+    assert citation.keys() == spoken == {"course_id", "lecture_id", "from", "to", "quote"}
+
+
 async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     ada: Person, lecture: Lecture, model: LanguageModel, sql: Sql, client: AppClient
 ) -> None:
@@ -155,7 +165,12 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     )  # fmt: skip
     answer = await ask(ada, "Explain what was just said", video_session_id=str(session_id))
     assert "checkpoint" in answer.body["text"]
-    assert 'now="yes"' in model.asked[0]["messages"][-1]["content"]
+    given = model.asked[0]["messages"][-1]["content"]
+    assert 'now="yes"' in given
+    assert '<watching lecture="Folds" at="1:35"/>' in given
+    await sql.execute("DELETE FROM transcript_chunks")
+    await ask(ada, "Explain what was just said", video_session_id=str(session_id))
+    assert '<watching lecture="Folds" at="1:35"/>' in model.asked[1]["messages"][-1]["content"]
     history = (await ada.get(f"/api/chat/history/{ada.id}")).body["items"]
     assert {(item["lecture_id"], item["position"]) for item in history} == {(str(lecture.lecture_id), 95.0)}
 
@@ -173,6 +188,9 @@ async def test_what_is_another_s_or_missing_is_named_and_costs_nothing(
     ):
         answer = await ask(ada, **{member: value})
         assert (answer.status, answer.pointers) == (422, [f"/{member}"])
+    own = str(await insert_session(client.app[CONVERSATIONS]._db, lecture, UUID(ada.id)))
+    answer = await ask(ada, video_session_id=own, course_id=str(uuid4()))
+    assert (answer.status, answer.pointers) == (422, ["/course_id"]), "also where a session says what is watched"
     for message in ("", "   ", "x" * 4001, "a\0b"):
         answer = await ask(ada, message)
         assert (answer.status, answer.pointers) == (422, ["/message"])
@@ -245,6 +263,24 @@ async def test_the_model_is_given_what_was_said_before_in_the_conversation(ada: 
     roles = [message["role"] for message in model.asked[1]["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
     assert QUEUE in model.asked[1]["messages"][1]["content"]
+
+
+async def test_what_was_asked_again_stands_with_its_answer_in_what_was_said_before(
+    ada: Person, model: LanguageModel
+) -> None:
+    async with chatting(ada) as chat:
+        model.behave(die_after=1, says="one two")
+        failed = await chat.ask(QUEUE)
+        await chat.until("failed")
+        model.behave(die_after=-1)
+        await chat.ask(QUEUE, "m2", retry_of=failed)
+        await chat.until("done")
+        await chat.ask("And why is that?", "m3")
+        await chat.until("done")
+    before = model.asked[-1]["messages"][1:-1]
+    assert [(one["role"], one["content"]) for one in before] == [
+        ("user", f"<question>{QUEUE}</question>"), ("assistant", "one two"),
+    ]  # fmt: skip
 
 
 async def test_a_model_that_obeys_a_caption_cites_and_recommends_nothing_that_its_asker_may_not_know(
@@ -401,6 +437,19 @@ async def test_one_question_at_a_time_until_it_is_stopped(ada: Person, model: La
     assert said in [item["message"] for item in items]
 
 
+async def test_a_socket_that_opens_in_mid_answer_can_stop_it(ada: Person, model: LanguageModel) -> None:
+    model.behave(says="word " * 1000, token_ms=50)
+    async with chatting(ada) as chat:
+        assert (chat.frames[0]["turn"], chat.frames[0]["id"]) == (None, None)
+        turn = await chat.ask(QUEUE)
+        await chat.until("delta")
+    async with chatting(ada) as reloaded:
+        assert (reloaded.frames[0]["turn"], reloaded.frames[0]["id"]) == (turn, "m1")
+        await reloaded.say("stop", id=reloaded.frames[0]["id"])
+        done = await reloaded.until("done")
+    assert (done["turn"], done["stopped"]) == (turn, True)
+
+
 async def test_of_many_questions_at_once_one_is_answered_and_the_same_one_but_once(
     ada: Person, model: LanguageModel, sql: Sql
 ) -> None:
@@ -548,7 +597,9 @@ async def test_a_day_s_budget_is_reserved_before_a_question_and_settled_after_it
     assert 0 < int(refused.headers["Retry-After"]) <= 86_400
     async with chatting(ada) as chat:
         await chat.say("message", id="m2", message=QUEUE)
-        assert (await chat.until("error"))["code"] == "budget_spent"
+        told = await chat.until("error")
+    assert (told["code"], told["retryable"]) == ("budget_spent", refused.body["retryable"]) == ("budget_spent", True)
+    assert 0 < told["retry_ms"] <= 86_400_000
     assert model.calls == 1
 
 

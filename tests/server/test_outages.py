@@ -190,6 +190,8 @@ async def test_without_redis_only_telemetry_waits(
         assert (answer.status, answer.headers.get("Retry-After")) == (503, "1"), answer.body
         for asked in of_postgres(learner, lecture):
             assert (await timed(asked)).status in (200, 201)
+        asked = learner.post("/api/chat/message", {"message": "What is a queue?"})
+        assert (await timed(asked)).status == 200
         # Nobody signs in while wrong passwords cannot be counted.
         refused = await timed(sign_in(learner))
         assert (refused.status, refused.headers.get("Retry-After")) == (503, "1"), refused.body

@@ -165,6 +165,15 @@ class Stage:
         self.days: list[str] = []  # from which days analytics were asked for
         self.asked: list[Message] = []  # of the tutor
         self.tutor_refuses: str | None = None  # with which code
+        self.tutor_said: list[Message] = []  # before, newest first
+        self.tutor_breaks_off = False
+        self.tutor_hangs = False  # after its first word
+        self.tutor_socket: web.WebSocketResponse | None = None
+        self.tutor_opened: list[float] = []  # when, by the loop's clock
+        # What a socket that is opened finds being answered, and what was said of turns by then.
+        self.tutor_running: Message = {"turn": None, "id": None, "last_turn": 0}
+        self.tutor_texts: dict[int, str] = {}
+        self.tutor_stopped: list[str] = []
         self.lecture_seen: str | None = None  # when the lecture was last watched, as the server has it
 
     @asynccontextmanager
@@ -263,7 +272,7 @@ class Stage:
         return web.Response(text="<!doctype html><title>bare</title>", content_type="text/html")
 
     async def _said(self, _: web.Request) -> web.Response:
-        return web.json_response({"items": [], "next_cursor": None, "next": None})
+        return web.json_response({"items": self.tutor_said, "next_cursor": None, "next": None})
 
     async def _media(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["token"] != self.playback_tokens[-1]:
@@ -361,22 +370,46 @@ class Stage:
     async def _chat(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(protocols=("lectern.v1",))
         await socket.prepare(request)
-        await socket.send_json({"type": "hello", "turn": None, "last_turn": 0})
+        self.tutor_socket = socket
+        self.tutor_opened.append(asyncio.get_running_loop().time())
+        await socket.send_json({"type": "hello", **self.tutor_running})
         async for raw in socket:
             frame = json.loads(raw.data)
-            if frame["type"] != "message":
-                continue
-            self.asked.append(frame)
-            if self.tutor_refuses:
-                told = {"code": self.tutor_refuses, "detail": "No.", "retryable": True}
-                unreadable = self.tutor_refuses == "bad_frame"
-                await socket.send_json({"type": "error", **told, "id": None if unreadable else frame["id"]})
-                continue
-            turn = {"turn": len(self.asked)}
-            await socket.send_json({"type": "accepted", "id": frame["id"], "message": frame["message"], **turn})
-            await socket.send_json({"type": "delta", "chunk": 1, "text": "An answer.", **turn})
-            await socket.send_json({"type": "done", "citations": [], "recommendations": [], **turn})
+            if frame["type"] == "message":
+                self.asked.append(frame)
+                for told in self._answer(frame):
+                    await socket.send_json(told)
+            elif frame["type"] == "resume":
+                turn = frame["turn"]
+                if turn not in self.tutor_texts:
+                    await socket.send_json({"type": "error", "code": "turn_not_found", "detail": "No."})
+                    continue
+                rest = {"chunk": frame["chunk"] + 1, "text": self.tutor_texts[turn]}
+                await socket.send_json({"type": "delta", "turn": turn, **rest})
+                if turn != self.tutor_running["turn"]:
+                    await socket.send_json({"type": "done", "turn": turn, "citations": [], "recommendations": []})
+            elif frame["type"] == "stop":
+                self.tutor_stopped.append(frame["id"])
+                turn, nothing = self.tutor_running["turn"], {"citations": [], "recommendations": []}
+                await socket.send_json({"type": "done", "turn": turn, "stopped": True, **nothing})
         return socket
+
+    def _answer(self, asked: Message) -> list[Message]:
+        """What a question is answered with."""
+        if self.tutor_refuses:
+            refused = {"code": self.tutor_refuses, "detail": "No.", "retryable": True}
+            unreadable = self.tutor_refuses == "bad_frame"
+            return [{"type": "error", **refused, "id": None if unreadable else asked["id"]}]
+        turn = {"turn": self.tutor_running["last_turn"] + len(self.asked)}
+        text = asked.get("message") or self.asked[asked["retry_of"] - 1]["message"]
+        end: Message = {"type": "done", "citations": [], "recommendations": []}
+        if self.tutor_breaks_off:
+            end = {"type": "failed", "code": "interrupted", "retryable": True}
+        told: list[Message] = [
+            {"type": "accepted", "id": asked["id"], "message": text, **turn},
+            {"type": "delta", "chunk": 1, "text": "An answer.", **turn},
+        ]
+        return told if self.tutor_hangs else [*told, {**end, **turn}]
 
     # Courses
 

@@ -119,6 +119,31 @@ def test_with_redis_away_all_of_it_is_told_at_the_end() -> None:
     assert (ear.kinds, ear.text) == (["delta", "done"], "one two three")
 
 
+@pytest.mark.parametrize("cursor", [(1, END), (1, 3)], ids=["nothing", "an end"])
+def test_while_redis_is_away_it_is_asked_again_by_those_alone_who_wait_for_something(cursor: tuple[int, int]) -> None:
+    """Thousands of open pages are no reason to log, and to knock at Redis, thousands of times a second."""
+    asked, stage = [], Stage()
+
+    class Away:
+        async def read_after(self, *_: Any) -> list[Entry]:
+            asked.append(1)
+            raise ConnectionError
+
+    async def run() -> None:
+        conversation = Conversation(USER, cast(Turns, stage.rows), cast(Answers, Away()))
+        conversation.listeners.add(Listener(Ear(), cursor))
+        conversation.wake()
+        await asyncio.sleep(10)
+        assert (len(asked) > 30) is (cursor != (1, END))
+        conversation.wake()
+        await asyncio.sleep(0.1)
+        assert len(asked) >= 2, "it can be woken again"
+        conversation.close()
+
+    run_virtually(run())
+    assert len(asked) == 2 or cursor != (1, END)
+
+
 def test_what_redis_did_not_take_before_the_end_is_told_before_it() -> None:
     """Redis stands still while the model ends: what it was sent already it takes in time, what waited it does not."""
     ear, stage = Ear(), Stage()

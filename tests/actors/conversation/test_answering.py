@@ -75,6 +75,23 @@ def test_while_redis_stays_away_the_answer_is_kept_and_whoever_listens_is_told_f
     assert stage.told == [True]
 
 
+def test_whoever_waits_for_the_row_does_not_wait_for_redis() -> None:
+    stage = Stage()
+    stage.stream.away = 10_000
+
+    async def run() -> float:
+        loop, answering = asyncio.get_running_loop(), stage.answering()
+        running, began = asyncio.create_task(answering.run()), loop.time()
+        row = await answering.ended
+        took_s = loop.time() - began
+        assert row is not None
+        assert row["text"] == TEXT
+        await running
+        return took_s
+
+    assert run_virtually(run()) < 0.5, "the model takes 0.3 s"
+
+
 def test_postgres_may_be_away_at_the_end() -> None:
     stage = Stage()
     stage.rows.away = 20
@@ -111,10 +128,11 @@ def test_a_model_that_fails_before_its_first_word_is_replaced_by_the_material(er
     assert bool(stage.rows.outcomes[0].tokens) is costs
 
 
-def test_a_model_that_says_nothing_is_replaced_too_and_what_it_took_is_charged() -> None:
+def test_a_model_that_says_nothing_is_replaced_too_and_what_it_took_is_charged_and_told() -> None:
     stage = Stage()
     stage.model.words = ["", "  "]
-    assert answer(stage)["source"] == "transcript"
+    row = answer(stage)
+    assert (row["source"], row["prompt_tokens"], row["completion_tokens"]) == ("transcript", 100, 3)
     assert stage.rows.outcomes[0].tokens == 103
 
 

@@ -127,6 +127,10 @@ async def test_what_is_being_watched_comes_first(db: Database, sql: Sql, postgre
     )  # fmt: skip
     now, *others = told.passages
     assert now.is_now
+    assert told.watching == ("Folds", 400_000)
+    stranger = await make_learner(postgres_dsn, name="stranger")
+    untold = await ask(db, stranger, "Where am I?", lecture_id=lecture.lecture_id, position_ms=400_000)
+    assert (untold.watching, untold.passages) == (None, ()), "who may not watch it is told nothing of it"
     assert (now.from_ms, now.to_ms) == (330_000, 420_000)
     assert others
     assert not any(other.is_now for other in others)
@@ -169,6 +173,23 @@ async def test_meaning_finds_what_words_do_not(db: Database, sql: Sql, postgres_
     told = await ask(db, learner, "plates on a pile", lecture_id=lecture.lecture_id, model=Model(away=True))
     assert not told.is_semantic
     assert SAID[2] in told.passages[0].text
+
+
+async def test_a_piece_of_which_a_model_makes_nothing_is_no_nearer_than_others(
+    db: Database, sql: Sql, postgres_dsn: str
+) -> None:
+    """A vector of zeros, as of a piece that is all music: its cosine is no number."""
+    lecture = await make_lecture(postgres_dsn)
+    learner = await make_learner(postgres_dsn, lecture.course_id)
+    await say(sql, lecture, SAID, piece_s=60.0)
+    model = Model()
+    await model.learn(sql)
+    for first_s in (0, 60, 180, 300):
+        await sql.execute("UPDATE transcript_chunks SET embedding = '[0, 0, 0]' WHERE from_s = $1", float(first_s))
+        told = await ask(db, learner, "Does my bank pay me for my savings?", lecture_id=lecture.lecture_id, model=model)
+        assert SAID[4] in told.passages[0].text
+        scores = [passage.score for passage in told.passages]
+        assert scores == sorted(scores, reverse=True)
 
 
 async def test_a_question_may_be_anything(db: Database, sql: Sql, postgres_dsn: str) -> None:

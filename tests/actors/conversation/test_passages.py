@@ -1,8 +1,10 @@
 """Whatever an answer says, a citation's words stand in what it cites."""
 
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +49,11 @@ def test_a_quotation_is_found_and_cited_as_the_lecture_has_it() -> None:
     }
 
 
+def test_a_quotation_is_found_also_where_the_lecture_has_something_between_that_nobody_sees() -> None:
+    hyphenated = "Photo\xadsynthesis makes\u200b sugar of light."
+    assert quotes("“Photosynthesis makes sugar of light.”", [passage(hyphenated)]) == [hyphenated.removesuffix(".")]
+
+
 def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:
     assert quotes("As it says: “a queue is a kind of tree with two ends”.", [passage(QUEUES)]) == []
 
@@ -54,6 +61,14 @@ def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:
 def test_a_number_in_brackets_means_the_sentence_that_the_answer_tells() -> None:
     told = "What came last is what a stack gives back [2]. And [7] is nobody."
     assert quotes(told, [passage("Nothing here at all."), passage(QUEUES)]) == ["A stack gives back what came last."]
+
+
+@pytest.mark.parametrize("claim", ["[1]", "“no one ever said so” ", "[1] Such. [2] And [3]. "])
+def test_an_answer_that_claims_thousands_of_things_does_not_keep_the_process_from_others(claim: str) -> None:
+    said = [passage(*[QUEUES * 6] * 4) for _ in range(6)]
+    began = time.thread_time()
+    citations_of(claim * 10_000, said)
+    assert time.thread_time() - began < 1.0
 
 
 def test_without_marks_sentences_that_are_told_again_are_cited() -> None:

@@ -88,6 +88,10 @@ async def test_a_question_that_asks_for_no_course_gets_those_alone_that_fit_it(
     await course(sql, teacher, "Hash tables", "Collisions, chaining and load factors.")
     assert await titles(db, learner, "Why do hash tables collide?") == ["Hash tables"]
     assert await titles(db, learner, "Explain what was just said.") == []
+    for about_this_one in ("Of course, but why?", "What does this course say to that?", "How long is the course?"):
+        assert await titles(db, learner, about_this_one) == []
+    for asking in ("Is there a course on stars?", "Which courses are there?", "Another course, please"):
+        assert set(await titles(db, learner, asking)) == {"Gardening", "Hash tables"}
     assert set(await titles(db, learner, "What should I learn next?")) == {"Gardening", "Hash tables"}
     assert set(await titles(db, learner)) == {"Gardening", "Hash tables"}
 

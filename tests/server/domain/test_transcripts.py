@@ -52,6 +52,18 @@ def test_pieces_end_with_a_sentence_or_a_pause_and_rolling_captions_are_not_said
     assert cut([Piece(0, 2, "It"), Piece(2, 4, "It rolls"), Piece(4, 6, "It rolls on")]) == [Piece(0, 6, "It rolls on")]
 
 
+def test_a_word_that_begins_with_the_cue_before_is_whole() -> None:
+    cues = [
+        Piece(0, 1, "So"),
+        Piece(1, 2, "Some say"),
+        Piece(2, 3, "1"),
+        Piece(3, 4, "10 do."),
+        Piece(4, 5, "10 do. Or 9"),
+    ]
+    assert cut(cues) == [Piece(0, 5, "So Some say 1 10 do. Or 9")]
+    assert cut([Piece(0, 1, "队列"), Piece(1, 2, "队列先进先出")]) == [Piece(0, 2, "队列 先进先出")]
+
+
 @given(st.text())
 def test_any_text_is_read(text: str) -> None:
     assert list(read_cues(text)) == []

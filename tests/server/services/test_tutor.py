@@ -1,10 +1,12 @@
 """The tutor's model: an answer that streams, and what can go wrong while it does; it is asked exactly once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
+from aiohttp import web
 
 from server.config import Breaker, OpenAI
 from server.services.outside import (
@@ -19,6 +21,7 @@ from server.services.outside import (
 from server.services.tutor import Answer, Tutor, Usage
 from tests.support.core import SetClock
 from tests.support.language_model import LanguageModel, speaking
+from tests.support.local_server import LocalServer
 
 MESSAGES = [{"role": "user", "content": "<question>anything</question>"}]
 WORDS = "one two three four five"
@@ -120,6 +123,78 @@ async def test_a_model_that_is_back_answers_others_while_the_first_answer_goes_o
         model.behave(hang_after=-1)
         assert "".join((await read(tutor))[0]) == WORDS
     await tutor.close()
+
+
+# Endpoints of other makers --------------------------------------------------------------------------------------------
+
+
+def event(text: Any = None, finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": 0, "delta": {} if text is None else {"content": text}, "finish_reason": finish}
+    told = {"id": "x", "object": "chat.completion.chunk", "choices": [choice], **more}
+    return b"data: " + orjson.dumps(told) + b"\n\n"
+
+
+@asynccontextmanager
+async def asking_for(events: Iterable[bytes], **settings: Any) -> AsyncIterator[tuple[Tutor, list[int]]]:
+    """A tutor whose endpoint answers with these events as they stand, and the number of each that it sent."""
+    sent: list[int] = []
+
+    async def complete(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number, each in enumerate(events, 1):
+            await response.write(each)
+            sent.append(number)
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    async with LocalServer(app) as server:
+        origin = str(server.make_url("")).rstrip("/")
+        async with made({"base_url": f"{origin}/v1", "api_key": "x", "model": "x", **settings}) as tutor:
+            yield tutor, sent
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": -1_000_000, "completion_tokens": 3},
+        {"prompt_tokens": "12", "completion_tokens": "3"},
+        {"prompt_tokens": 1.5, "completion_tokens": 3},
+        {"prompt_tokens": 2**62, "completion_tokens": 3},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {},
+        [],
+        7,
+    ],
+)
+async def test_figures_that_cannot_be_are_none(usage: Any) -> None:
+    async with asking_for([event("one"), event(finish="stop"), event(choices=[], usage=usage)]) as (tutor, _):
+        texts, answer = await read(tutor)
+    assert (texts, answer.usage, answer.finish) == (["one"], None, "stop")
+
+
+async def test_an_event_that_tells_figures_alone_needs_no_choices() -> None:
+    told = {"prompt_tokens": 12, "completion_tokens": 3}
+    async with asking_for([event("one"), event(finish="stop"), event(choices=None, usage=told)]) as (tutor, _):
+        texts, answer = await read(tutor)
+    assert (texts, answer.usage) == (["one"], Usage(12, 3))
+
+
+@pytest.mark.parametrize("text", [5, ["one"], {"text": "one"}])
+async def test_an_answer_that_is_no_text_is_refused(text: Any) -> None:
+    async with asking_for([event(text), event(finish="stop")]) as (tutor, _):
+        with pytest.raises(ServiceRefused):
+            await read(tutor)
+
+
+async def test_an_endpoint_that_does_not_heed_how_long_an_answer_may_be_is_cut_short() -> None:
+    events = (event("word " * 100) for _ in range(100_000))
+    async with asking_for(events, answer_tokens=50) as (tutor, sent):
+        texts, answer = await read(tutor)
+    assert ("".join(texts), answer.finish) == ("word " * 160, "length")
+    assert len(sent) < 100_000, "it was not hung up on"
 
 
 async def test_without_a_key_there_is_none() -> None:
