@@ -461,6 +461,21 @@ async def test_a_right_that_ends_takes_the_addresses_and_the_socket_along(
         assert socket.close_code == 4403
 
 
+async def test_new_credentials_say_how_long_all_of_them_are_good(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    session = await teacher.make(f"/api/videos/{video['id']}/sessions", {})
+    await sql.execute("UPDATE video_sessions SET created_at = now() - interval '1 hour'")
+    protocols = ("lectern.v1", f"bearer.{session['token']}")
+    async with teacher.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols) as socket:
+        async with asyncio.timeout(30):
+            while (told := await socket.receive_json())["type"] != "token":
+                pass
+    addresses_end, all_end = (datetime.fromisoformat(at) for at in (told["playback"]["expires_at"], told["expires_at"]))
+    assert all_end == addresses_end, "the session's token is good for longer"
+
+
 async def test_who_leaves_a_course_in_mid_lecture_watches_no_longer(
     teacher: Person, people: People, video: Any, stream: StreamHost
 ) -> None:
