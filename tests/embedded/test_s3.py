@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from aiohttp import ClientPayloadError, ClientSession
+from aiohttp import ClientPayloadError, ClientResponse, ClientSession
 from botocore.exceptions import ClientError
 
 from embedded.s3 import BUCKET, REGION, ObjectStore
@@ -66,13 +66,16 @@ async def test_an_answer_that_breaks_off_ends_there(store: ObjectStore, client: 
     await client.put_object(Bucket=BUCKET, Key="a", Body=content)
     url = await client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "a"})
     got = bytearray()
+
+    async def read_on(answer: ClientResponse) -> None:
+        async for chunk in answer.content.iter_any():
+            got.extend(chunk)
+
     async with ClientSession(read_bufsize=1024) as http, http.get(url) as answer:
         assert store.pid is not None
         os.kill(store.pid, signal.SIGKILL)
         with pytest.raises(ClientPayloadError):
-            async with asyncio.timeout(30):
-                async for chunk in answer.content.iter_any():
-                    got += chunk
+            await asyncio.wait_for(read_on(answer), 30)
     assert content.startswith(got), "nothing was added to what had come"
 
 
