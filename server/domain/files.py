@@ -178,6 +178,11 @@ def served_type(content_type: str) -> str:
     return f"{content_type}; charset=utf-8" if content_type.startswith("text/") else content_type
 
 
+def kept_type(content_type: str) -> str:
+    """`Content-Type` that it has in the store, which a CDN gives on: what could act as a page is bytes there."""
+    return "application/octet-stream" if content_type in ACTIVE else content_type
+
+
 def part_size_of(size_bytes: int) -> int:
     """How large all parts but the last are: whole MiB, at most a hundred parts."""
     wanted = -(-size_bytes // _MOST_PARTS)

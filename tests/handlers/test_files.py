@@ -337,6 +337,29 @@ async def test_a_cdn_has_what_is_public_and_cannot_act(
     assert "cdn.example.org" not in (await ada.get(f"/api/files/{private}?redirect=false")).body["url"]
 
 
+async def test_what_could_act_as_a_page_is_no_page_to_who_asks_the_store_or_a_cdn_for_it(
+    ada: Person, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, kept = client.app[OBJECTS], []
+    assert store is not None
+    put, begin_upload = store.put, store.begin_upload
+
+    async def see_put(key: str, content: Any, size_bytes: int, content_type: str) -> None:
+        kept.append(content_type)
+        await put(key, content, size_bytes, content_type)
+
+    async def see_begun(key: str, content_type: str) -> str:
+        kept.append(content_type)
+        return await begin_upload(key, content_type)
+
+    monkeypatch.setattr(store, "put", see_put)
+    monkeypatch.setattr(store, "begin_upload", see_begun)
+    for content, content_type in ((HTML, "text/html"), (SVG, "image/svg+xml"), (PDF, "application/pdf")):
+        assert (await upload(ada, content, visibility="public")).body["content_type"] == content_type
+        await start(ada, 1000, content_type)
+    assert kept == ["application/octet-stream"] * 4 + ["application/pdf"] * 2
+
+
 # In parts, to the store -----------------------------------------------------------------------------------------------
 
 LARGE = b"%PDF-" + bytes(9 * MEBIBYTE)
