@@ -32,6 +32,18 @@ export async function uploadFile(api, file, members, onprogress) {
     size_bytes: file.size,
     content_type: file.type || "application/octet-stream",
   });
+  try {
+    const parts = await sendParts(begun, file, onprogress);
+    const done = { file_id: begun.file_id, upload_id: begun.upload_id, parts };
+    return await again(() => api.call("POST", "/api/files/upload/complete", done));
+  } catch (error) {
+    // Nobody goes on with it, and it would count against the quota for a day.
+    await api.call("DELETE", `/api/files/upload/${begun.upload_id}`).catch(() => {});
+    throw error;
+  }
+}
+
+async function sendParts(begun, file, onprogress) {
   const parts = [];
   for (const { number, url } of begun.parts) {
     const from = (number - 1) * begun.part_size;
@@ -39,16 +51,16 @@ export async function uploadFile(api, file, members, onprogress) {
     const { etag } = await again(() => send("PUT", url, part, {}, (sent) => onprogress((from + sent) / file.size)));
     parts.push({ number, etag });
   }
-  return api.call("POST", "/api/files/upload/complete", { file_id: begun.file_id, upload_id: begun.upload_id, parts });
+  return parts;
 }
 
-/** A part that did not get through is sent again, three times at most. */
+/** What did not get through is sent again, three times at most; what was refused is not. */
 async function again(work) {
   for (let tries = 1; ; tries++) {
     try {
       return await work();
     } catch (error) {
-      if (tries === 3) throw error;
+      if (tries === 3 || (error.status >= 400 && error.status < 500)) throw error;
       await new Promise((resolve) => setTimeout(resolve, 1000 * tries));
     }
   }
