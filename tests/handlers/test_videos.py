@@ -461,6 +461,22 @@ async def test_a_right_that_ends_takes_the_addresses_and_the_socket_along(
         assert socket.close_code == 4403
 
 
+async def test_a_video_deleted_while_it_is_watched_ends_its_sessions(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    session = await teacher.make(f"/api/videos/{video['id']}/sessions", {})
+    protocols = ("lectern.v1", f"bearer.{session['token']}")
+    async with teacher.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols) as socket:
+        async with asyncio.timeout(30):
+            assert (await socket.receive_json())["type"] == "hello"
+            assert (await teacher.delete(f"/api/videos/{video['id']}")).status == 204
+            async for _ in socket:
+                pass
+        assert socket.close_code == 4404, "there is no such session, which is no matter of rights"
+    assert (await teacher.get(f"/api/videos/sessions/{session['session_id']}")).status == 404
+
+
 async def test_new_credentials_say_how_long_all_of_them_are_good(
     teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
