@@ -567,6 +567,18 @@ async def test_only_webvtt_is_captions(
     assert (await teacher.put(path, data=io.BytesIO(body), headers={"Content-Type": kind})).status == status
 
 
+async def test_captions_that_begin_past_all_time_are_stored(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    never = b"9" * 5000 + b":00:00.000"
+    path = f"/api/videos/{video['id']}/captions/de"
+    stored = await teacher.put(
+        path, data=VTT + b"\n" + never + b" --> " + never + b"\nNever\n", headers={"Content-Type": "text/vtt"}
+    )
+    assert stored.status == 204, stored.body
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 async def test_captions_of_what_is_no_language_are_pointed_at(teacher: Person, video: Any, method: str) -> None:
     answer = await teacher.ask(method, f"/api/videos/{video['id']}/captions/{uuid4()}")
