@@ -42,18 +42,24 @@ WHERE id = :video_id AND status IN ('pending_upload', 'processing') AND cloudfla
 RETURNING cloudflare_uid;
 
 -- name: note_status(cloudflare_uid, status, duration_seconds, thumbnail_url, error)^
--- What the host says may come late, twice and in any order: a status never goes back, `ready` least of all.
-UPDATE videos
+-- What the host says may come late, twice and in any order: a status never goes back, `ready` least of all. The row is
+-- locked first: of what is said twice at once, `RETURNING old` shows both the row as it was before either, for a trigger
+-- looks at it before it is updated.
+WITH before AS (
+    SELECT id, status FROM videos WHERE cloudflare_uid = :cloudflare_uid FOR NO KEY UPDATE
+)
+UPDATE videos AS v
 SET status = :status,
     duration_seconds = coalesce(:duration_seconds, duration_seconds),
     thumbnail_url = coalesce(:thumbnail_url, thumbnail_url),
     error = :error
-WHERE cloudflare_uid = :cloudflare_uid
+FROM before
+WHERE v.id = before.id
   AND array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], :status)
-   >= array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], status)
-RETURNING id, lecture_id, status, ladder IS NULL AS needs_ladder,
-          old.status <> 'ready' AND new.status = 'ready' AS became_ready,
-          old.status <> new.status AND new.status IN ('ready', 'error') AS settled;
+   >= array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], before.status)
+RETURNING v.id, v.lecture_id, v.status, v.ladder IS NULL AS needs_ladder,
+          before.status <> 'ready' AND v.status = 'ready' AS became_ready,
+          before.status <> v.status AND v.status IN ('ready', 'error') AS settled;
 
 -- name: get_hosted(video_id)^
 SELECT id, status, cloudflare_uid, captions_version, created_at, upload_expires_at FROM videos
