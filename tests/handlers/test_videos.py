@@ -544,6 +544,21 @@ async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
     assert (await teacher.delete(path)).status == 404
 
 
+async def test_a_video_that_the_host_has_no_more_takes_no_captions(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/en"
+    stream.videos.clear()  # its upload expired
+    for uid in (video["cloudflare_uid"], None):  # None: it was replaced
+        await sql.execute("UPDATE videos SET cloudflare_uid = $1", uid)
+        for answer in (
+            await teacher.put(path, data=VTT, headers={"Content-Type": "text/vtt"}),
+            await teacher.get(path),
+            await teacher.delete(path),
+        ):
+            assert (answer.status, answer.code) == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("lang", "kind", "body", "status"),
     [
