@@ -125,6 +125,25 @@ async def test_an_upload_and_the_lectures_deletion_do_not_wait_for_each_other(
     assert stream.videos == {}
 
 
+@pytest.mark.parametrize("deleted_too", [False, True])
+async def test_what_happens_to_a_video_and_its_lectures_deletion_do_not_wait_for_each_other(
+    teacher: Person,
+    people: People,
+    video: Any,
+    stream: StreamHost,
+    sql: "asyncpg.Connection[asyncpg.Record]",
+    deleted_too: bool,
+) -> None:
+    path = f"/api/videos/{video['id']}"
+    async with sql.transaction():  # as whoever deletes the lecture and has locked it
+        await sql.execute("SELECT FROM lectures FOR NO KEY UPDATE")
+        said = {} if deleted_too else stream.make_ready(video["cloudflare_uid"])
+        begun = asyncio.create_task(teacher.delete(path) if deleted_too else tell(people.stranger, said))
+        await blocked(sql)
+        await sql.execute("DELETE FROM lectures")
+    assert (await begun).status == (204 if deleted_too else 200)
+
+
 async def test_a_large_file_is_sent_by_tus(teacher: Person, lecture: Any, stream: StreamHost) -> None:
     for size_bytes, method in ((200_000_000, "form"), (200_000_001, "tus"), (30_000_000_000, "tus")):
         begun = await teacher.make("/api/videos/upload", new_upload(lecture) | {"size_bytes": size_bytes})
