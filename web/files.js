@@ -6,6 +6,17 @@ import { explain, Problem } from "./api.js";
 import { h, setText } from "./dom.js";
 
 const DIRECT_BYTES = 25 * 2 ** 20;
+// What browsers, or the systems that they ask, often have no type for.
+const BY_ENDING = new Map([
+  ["7z", "application/x-7z-compressed"],
+  ["csv", "text/csv"],
+  ["epub", "application/epub+zip"],
+  ["ipynb", "application/x-ipynb+json"],
+  ["json", "application/json"],
+  ["md", "text/markdown"],
+  ["mkv", "video/x-matroska"],
+  ["vtt", "text/vtt"],
+]);
 const PICTURES = "image/png,image/jpeg,image/gif,image/webp";
 
 /**
@@ -30,7 +41,7 @@ export async function uploadFile(api, file, members, onprogress) {
     ...members,
     filename: file.name,
     size_bytes: file.size,
-    content_type: file.type || "application/octet-stream",
+    content_type: file.type || BY_ENDING.get(file.name.split(".").at(-1).toLowerCase()) || "application/octet-stream",
   });
   try {
     const parts = await sendParts(begun, file, onprogress);
