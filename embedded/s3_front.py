@@ -6,6 +6,7 @@ and clients that resume take that for the whole object. Everything else passes t
 
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, hdrs, web
 from yarl import URL
@@ -31,23 +32,29 @@ def front(upstream_port: int) -> web.Application:
         url = URL(f"http://127.0.0.1:{upstream_port}{request.raw_path}", encoded=True)
         headers = [(name, value) for name, value in request.headers.items() if name.title() not in _OWN]
         body = request.content.iter_chunked(_CHUNK) if request.body_exists else None
-        try:
-            asked = request.app[upstream].request(
-                request.method, url, headers=headers, data=body, allow_redirects=False, max_line_size=65_536
-            )
-            async with asked as answer:
-                status = 206 if answer.status == 200 and hdrs.CONTENT_RANGE in answer.headers else answer.status
-                response = web.StreamResponse(status=status)
-                for name, value in answer.headers.items():
-                    if name.title() not in _OWN:
-                        response.headers.add(name, value)
+        async with AsyncExitStack() as stack:
+            try:
+                asked = request.app[upstream].request(
+                    request.method, url, headers=headers, data=body, allow_redirects=False, max_line_size=65_536
+                )
+                answer = await stack.enter_async_context(asked)
+            except (ClientError, OSError):
+                raise web.HTTPBadGateway from None
+            status = 206 if answer.status == 200 and hdrs.CONTENT_RANGE in answer.headers else answer.status
+            response = web.StreamResponse(status=status)
+            for name, value in answer.headers.items():
+                if name.title() not in _OWN:
+                    response.headers.add(name, value)
+            try:
                 await response.prepare(request)
                 async for chunk in answer.content.iter_chunked(_CHUNK):
                     await response.write(chunk)
                 await response.write_eof()
-                return response
-        except (ClientError, OSError):
-            raise web.HTTPBadGateway from None
+            except (ClientError, OSError):
+                # Its head is out: that it breaks off is all that can still be told.
+                if request.transport is not None:
+                    request.transport.abort()
+            return response
 
     app.cleanup_ctx.append(connect)
     app.router.add_route("*", "/{path:.*}", pass_on)

@@ -73,7 +73,7 @@ class Analytics(BaseModel):
     the sessions' `watched_seconds`; `play_time` is how long they played, repeats included, at the rate they played at.
     `completion` is the share of views in which 90 % (`progress.complete_share`) were watched. `retention` has for each
     percent of the video the share of `starts`, sessions in which playing began, that watched any part of it. A rewind
-    is a step back of 1 s or more. `exits_before_start` are sessions that are over without that playing began.
+    is a step back of 1 s or more. `exits_before_start` are over or suspended without that playing began.
     `rebuffer_ratio` is `stall_time` over itself and `play_time`. `mean_bitrate_kbps` is weighted by time.
     """
 

@@ -171,7 +171,8 @@ async def get_public_file(call: Call[None]) -> web.StreamResponse:
         url = await _sign(call, row, None, settings.download_ttl_s)
         return web.Response(status=302, headers=headers | {hdrs.LOCATION: url})
     headers[hdrs.CONTENT_TYPE] = served_type(content_type)
-    return await _send(call, row, key, headers, with_range=small is None)
+    with_range = small is None and call.request.method == hdrs.METH_GET
+    return await _send(call, row, key, headers, with_range=with_range)
 
 
 def remover(app: web.Application) -> Any:

@@ -27,6 +27,7 @@ from server.domain.files import (
     agrees,
     clean_filename,
     fault_of,
+    kept_type,
     object_key,
     part_size_of,
     show_file,
@@ -149,7 +150,8 @@ async def upload_file(call: Call[NewFile]) -> dict[str, Any]:
     members = _members(call, course, clean_filename(sent.filename) or "file", sent.size_bytes, content_type)
     store = call.objects
     async with _noted(call, members) as (file_id, note):
-        await store.put(object_key(file_id, call.body.visibility), sent.content, sent.size_bytes, content_type)
+        key = object_key(file_id, call.body.visibility)
+        await store.put(key, sent.content, sent.size_bytes, kept_type(content_type))
         await _store_thumbnails(store, file_id, call.body.visibility, picture)
         async with call.db.transaction() as tx:
             row = await _insert(call, tx, file_id, course, members, "ready")
@@ -185,7 +187,7 @@ async def start_upload(call: Call[NewFileUpload]) -> dict[str, Any]:
     store = call.objects
     async with _noted(call, members) as (file_id, note):
         key = object_key(file_id, body.visibility)
-        store_id = await store.begin_upload(key, content_type)
+        store_id = await store.begin_upload(key, kept_type(content_type))
         sizes = sizes_of_parts(body.size_bytes, part_size)
         urls = await store.sign_parts(key, store_id, sizes, settings.upload_ttl_s)
         async with call.db.transaction() as tx:

@@ -257,7 +257,15 @@ async def _check_with_host(call: Call[Any], video: Record) -> bool:
     role=STUDENT,
     status=204,
     content=("text/vtt",),
-    problems=(VideoNotFound, Forbidden, BodyTooLarge, UnsupportedMediaType, ValidationFailed, *OUTSIDE_PROBLEMS),
+    problems=(
+        VideoNotFound,
+        Forbidden,
+        NotFound,
+        BodyTooLarge,
+        UnsupportedMediaType,
+        ValidationFailed,
+        *OUTSIDE_PROBLEMS,
+    ),
     rate="write",
     timeout_s=_ASKS_HOST_S + INDEXED_WITHIN_S,
 )
@@ -265,8 +273,11 @@ async def put_captions(call: Call[None]) -> None:
     """Store WebVTT (UTF-8, up to 10 MB) as the captions of a language."""
     video, lang = await _get_own(call, "captions_changed"), _language(call)
     vtt = await _read_captions(call.request)
-    async with _changing_captions(call, video):
-        await call.app[VIDEO_HOST].put_captions(_uid(video), lang, vtt)
+    try:
+        async with _changing_captions(call, video):
+            await call.app[VIDEO_HOST].put_captions(_uid(video), lang, vtt)
+    except ServiceHasNone:
+        raise NotFound("The video host does not have this video.") from None
 
 
 @routes.get(

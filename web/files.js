@@ -6,6 +6,17 @@ import { explain, Problem } from "./api.js";
 import { h, setText } from "./dom.js";
 
 const DIRECT_BYTES = 25 * 2 ** 20;
+// What browsers, or the systems that they ask, often have no type for.
+const BY_ENDING = new Map([
+  ["7z", "application/x-7z-compressed"],
+  ["csv", "text/csv"],
+  ["epub", "application/epub+zip"],
+  ["ipynb", "application/x-ipynb+json"],
+  ["json", "application/json"],
+  ["md", "text/markdown"],
+  ["mkv", "video/x-matroska"],
+  ["vtt", "text/vtt"],
+]);
 const PICTURES = "image/png,image/jpeg,image/gif,image/webp";
 
 /**
@@ -30,8 +41,20 @@ export async function uploadFile(api, file, members, onprogress) {
     ...members,
     filename: file.name,
     size_bytes: file.size,
-    content_type: file.type || "application/octet-stream",
+    content_type: file.type || BY_ENDING.get(file.name.split(".").at(-1).toLowerCase()) || "application/octet-stream",
   });
+  try {
+    const parts = await sendParts(begun, file, onprogress);
+    const done = { file_id: begun.file_id, upload_id: begun.upload_id, parts };
+    return await again(() => api.call("POST", "/api/files/upload/complete", done));
+  } catch (error) {
+    // Nobody goes on with it, and it would count against the quota for a day.
+    await api.call("DELETE", `/api/files/upload/${begun.upload_id}`).catch(() => {});
+    throw error;
+  }
+}
+
+async function sendParts(begun, file, onprogress) {
   const parts = [];
   for (const { number, url } of begun.parts) {
     const from = (number - 1) * begun.part_size;
@@ -39,16 +62,16 @@ export async function uploadFile(api, file, members, onprogress) {
     const { etag } = await again(() => send("PUT", url, part, {}, (sent) => onprogress((from + sent) / file.size)));
     parts.push({ number, etag });
   }
-  return api.call("POST", "/api/files/upload/complete", { file_id: begun.file_id, upload_id: begun.upload_id, parts });
+  return parts;
 }
 
-/** A part that did not get through is sent again, three times at most. */
+/** What did not get through is sent again, three times at most; what was refused is not. */
 async function again(work) {
   for (let tries = 1; ; tries++) {
     try {
       return await work();
     } catch (error) {
-      if (tries === 3) throw error;
+      if (tries === 3 || (error.status >= 400 && error.status < 500)) throw error;
       await new Promise((resolve) => setTimeout(resolve, 1000 * tries));
     }
   }

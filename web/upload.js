@@ -55,6 +55,7 @@ export class UploadPanel extends EventTarget {
   #replaces = false;
   #file = null;
   #sending = null;
+  #followed = null; // the id of the video that is being prepared
   #closed = new AbortController();
   #title = h("h2", { class: "section" });
   #choose = h("input", { type: "file", accept: "video/*,.mkv", id: "video-file" });
@@ -122,7 +123,8 @@ export class UploadPanel extends EventTarget {
     this.#sending = new AbortController();
     const { signal } = this.#sending;
     try {
-      await (begun.method === "tus" ? sendByTus : sendForm)(this.#file, begun, signal, this.#meter());
+      if (begun.method === "tus") await sendByTus(this.#file, begun, signal, this.#meter());
+      else await sendForm(this.#file, begun, signal, this.#meter(), () => this.#hasArrived(begun));
       await this.#follow(begun);
     } catch (error) {
       if (signal.aborted) return;
@@ -150,13 +152,20 @@ export class UploadPanel extends EventTarget {
     };
   }
 
-  /** Waits until the video is ready or has failed. */
+  async #hasArrived({ video_id: id }) {
+    const video = await this.#api.video(id).catch(() => null);
+    return video !== null && video.status !== "pending_upload";
+  }
+
+  /** Waits until the video is ready or has failed, or is given up for another. */
   async #follow({ video_id: id }) {
+    this.#followed = id;
     this.#stop.hidden = true;
     this.#bar.hidden = true;
     this.#say("Uploaded. The video is being prepared; this page may be left.");
     while (!this.#closed.signal.aborted) {
       const video = await this.#api.video(id).catch((error) => (error.status === 404 ? { status: "gone" } : null));
+      if (this.#followed !== id) return;
       if (video && video.status !== "processing" && video.status !== "pending_upload") {
         keep(this.#lectureId, null);
         this.#end(video);
@@ -190,6 +199,7 @@ export class UploadPanel extends EventTarget {
 
   async #forget(begun) {
     keep(this.#lectureId, null);
+    this.#followed = null;
     await this.#api.deleteVideo(begun.video_id).catch((error) => {
       if (error.status !== 404) throw error;
     });
@@ -227,12 +237,14 @@ async function sendByTus(file, { url }, signal, meter) {
 }
 
 /** As one form, from the beginning every time: nobody else can resume it. */
-async function sendForm(file, { url }, signal, meter) {
+async function sendForm(file, { url }, signal, meter, hasArrived) {
   for (const pauseMs of RETRY_MS.slice(0, 5)) {
     await new Promise((resolve) => setTimeout(resolve, pauseMs));
     const status = await postForm(file, url, signal, meter);
-    // 409: it had arrived, and only the answer got lost.
-    if ((status >= 200 && status < 300) || status === 409) return;
+    if (status >= 200 && status < 300) return;
+    // It had arrived, and only the answer got lost; or the host still waits for the end of a try that broke off.
+    if (status === 409 && (await hasArrived())) return;
+    if (status === 409) continue;
     if (REFUSALS[status]) throw new Refusal(REFUSALS[status]);
     if (status >= 400 && status < 500) throw new Refusal("The video host does not take this file.");
   }

@@ -52,32 +52,39 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
 )
 _OFFICE = "application/vnd.openxmlformats-officedocument."
-# What the first entries of an archive say that it is.
-_ARCHIVES: tuple[tuple[bytes, str], ...] = (
-    (b"mimetypeapplication/epub+zip", "application/epub+zip"),
-    (b"mimetypeapplication/vnd.oasis.opendocument.text", "application/vnd.oasis.opendocument.text"),
-    (b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", "application/vnd.oasis.opendocument.spreadsheet"),
-    (b"mimetypeapplication/vnd.oasis.opendocument.presentation", "application/vnd.oasis.opendocument.presentation"),
+_OPEN = "application/vnd.oasis.opendocument."
+# What else an archive is, by a folder of one of its first entries; Office's all have one of `_OFFICE_PARTS`, too.
+_OFFICE_FOLDERS: tuple[tuple[bytes, str], ...] = (
     (b"word/", f"{_OFFICE}wordprocessingml.document"),
     (b"xl/", f"{_OFFICE}spreadsheetml.sheet"),
     (b"ppt/", f"{_OFFICE}presentationml.presentation"),
 )
-# What cannot be told apart by its first bytes: a sender may say so of what is found there. Nothing here is active.
+_OFFICE_PARTS = (b"[Content_Types].xml", b"_rels/", b"docProps/")
+# Or by what stands in its first entry, which is called `mimetype` and not packed.
+_SAYS_SO = (b"mimetype", ("application/epub+zip", f"{_OPEN}text", f"{_OPEN}spreadsheet", f"{_OPEN}presentation"))
+_ARCHIVES = frozenset({*(kind for _, kind in _OFFICE_FOLDERS), *_SAYS_SO[1]})
+# What cannot be told apart by its first bytes: a sender may say so of what is found there, or less than is found. With
+# other names for the same, as browsers have them: on Windows for archives and for CSV, everywhere for M4A. Nothing here
+# is active.
 _SPECIES: dict[str, frozenset[str]] = {
-    "text/plain": frozenset({"text/csv", "text/markdown", "text/vtt", "application/json", "application/x-ipynb+json"}),
-    "application/zip": frozenset(kind for _, kind in _ARCHIVES),
+    "text/plain": frozenset({
+        "text/csv", "text/markdown", "text/vtt", "application/json", "application/x-ipynb+json",
+        "application/vnd.ms-excel",
+    }),
+    "application/zip": _ARCHIVES | {"application/x-zip-compressed"},
     "application/x-ole-storage": frozenset(
         {"application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"}
     ),
     "video/webm": frozenset({"video/x-matroska", "audio/webm"}),
-    "video/mp4": frozenset({"audio/mp4", "video/quicktime"}),
+    "video/mp4": frozenset({"audio/mp4", "video/quicktime", "audio/x-m4a", "video/x-m4v"}),
+    "audio/mp4": frozenset({"audio/x-m4a"}),
+    "audio/mpeg": frozenset({"audio/mp3"}),
+    "audio/flac": frozenset({"audio/x-flac"}),
     "audio/ogg": frozenset({"video/ogg", "application/ogg"}),
     "audio/wav": frozenset({"audio/x-wav", "audio/wave"}),
     "application/gzip": frozenset({"application/x-gzip"}),
-}
-KNOWN = frozenset(
-    {kind for _, _, kind in _SIGNATURES} | {kind for _, kind in _ARCHIVES} | {"text/plain", *ACTIVE}
-).union(*_SPECIES.values())
+}  # fmt: skip
+KNOWN = frozenset({kind for _, _, kind in _SIGNATURES} | {"text/plain", *ACTIVE}).union(*_SPECIES.values())
 # What a document may begin with before its first tag.
 _PROLOGUE = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s+|<\?.*?\?>|<!--.*?-->|<!doctype\s+svg[^>]*>)*", re.IGNORECASE | re.DOTALL
@@ -96,9 +103,19 @@ def type_of(head: bytes) -> str | None:
     kind = next((kind for at, sign, kind in _SIGNATURES if head.startswith(sign, at)), None)
     if kind == "image/webp" and not head.startswith(b"RIFF"):
         kind = None
-    if kind == "application/zip":
-        return next((inner for sign, inner in _ARCHIVES if sign in head), kind)
-    return kind or _text_type(head)
+    return _archive_type(head) if kind == "application/zip" else kind or _text_type(head)
+
+
+def _archive_type(head: bytes) -> str:
+    """What an archive is beside that, by the names of its first entries."""
+    entries = [match.end() + 26 for match in re.finditer(rb"PK\x03\x04", head)]
+    names = [head[at : at + int.from_bytes(head[at - 4 : at - 2], "little")] for at in entries]
+    if any(name.startswith(_OFFICE_PARTS) for name in names):
+        folders = (kind for folder, kind in _OFFICE_FOLDERS if any(name.startswith(folder) for name in names))
+        return next(folders, "application/zip")
+    name, kinds = _SAYS_SO
+    said = (kind for kind in kinds if head.startswith(name + kind.encode(), 30))
+    return next(said, "application/zip")
 
 
 def _text_type(head: bytes) -> str | None:
@@ -121,10 +138,12 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def agrees(said: str, found: str | None) -> bool:
-    """Whether what was said of a content is what was found in it, or a species of it that its bytes do not tell."""
+    """Whether what was said of a content is what was found in it, a species of it, or what it is a species of."""
     if said in ACTIVE and found == "text/plain":
         return True  # it only makes us more careful
-    return found is not None and (said == found or said in _SPECIES.get(found, ()))
+    if found is None or said == found:
+        return found is not None
+    return said in _SPECIES.get(found, ()) or found in _SPECIES.get(said, ())
 
 
 def fault_of(purpose: Purpose, content_type: str) -> str | None:
@@ -157,6 +176,11 @@ def disposition(filename: str, content_type: str) -> str:
 def served_type(content_type: str) -> str:
     """`Content-Type` with which it is given out: all text is UTF-8."""
     return f"{content_type}; charset=utf-8" if content_type.startswith("text/") else content_type
+
+
+def kept_type(content_type: str) -> str:
+    """`Content-Type` that it has in the store, which a CDN gives on: what could act as a page is bytes there."""
+    return "application/octet-stream" if content_type in ACTIVE else content_type
 
 
 def part_size_of(size_bytes: int) -> int:

@@ -12,7 +12,8 @@ MOST_CHARACTERS = 1500
 # A video of ten hours has some 1,200; what has more is no transcript.
 MOST_PIECES = 5000
 
-_TIME = r"(?:(\d{2,}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
+# No video is so long as six digits of hours; with thousands of them there is no number any more.
+_TIME = r"(?:(\d{2,6}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
 _TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]+-->[ \t]+{_TIME}(?:[ \t]|$)", re.ASCII)
 _TAG = re.compile(r"<[^<>]*>")
 _ENDS = (".", "!", "?", "…", "。", "！", "？")

@@ -95,7 +95,6 @@ class Hosting:
                 log.warning("ladder_not_fetched", video_id=str(row["id"]), error=str(error))
 
     async def _retire_others(self, tx: Connection, lecture_id: UUID) -> None:
-        await videos.lock_lecture(tx, lecture_id=lecture_id)
         for other in await videos.list_replaced(tx, lecture_id=lecture_id):
             await add_job(tx, RETIREMENT, in_s=self._config.cloudflare.replaced_ttl_s, video_id=str(other["id"]))
 

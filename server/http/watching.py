@@ -134,16 +134,17 @@ class Watching:
             socket.end(*NOT_ENTITLED)
             return math.inf
         left_s = self._left_s(video["ends_at"])
-        token = self.token(watcher.session_id, claims.sub, claims.ver, claims.role)
-        expires_at = self._clock.now() + timedelta(seconds=min(self._ttl_s(), left_s))
-        socket.send(self._credentials(token, self.playback(video), expires_at))
+        token, playback = self.token(watcher.session_id, claims.sub, claims.ver, claims.role), self.playback(video)
+        expires_at = self._clock.now() + timedelta(seconds=min(self._config.sessions.token_ttl_s, left_s))
+        if playback is not None:
+            expires_at = min(expires_at, playback["expires_at"])
+        socket.send(self._credentials(token, playback, expires_at))
         return self._clock.monotonic() + min(self._renewed_every_s(), left_s)
 
-    def _ttl_s(self) -> float:
-        return min(self._config.sessions.token_ttl_s, self._config.cloudflare.playback_ttl_s)
-
     def _renewed_every_s(self) -> float:
-        return self._ttl_s() * (1 - RENEW_SHARE)
+        """Early enough that the old ones are still good when it is next looked for them."""
+        least_s = min(self._config.sessions.token_ttl_s, self._video_host.playback_least_s)
+        return max(0.0, least_s * (1 - RENEW_SHARE) - RENEWALS_S)
 
     def _left_s(self, ends_at: datetime | None) -> float:
         """Until the right to watch ends; a moment more, so that it has ended when one asks again."""

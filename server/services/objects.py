@@ -14,7 +14,7 @@ from typing import IO, Any, Self, TypeVar
 import aiohttp
 
 from server.config import S3, Breaker
-from server.services.outside import Service, ServiceAway, ServiceError, ServiceHasNone, ServiceRefused
+from server.services.outside import Service, ServiceAway, ServiceError, ServiceHasNone, ServiceRefused, ServiceSlow
 
 T = TypeVar("T")
 _CHUNK = 1 << 18
@@ -263,7 +263,8 @@ class Objects:
 
 
 async def chunks_of(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The bytes of an object as they come. Raises ServiceAway when they end too early."""
+    """The bytes of an object as they come. Raises ServiceAway when they end too early, ServiceSlow when
+    nothing comes for `s3.timeout_s`."""
     async with _speaking():
         async for chunk in answer.content.iter_chunked(_CHUNK):
             yield chunk
@@ -307,7 +308,7 @@ async def _speaking(fine: tuple[str, ...] = ()) -> AsyncIterator[None]:
         raise _error_of(status, str(error)) from error
     except (BotoCoreError, aiohttp.ClientError, OSError) as error:
         if isinstance(error, TimeoutError):
-            raise
+            raise ServiceSlow("the store said nothing more") from error
         raise ServiceAway(f"{type(error).__name__}: {error}") from error
 
 

@@ -253,6 +253,19 @@ class VideoHost:
 
     # -- playback ------------------------------------------------------------------------------------------------------
 
+    @property
+    def playback_least_s(self) -> int:
+        """For how long the addresses of playback are good at least, when the viewer's right does not end before."""
+        return self._ttl_s - self._step_s
+
+    @property
+    def _ttl_s(self) -> int:
+        return max(1, int(self._settings.playback_ttl_s))
+
+    @property
+    def _step_s(self) -> int:
+        return max(1, min(60, self._ttl_s // 4))
+
     def sign_playback(self, uid: str, until: datetime | None = None) -> dict[str, Any] | None:
         """`{"hls", "dash", "thumbnail", "expires_at"}` of a video, good for about `playback_ttl_s`, and never after
         `until`, when the viewer's right to it ends.
@@ -262,8 +275,7 @@ class VideoHost:
         """
         if not self.can_sign:
             return None
-        ttl = max(1, int(self._settings.playback_ttl_s))
-        step = max(1, min(60, ttl // 4))
+        ttl, step = self._ttl_s, self._step_s
         start = int(self._clock.now().timestamp()) // step * step
         end = start + ttl if until is None else min(start + ttl, int(until.timestamp()))
         signed = self._signed.get((uid, start, end))

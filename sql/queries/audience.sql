@@ -31,7 +31,7 @@ SELECT count(*) FROM (
 ) AS viewers;
 
 -- name: count_waiting(video_id, first_day, last_day)$
--- Sessions that did not begin to play and still may.
+-- Sessions that did not begin to play, and whose player is still there.
 SELECT count(*)
 FROM video_sessions AS s JOIN session_figures AS f ON f.session_id = s.id
 WHERE s.video_id = :video_id AND s.status = 'active' AND f.sums[2] = 0

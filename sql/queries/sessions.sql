@@ -165,11 +165,12 @@ SELECT CASE WHEN may_watch(:viewer_id, :viewer_role, :video_id)
             THEN watch_ends_at(:viewer_id, :viewer_role, :video_id) ELSE now() END;
 
 -- name: list_unentitled(video_ids, viewer_ids, roles)
--- The places (from 1) of those who may not watch any more.
+-- The places (from 1) of those who may not watch any more what is still there; with a video its sessions are gone.
 SELECT given.place
 FROM unnest(:video_ids::uuid[], :viewer_ids::uuid[], :roles::text[])
      WITH ORDINALITY AS given (video_id, viewer_id, role, place)
-WHERE NOT may_watch(given.viewer_id, given.role, given.video_id);
+WHERE NOT may_watch(given.viewer_id, given.role, given.video_id)
+  AND EXISTS (SELECT FROM videos AS v WHERE v.id = given.video_id);
 
 -- name: set_ladder(video_id, ladder, segment_s)!
 UPDATE videos SET ladder = :ladder, segment_s = :segment_s WHERE id = :video_id;

@@ -32,7 +32,11 @@ WHERE id = :video_id
 RETURNING *;
 
 -- name: delete_video(video_id)!
-DELETE FROM videos WHERE id = :video_id;
+-- The lecture is locked first, as where a video is made.
+WITH lecture AS (
+    SELECT id FROM lectures WHERE id = (SELECT lecture_id FROM videos WHERE id = :video_id) FOR NO KEY UPDATE
+)
+DELETE FROM videos WHERE id = :video_id AND lecture_id IN (SELECT id FROM lecture);
 
 -- name: claim_check(video_id, pause_s)$
 -- At most one question to the host every `pause_s`, whichever process is asked.
@@ -42,26 +46,33 @@ WHERE id = :video_id AND status IN ('pending_upload', 'processing') AND cloudfla
 RETURNING cloudflare_uid;
 
 -- name: note_status(cloudflare_uid, status, duration_seconds, thumbnail_url, error)^
--- What the host says may come late, twice and in any order: a status never goes back, `ready` least of all.
-UPDATE videos
+-- What the host says may come late, twice and in any order: a status never goes back, `ready` least of all. The lecture
+-- is locked first, as where a video is made, until the transaction ends: of two videos that become ready at once the
+-- later one sees the other. Then the video is: of what is said twice at once, `RETURNING old` shows both the row as it
+-- was before either, for a trigger looks at it before it is updated.
+WITH lecture AS (
+    SELECT id FROM lectures
+    WHERE id = (SELECT lecture_id FROM videos WHERE cloudflare_uid = :cloudflare_uid) FOR NO KEY UPDATE
+), before AS (
+    SELECT v.id, v.status FROM videos AS v JOIN lecture ON v.lecture_id = lecture.id
+    WHERE v.cloudflare_uid = :cloudflare_uid FOR NO KEY UPDATE OF v
+)
+UPDATE videos AS v
 SET status = :status,
     duration_seconds = coalesce(:duration_seconds, duration_seconds),
     thumbnail_url = coalesce(:thumbnail_url, thumbnail_url),
     error = :error
-WHERE cloudflare_uid = :cloudflare_uid
+FROM before
+WHERE v.id = before.id
   AND array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], :status)
-   >= array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], status)
-RETURNING id, lecture_id, status, ladder IS NULL AS needs_ladder,
-          old.status <> 'ready' AND new.status = 'ready' AS became_ready,
-          old.status <> new.status AND new.status IN ('ready', 'error') AS settled;
+   >= array_position(ARRAY['pending_upload', 'processing', 'error', 'ready'], before.status)
+RETURNING v.id, v.lecture_id, v.status, v.ladder IS NULL AS needs_ladder,
+          before.status <> 'ready' AND v.status = 'ready' AS became_ready,
+          before.status <> v.status AND v.status IN ('ready', 'error') AS settled;
 
 -- name: get_hosted(video_id)^
 SELECT id, status, cloudflare_uid, captions_version, created_at, upload_expires_at FROM videos
 WHERE id = :video_id;
-
--- name: lock_lecture(lecture_id)!
--- Of two videos that become ready at once the later one sees the other.
-SELECT 1 FROM lectures WHERE id = :lecture_id FOR NO KEY UPDATE;
 
 -- name: list_replaced(lecture_id)
 SELECT id FROM videos

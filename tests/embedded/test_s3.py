@@ -1,3 +1,6 @@
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,6 +9,7 @@ import pytest
 import pytest_asyncio
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
+from aiohttp import ClientPayloadError, ClientResponse, ClientSession
 from botocore.exceptions import ClientError
 
 from embedded.s3 import BUCKET, REGION, ObjectStore
@@ -55,6 +59,24 @@ async def test_a_wrong_secret_is_refused(store: ObjectStore) -> None:
     async with connect(store, "x" * 40) as stranger:
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
             await stranger.list_objects_v2(Bucket=BUCKET)
+
+
+async def test_an_answer_that_breaks_off_ends_there(store: ObjectStore, client: Any) -> None:
+    content = bytes(32 << 20)
+    await client.put_object(Bucket=BUCKET, Key="a", Body=content)
+    url = await client.generate_presigned_url("get_object", Params={"Bucket": BUCKET, "Key": "a"})
+    got = bytearray()
+
+    async def read_on(answer: ClientResponse) -> None:
+        async for chunk in answer.content.iter_any():
+            got.extend(chunk)
+
+    async with ClientSession(read_bufsize=1024) as http, http.get(url) as answer:
+        assert store.pid is not None
+        os.kill(store.pid, signal.SIGKILL)
+        with pytest.raises(ClientPayloadError):
+            await asyncio.wait_for(read_on(answer), 30)
+    assert content.startswith(got), "nothing was added to what had come"
 
 
 def test_its_keys_stay_and_are_nobody_elses(store: ObjectStore) -> None:

@@ -320,8 +320,9 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
     for nothing in ("bytes=9999-", "bytes=-0", "Bytes=-00"):
         beyond = await people.stranger.get(path, headers={"Range": nothing})
         assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(PDF)}")
-    head = await people.stranger.ask("HEAD", path)
-    assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(PDF)), b"")
+    for asked in ({}, {"Range": "bytes=1-3"}, {"Range": "bytes=9999-"}):  # of which there are none but of a GET
+        head = await people.stranger.ask("HEAD", path, headers=asked)
+        assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(PDF)), b""), asked
 
 
 async def test_a_cdn_has_what_is_public_and_cannot_act(
@@ -334,6 +335,29 @@ async def test_a_cdn_has_what_is_public_and_cannot_act(
     assert (answer.status, answer.headers["Location"]) == (302, f"https://cdn.example.org/public/{shown}/original")
     assert (await people.stranger.get(f"/api/files/public/{active}")).status == 200
     assert "cdn.example.org" not in (await ada.get(f"/api/files/{private}?redirect=false")).body["url"]
+
+
+async def test_what_could_act_as_a_page_is_no_page_to_who_asks_the_store_or_a_cdn_for_it(
+    ada: Person, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, kept = client.app[OBJECTS], []
+    assert store is not None
+    put, begin_upload = store.put, store.begin_upload
+
+    async def see_put(key: str, content: Any, size_bytes: int, content_type: str) -> None:
+        kept.append(content_type)
+        await put(key, content, size_bytes, content_type)
+
+    async def see_begun(key: str, content_type: str) -> str:
+        kept.append(content_type)
+        return await begin_upload(key, content_type)
+
+    monkeypatch.setattr(store, "put", see_put)
+    monkeypatch.setattr(store, "begin_upload", see_begun)
+    for content, content_type in ((HTML, "text/html"), (SVG, "image/svg+xml"), (PDF, "application/pdf")):
+        assert (await upload(ada, content, visibility="public")).body["content_type"] == content_type
+        await start(ada, 1000, content_type)
+    assert kept == ["application/octet-stream"] * 4 + ["application/pdf"] * 2
 
 
 # In parts, to the store -----------------------------------------------------------------------------------------------

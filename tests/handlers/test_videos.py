@@ -125,6 +125,25 @@ async def test_an_upload_and_the_lectures_deletion_do_not_wait_for_each_other(
     assert stream.videos == {}
 
 
+@pytest.mark.parametrize("deleted_too", [False, True])
+async def test_what_happens_to_a_video_and_its_lectures_deletion_do_not_wait_for_each_other(
+    teacher: Person,
+    people: People,
+    video: Any,
+    stream: StreamHost,
+    sql: "asyncpg.Connection[asyncpg.Record]",
+    deleted_too: bool,
+) -> None:
+    path = f"/api/videos/{video['id']}"
+    async with sql.transaction():  # as whoever deletes the lecture and has locked it
+        await sql.execute("SELECT FROM lectures FOR NO KEY UPDATE")
+        said = {} if deleted_too else stream.make_ready(video["cloudflare_uid"])
+        begun = asyncio.create_task(teacher.delete(path) if deleted_too else tell(people.stranger, said))
+        await blocked(sql)
+        await sql.execute("DELETE FROM lectures")
+    assert (await begun).status == (204 if deleted_too else 200)
+
+
 async def test_a_large_file_is_sent_by_tus(teacher: Person, lecture: Any, stream: StreamHost) -> None:
     for size_bytes, method in ((200_000_000, "form"), (200_000_001, "tus"), (30_000_000_000, "tus")):
         begun = await teacher.make("/api/videos/upload", new_upload(lecture) | {"size_bytes": size_bytes})
@@ -461,6 +480,37 @@ async def test_a_right_that_ends_takes_the_addresses_and_the_socket_along(
         assert socket.close_code == 4403
 
 
+async def test_a_video_deleted_while_it_is_watched_ends_its_sessions(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    session = await teacher.make(f"/api/videos/{video['id']}/sessions", {})
+    protocols = ("lectern.v1", f"bearer.{session['token']}")
+    async with teacher.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols) as socket:
+        async with asyncio.timeout(30):
+            assert (await socket.receive_json())["type"] == "hello"
+            assert (await teacher.delete(f"/api/videos/{video['id']}")).status == 204
+            async for _ in socket:
+                pass
+        assert socket.close_code == 4404, "there is no such session, which is no matter of rights"
+    assert (await teacher.get(f"/api/videos/sessions/{session['session_id']}")).status == 404
+
+
+async def test_new_credentials_say_how_long_all_of_them_are_good(
+    teacher: Person, people: People, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    session = await teacher.make(f"/api/videos/{video['id']}/sessions", {})
+    await sql.execute("UPDATE video_sessions SET created_at = now() - interval '1 hour'")
+    protocols = ("lectern.v1", f"bearer.{session['token']}")
+    async with teacher.client.ws_connect(f"/api/videos/ws/{session['session_id']}", protocols=protocols) as socket:
+        async with asyncio.timeout(30):
+            while (told := await socket.receive_json())["type"] != "token":
+                pass
+    addresses_end, all_end = (datetime.fromisoformat(at) for at in (told["playback"]["expires_at"], told["expires_at"]))
+    assert all_end == addresses_end, "the session's token is good for longer"
+
+
 async def test_who_leaves_a_course_in_mid_lecture_watches_no_longer(
     teacher: Person, people: People, video: Any, stream: StreamHost
 ) -> None:
@@ -513,6 +563,21 @@ async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
     assert (await teacher.delete(path)).status == 404
 
 
+async def test_a_video_that_the_host_has_no_more_takes_no_captions(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/en"
+    stream.videos.clear()  # its upload expired
+    for uid in (video["cloudflare_uid"], None):  # None: it was replaced
+        await sql.execute("UPDATE videos SET cloudflare_uid = $1", uid)
+        for answer in (
+            await teacher.put(path, data=VTT, headers={"Content-Type": "text/vtt"}),
+            await teacher.get(path),
+            await teacher.delete(path),
+        ):
+            assert (answer.status, answer.code) == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("lang", "kind", "body", "status"),
     [
@@ -534,6 +599,18 @@ async def test_only_webvtt_is_captions(
 ) -> None:
     path = f"/api/videos/{video['id']}/captions/{lang}"
     assert (await teacher.put(path, data=io.BytesIO(body), headers={"Content-Type": kind})).status == status
+
+
+async def test_captions_that_begin_past_all_time_are_stored(
+    teacher: Person, people: People, video: Any, stream: StreamHost
+) -> None:
+    await tell(people.stranger, stream.make_ready(video["cloudflare_uid"]))
+    never = b"9" * 5000 + b":00:00.000"
+    path = f"/api/videos/{video['id']}/captions/de"
+    stored = await teacher.put(
+        path, data=VTT + b"\n" + never + b" --> " + never + b"\nNever\n", headers={"Content-Type": "text/vtt"}
+    )
+    assert stored.status == 204, stored.body
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -71,3 +71,43 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
     assert (row["size_bytes"], row["status"]) == (large.stat().st_size, "ready")
     assert address in ("about:blank", "") or row["id"] in address
     await sql.close()
+
+
+async def test_a_large_file_that_does_not_get_through_is_given_up(
+    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    origin = str(client.make_url("")).rstrip("/")
+    sql = await asyncpg.connect(postgres_dsn)
+    teacher = await People(client, sql).join("teacher", "instructor")
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    large = tmp_path / "slides.pdf"
+    large.write_bytes(b"%PDF-" + bytes(26 * MEBIBYTE))
+    await sign_in(page, origin, "teacher")
+    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
+    await page.route(f"{object_store.endpoint_url}/**", lambda route: route.abort())
+    await page.get_by_label("Add a file").set_input_files(large)
+    await page.get_by_text("Sending").wait_for()
+    await page.get_by_text("Sending").wait_for(state="hidden")
+    assert (await teacher.get("/api/files")).body["items"] == [], "it counts against the quota no longer"
+    await sql.close()
+
+
+async def test_a_large_file_of_a_type_that_browsers_do_not_know_is_sent(
+    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path
+) -> None:
+    origin = str(client.make_url("")).rstrip("/")
+    sql = await asyncpg.connect(postgres_dsn)
+    teacher = await People(client, sql).join("teacher", "instructor")
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+    large = tmp_path / "Notebook.IPYNB"
+    large.write_text('{"cells": [], "metadata": {"filler": "' + "x" * 26 * MEBIBYTE + '"}}')
+    await sign_in(page, origin, "teacher")
+    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
+    await page.get_by_label("Add a file").set_input_files(large)
+    await page.get_by_text("Sending").wait_for()
+    await page.get_by_text("Sending").wait_for(state="hidden")
+    rows = (await teacher.get("/api/files")).body["items"]
+    assert [(row["content_type"], row["status"]) for row in rows] == [("application/x-ipynb+json", "ready")]
+    await sql.close()

@@ -170,6 +170,8 @@ class StreamHost:
 
     async def _put_captions(self, request: web.Request) -> web.Response:
         form = await request.post()
+        if request.match_info["uid"] not in self.videos:
+            return _missing()
         self.captions[request.match_info["uid"], request.match_info["lang"]] = form["file"].file.read()  # type: ignore[union-attr]
         return _success({"language": request.match_info["lang"]})
 

@@ -17,11 +17,10 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
     return True
 
 
-async def blocked(sql: "asyncpg.Connection[asyncpg.Record]", timeout_s: float = 30) -> None:
-    """Until somebody waits for a lock in this database. Raises TimeoutError."""
+async def blocked(sql: "asyncpg.Connection[asyncpg.Record]", *, by: int = 1, timeout_s: float = 30) -> None:
+    """Until somebody, or so many, wait for a lock in this database. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):
-        while not await sql.fetchval(  # noqa: ASYNC110  # nothing tells us
-            "SELECT EXISTS (SELECT FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        while by > await sql.fetchval(  # noqa: ASYNC110  # nothing tells us
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         ):
             await asyncio.sleep(0.01)

@@ -1,14 +1,19 @@
+import io
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.files import (
+    ACTIVE,
     HEAD_BYTES,
     KNOWN,
     agrees,
     best_thumbnail,
     clean_filename,
     disposition,
+    fault_of,
     part_size_of,
     sizes_of_parts,
     type_of,
@@ -25,8 +30,8 @@ GIB = 1 << 30
         (b"XXXX\0\0\0\0WEBPVP8 ", None),
         (b"RIFF\0\0\0\0WAVEfmt ", "audio/wav"),
         (b"\0\0\0\x20ftypisom", "video/mp4"),
-        (b"PK\x03\x04..mimetypeapplication/epub+zip..", "application/epub+zip"),
         (b"PK\x03\x04....anything", "application/zip"),
+        (b"PK\x03\x04", "application/zip"),
         (b"hello, w\xc3\xb6rld", "text/plain"),
         (b"cut in a character \xc3", "text/plain"),
         (b"a text about <script> and <svg>", "text/plain"),
@@ -45,6 +50,36 @@ def test_a_type_is_told_by_the_first_bytes(head: bytes, kind: str | None) -> Non
     assert type_of(head) == kind
 
 
+OFFICE, OPEN = "application/vnd.openxmlformats-officedocument.", "application/vnd.oasis.opendocument."
+
+
+def archive(*names: str, content: bytes = b"something", method: int = ZIP_DEFLATED) -> bytes:
+    """The first bytes of a ZIP with these entries."""
+    whole = io.BytesIO()
+    with ZipFile(whole, "w", method) as file:
+        for name in names:
+            file.writestr(name, content)
+    return whole.getvalue()[:HEAD_BYTES]
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (archive("[Content_Types].xml", "_rels/.rels", "word/document.xml"), f"{OFFICE}wordprocessingml.document"),
+        (archive("docProps/app.xml", "xl/workbook.xml", "[Content_Types].xml"), f"{OFFICE}spreadsheetml.sheet"),
+        (archive("_rels/.rels", "ppt/presentation.xml"), f"{OFFICE}presentationml.presentation"),
+        (archive("mimetype", content=b"application/epub+zip", method=ZIP_STORED), "application/epub+zip"),
+        (archive("mimetype", content=f"{OPEN}text".encode(), method=ZIP_STORED), f"{OPEN}text"),
+        (archive("password/word/a.txt", "crossword/b.txt", "_rels"), "application/zip"),
+        (archive("word/a.txt"), "application/zip"),
+        (archive("a.txt", content=b"In word/ and xl/ lies mimetypeapplication/epub+zip", method=ZIP_STORED),
+         "application/zip"),
+    ],
+)  # fmt: skip
+def test_an_archive_is_a_document_by_the_names_of_its_entries_alone(head: bytes, kind: str) -> None:
+    assert type_of(head) == kind
+
+
 @given(st.binary(max_size=HEAD_BYTES))
 def test_any_bytes_have_a_known_type_or_none(head: bytes) -> None:
     assert type_of(head) in KNOWN | {None}
@@ -53,9 +88,27 @@ def test_any_bytes_have_a_known_type_or_none(head: bytes) -> None:
 def test_a_sender_may_say_which_species_and_nothing_more() -> None:
     assert agrees("text/csv", "text/plain")
     assert agrees("text/html", "text/plain")  # only makes it an attachment
+    assert agrees("application/zip", f"{OFFICE}wordprocessingml.document")  # less than is known
+    assert not agrees(f"{OFFICE}wordprocessingml.document", f"{OFFICE}spreadsheetml.sheet")
     assert not agrees("text/plain", "text/html")
     assert not agrees("image/png", "text/plain")
     assert not agrees("text/plain", None)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("application/x-zip-compressed", "application/zip"),
+        ("application/vnd.ms-excel", "text/plain"),  # Excel's name for CSV
+        ("audio/x-m4a", "audio/mp4"),
+        ("audio/x-m4a", "video/mp4"),
+        ("video/x-m4v", "video/mp4"),
+    ],
+)
+def test_what_browsers_call_a_type_is_taken(said: str, found: str) -> None:
+    assert fault_of("material", said) is None
+    assert agrees(said, found)
+    assert said not in ACTIVE
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What is said, from WebVTT."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,13 @@ def test_cues_are_read_with_their_seconds_and_without_tags() -> None:
         Piece(7.0, 8.0, "Next to it."),
     ]
     assert list(read_cues(FILE.replace("\n", "\r\n"))) == list(read_cues(FILE))
+
+
+@pytest.mark.parametrize("digits", [7, 400, 5000])
+def test_a_cue_that_lies_past_all_time_is_passed_over(digits: int) -> None:
+    never = f"{'9' * digits}:00:00.000"
+    vtt = f"WEBVTT\n\n{never} --> {never}\nNever.\n\n00:00.000 --> {never}\nNever.\n\n00:01.000 --> 00:02.000\nHello."
+    assert list(read_cues(vtt)) == [Piece(1.0, 2.0, "Hello.")]
 
 
 def test_pieces_end_with_a_sentence_or_a_pause_and_rolling_captions_are_not_said_twice() -> None:

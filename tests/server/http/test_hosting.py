@@ -17,6 +17,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.cloudflare import MASTER, StreamHost, hosting, sign_webhook, webhook_body
 from tests.support.local_server import LocalServer
 from tests.support.people import People, Person
+from tests.support.waiting import blocked
 
 if TYPE_CHECKING:
     Sql = asyncpg.Connection[asyncpg.Record]
@@ -104,6 +105,34 @@ async def test_what_no_webhook_told_is_found_out_and_nobody_has_to_look(
     stream.make_ready(video["cloudflare_uid"])
     await once(sql, STATUS, video["id"], wanted="ready")
     await once(sql, "SELECT count(*) FROM jobs WHERE kind = 'video_status'", wanted=0)
+
+
+async def test_what_is_said_twice_at_once_happens_once(
+    postgres_dsn: str, redis_url: str, stream: StreamHost, sql: Sql
+) -> None:
+    config = settings(postgres_dsn, redis_url, cloudflare=stream.settings, jobs={"poll_s": 60})
+    async with serving(config) as client:
+        teacher = await People(client, sql).join("teacher", "instructor")
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        video = await upload(teacher, await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"}))
+        assert client.app is not None
+        hosting, settled = client.app[HOSTING], []
+
+        async def hear(video_id: UUID) -> None:
+            settled.append(str(video_id))
+
+        hosting.settled = hear
+        hosted = HostedVideo(video["cloudflare_uid"], "ready", 100.0, None, None)
+        onlooker = await asyncpg.connect(postgres_dsn)
+        async with sql.transaction():
+            await sql.execute("SELECT FROM videos FOR UPDATE")
+            telling = [asyncio.create_task(hosting.note(hosted)) for _ in range(3)]
+            await blocked(onlooker, by=len(telling))
+        await asyncio.gather(*telling)
+        await onlooker.close()
+        kinds = await sql.fetch("SELECT kind FROM jobs WHERE kind <> 'video_status' ORDER BY kind")
+        assert [row["kind"] for row in kinds] == ["video_ladder", "video_text"]
+        assert settled == [video["id"]]
 
 
 async def test_a_failure_is_told_in_words_that_help(

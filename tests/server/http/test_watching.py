@@ -1,13 +1,18 @@
 """Whose credentials run out gets new ones, whatever becomes of the others meanwhile."""
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from server.config import Config
 from server.data.db import PostgresAway
-from server.http.watching import RENEWALS_S, RETRY_S, Watcher, Watching
+from server.http.watching import RENEWALS_S, RENEWALS_STEP_S, RETRY_S, Watcher, Watching
+from server.services.video_host import VideoHost
 from tests.support.app import settings
+from tests.support.cloudflare import KEY_ID, signing_key_pem
 from tests.support.core import SetClock
 
 
@@ -86,3 +91,21 @@ async def test_a_fault_of_ours_loses_nobody() -> None:
     clock.now_s += RETRY_S + RENEWALS_S
     await watching.renew()
     assert set(watching.asked) == set(sockets)
+
+
+@pytest.mark.parametrize("ttl_s", [4, 10, 45, 3600])
+def test_new_addresses_come_while_the_old_ones_are_still_good(ttl_s: int) -> None:
+    clock: Any = SetClock()
+    nothing: Any = None
+    keys = {"signing_key_id": KEY_ID, "signing_key_pem": signing_key_pem(), "customer_domain": "host.example.org"}
+    config = settings("", "", cloudflare={"playback_ttl_s": ttl_s, **keys})
+    host = VideoHost(nothing, config.cloudflare, clock)
+    watching = Watching(config, nothing, nothing, nothing, host, clock, lambda *_: b"")
+    video: Any = {"cloudflare_uid": "video-1", "ends_at": None}
+    for second in range(60):
+        now = datetime(2026, 3, 1, 12, 0, second, 900_000, tzinfo=UTC)
+        clock.now = lambda now=now: now
+        given: Any = watching.playback(video)
+        due_s = watching.first_renewal(0.0, None) - clock.monotonic()
+        asked_at = now + timedelta(seconds=due_s + RENEWALS_S + RENEWALS_STEP_S)
+        assert asked_at < given["expires_at"], (second, due_s)

@@ -1,6 +1,7 @@
 """The store's client: what is signed for whom, and what a store that is away means. What it does is in
 `tests/handlers/test_files.py`."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +13,7 @@ from aiohttp import web
 from embedded.s3 import ObjectStore
 from server.config import S3
 from server.services.objects import Objects
-from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
+from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused, ServiceSlow
 from tests.support.files import s3_settings
 from tests.support.local_server import LocalServer
 
@@ -68,6 +69,28 @@ async def test_what_is_not_there_and_who_is_refused_are_told_apart_from_who_is_a
         with pytest.raises(ServiceAway):
             await asking
     await away.close()
+
+
+async def test_a_store_that_stops_in_mid_object_is_slow(http: aiohttp.ClientSession) -> None:
+    over = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "10"})
+        await response.prepare(request)
+        await response.write(b"half")
+        await over.wait()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/lectern/{key:.*}", answer)
+    async with LocalServer(app) as server:
+        settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")), timeout_s=0.2)
+        store = await Objects.open(settings, http)
+        for reading in (store.read_head("private/a", 10), store.fetch("private/a", io.BytesIO(), 10)):
+            with pytest.raises(ServiceSlow):
+                await reading
+        over.set()
+        await store.close()
 
 
 @pytest.mark.parametrize("tells_size", [True, False])
