@@ -161,6 +161,8 @@ class Sockets:
         metrics.SOCKETS.labels(kind).inc()
         if self.hurried:  # its opening began before
             accepted.send_away()
+        elif len(self._open) > self.config.server.max_sockets:  # others that were opening with it were quicker
+            accepted.end(4503, "overloaded", random.randint(*RETRY_MS))  # noqa: S311 - not a secret
         return accepted
 
     def hurry(self) -> None:

@@ -543,6 +543,31 @@ async def test_frames_by_rest_and_openings_are_limited_per_session(postgres_dsn:
         await player.open(second)
 
 
+async def test_a_process_holds_so_many_sockets_and_no_more_however_they_come(postgres_dsn: str, redis_url: str) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    many = FAST | {"max_live_per_user": 9}
+    async with serving(settings(postgres_dsn, redis_url, sessions=many, server={"max_sockets": 2})) as client:
+        player = Player(client, lecture, user_id)
+        made = [await player.new_session() for _ in range(6)]
+        answers = await asyncio.gather(*map(player.open, made), return_exceptions=True)
+        wires = [answer for answer in answers if isinstance(answer, Wire)]
+        refused = [answer.status for answer in answers if isinstance(answer, WSServerHandshakeError)]
+        inside = [wire for wire in wires if wire.hello["type"] == "hello"]
+        late = [wire for wire in wires if wire not in inside]
+        assert (len(inside), len(refused) + len(late), set(refused) <= {503}) == (2, 4, True)
+        for wire in late:
+            assert (wire.hello["type"], wire.hello["code"], wire.hello["retry_ms"] > 0) == ("bye", 4503, True)
+            assert await wire.close_code() == 4503
+        for wire in inside:
+            await wire.send(frame(1, 1.0))
+            await wire.acked(1)
+        with pytest.raises(WSServerHandshakeError) as full:
+            await player.open(made[0])
+        assert full.value.status == 503
+        assert "Retry-After" in (full.value.headers or {})
+
+
 # CMCD, as players send it by themselves -------------------------------------------------------------------------------
 
 LINES = (
