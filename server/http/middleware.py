@@ -110,7 +110,7 @@ async def _answer(request: web.Request, handler: Handler, route: Route | None, i
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
         if isinstance(error, ConnectionError) and request.transport is None:
-            raise  # nobody is there to be answered; who left, in a body or before a socket was open, is no failure of ours
+            raise  # nobody is there to be answered, and that somebody leaves is no failure of ours
         problem = problem_of(error)
         if problem is not error:
             _log_cause(request, route, problem, error)

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 PROTOCOL = "lectern.v1"
 BEARER = "bearer."
+# Of WebSockets: RFC 6455's, and two drafts that differ in nothing that is looked at.
+VERSIONS = "13", "8", "7"
 SEND_BUFFER = 64 * 1024
 # Bytes that wait in the process for one slow reader; above it acknowledgements and decisions wait in their slots.
 OUTBOX = 16 * 1024
@@ -78,7 +80,7 @@ def _is_whole(request: web.Request) -> bool:
     """Whether the headers of an opening (RFC 6455) are there and can be read."""
     try:
         return bool(web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(request))
-    except ValueError:  # a key or version of other bytes than ASCII
+    except ValueError:  # a key of other bytes than ASCII
         return False
 
 
@@ -88,8 +90,10 @@ def check_opening(request: web.Request) -> str:
     Raises UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, OriginRefused, NotReady, Overloaded,
     Unauthorized.
     """
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise UpgradeRequired(headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+    version = request.headers.get("Sec-WebSocket-Version", VERSIONS[0])
+    if request.headers.get("Upgrade", "").lower() != "websocket" or version not in VERSIONS:
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": VERSIONS[0]}
+        raise UpgradeRequired(headers=upgrade)
     if "token" in request.query or "access_token" in request.query:
         raise TokenInQuery
     offered = [p.strip() for p in ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")]

@@ -265,6 +265,11 @@ async def test_unknown_members_and_keys_are_ignored(player: Player) -> None:
     await wire.acked(1)
 
 
+async def send_bare(socket: Any, sent: bytes) -> None:
+    """These very bytes."""
+    socket._response.connection.transport.write(sent)
+
+
 @pytest.mark.parametrize(
     ("send", "code"),
     [
@@ -272,6 +277,7 @@ async def test_unknown_members_and_keys_are_ignored(player: Player) -> None:
         (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009),
         (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007),
         (lambda s: s._writer.send_frame(b"x", 3), 1002),
+        (lambda s: send_bare(s, b"\x81\x02{}"), 1002),  # not masked
     ],
 )
 async def test_what_is_no_text_frame_closes_with_the_protocols_code(
@@ -343,8 +349,12 @@ async def test_openings_that_are_not_right_are_refused_before_the_upgrade(player
     assert await refusal(player, mine, protocols=good, headers={"Origin": "https://evil.example"}) == 403
     assert await refusal(player, uuid4(), protocols=("lectern.v1", f"bearer.{player.token}")) == 404
     plain = await player.client.get(f"/api/videos/ws/{mine}", headers=player.headers)
-    assert plain.status == 426
-    assert (await plain.json())["code"] == "upgrade_required"
+    opening = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    other_version = {"Sec-WebSocket-Version": "25", "Sec-WebSocket-Protocol": ", ".join(good)}
+    later = await player.client.get(f"/api/videos/ws/{mine}", headers=opening | other_version)
+    for answer in (plain, later):
+        assert (answer.status, (await answer.json())["code"]) == (426, "upgrade_required")
+        assert (answer.headers["Upgrade"], answer.headers["Sec-WebSocket-Version"]) == ("websocket", "13")
 
 
 async def test_an_access_token_opens_ones_own_session_and_nobody_elses(player: Player, postgres_dsn: str) -> None:
