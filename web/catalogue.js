@@ -234,7 +234,11 @@ function payForm(api, course, done) {
     currency: course.currency,
     amount: Number(course.price),
     pay: (methodId, key) => api.purchase(course.id, methodId, key),
-    settled: async (answer) => (await api.transaction(answer.transaction.id)).status === "succeeded",
+    standing: async (answer) => {
+      const { status } = await api.transaction(answer.transaction.id);
+      if (status === "failed" || status === "canceled") return "over";
+      return status === "pending" || status === "requires_action" ? "open" : "paid";
+    },
     done,
   });
 }
