@@ -499,7 +499,7 @@ def _ws_url(call: Call[Any], session_id: UUID) -> str:
     """Where the session's socket is, as the client reached us."""
     public = call.config.server.public_url.rstrip("/")
     if not public:
-        public = f"{call.request.scheme}://{call.request.host}"
+        public = f"{call.app[EDGE].scheme(call.request)}://{call.request.host}"
     return f"{public.replace('http', 'ws', 1)}/api/videos/ws/{session_id}"
 
 

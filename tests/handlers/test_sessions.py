@@ -140,6 +140,18 @@ async def test_a_session_tells_a_player_all_it_needs(player: Player) -> None:
     }  # fmt: skip
 
 
+async def test_who_came_by_tls_is_told_a_socket_by_tls(postgres_dsn: str, redis_url: str) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    async with serving(settings(postgres_dsn, redis_url, server={"trusted_proxies": ["127.0.0.1/32"]})) as client:
+        player = Player(client, lecture, user_id)
+        for proto, scheme in (("https", "wss"), ("http", "ws")):
+            proxied = player.headers | {"X-Forwarded-Proto": proto, "Host": "learn.example"}
+            answer = await client.post(f"/api/videos/{lecture.video_id}/sessions", json={}, headers=proxied)
+            session = await answer.json()
+            assert session["ws_url"] == f"{scheme}://learn.example/api/videos/ws/{session['session_id']}"
+
+
 async def test_frames_are_acknowledged_applied_and_saved(player: Player) -> None:
     session = await player.new_session()
     wire = await player.open(session)
