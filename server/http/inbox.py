@@ -66,6 +66,8 @@ class _FirstFrame:
     """Reads until the head of the first frame is there. A client masks every frame (RFC 6455, 5.1), of which aiohttp
     takes no notice; one that does not do it at first never does, and nobody looks at the others."""
 
+    __slots__ = ("_head", "_inbox", "_protocol", "_reader")
+
     def __init__(self, reader: WebSocketReader, inbox: Inbox, protocol: Any) -> None:
         self._reader = reader
         self._inbox = inbox
