@@ -62,6 +62,8 @@ UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 CREDENTIALS_OVER = 4401
 # The bad frame that ends a socket; those before it are answered.
 OFFENCES = 3
+# What aiohttp finds wrong with a frame, when it is no offence against the protocol itself.
+_FAULTS = {1007: "not_utf8", 1009: "too_big"}
 # Only what is in the table of close codes may be sent.
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
@@ -296,7 +298,8 @@ class Socket:
                 elif message.type is WSMsgType.BINARY:
                     self.end(1003, "not_text")
                 elif message.type is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
-                    self.end(message.data.code, "protocol_error")  # but for an aiohttp that has closed already
+                    code = message.data.code
+                    self.end(code, _FAULTS.get(code, "protocol_error"))  # but for an aiohttp that has closed already
                     return
                 elif message.type is not WSMsgType.PONG:
                     return  # closed by either side

@@ -283,21 +283,24 @@ async def send_bare(socket: Any, sent: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("send", "code"),
+    ("send", "code", "reason"),
     [
-        (lambda s: s.send_bytes(b"{}"), 1003),
-        (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009),
-        (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007),
-        (lambda s: s._writer.send_frame(b"x", 3), 1002),
-        (lambda s: send_bare(s, b"\x81\x02{}"), 1002),  # not masked
+        (lambda s: s.send_bytes(b"{}"), 1003, "not_text"),
+        (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009, "too_big"),
+        (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007, "not_utf8"),
+        (lambda s: s._writer.send_frame(b"x", 3), 1002, "protocol_error"),
+        (lambda s: send_bare(s, b"\x81\x02{}"), 1002, "protocol_error"),  # not masked
     ],
 )
 async def test_what_is_no_text_frame_closes_with_the_protocols_code(
-    player: Player, send: Callable[[Any], Awaitable[None]], code: int
+    player: Player, send: Callable[[Any], Awaitable[None]], code: int, reason: str
 ) -> None:
     wire = await player.open(await player.new_session())
     await send(wire.socket)
-    assert await wire.close_code() == code
+    async with asyncio.timeout(30):
+        while (message := await wire.socket.receive()).type is WSMsgType.TEXT:
+            pass
+    assert (message.data, message.extra, wire.socket.close_code) == (code, reason, code)
 
 
 async def test_a_frame_may_have_16384_bytes_and_no_more(player: Player) -> None:
