@@ -18,7 +18,15 @@ from pydantic import BaseModel, Field, StringConstraints
 from actors.runtime import Runtime
 from actors.video_session import cmcd, messages, quality
 from actors.video_session.actor import VideoSession
-from actors.video_session.messages import BadFrame, Bye, Report, Rung, parse_rest_frame, parse_socket_frame
+from actors.video_session.messages import (
+    BadFrame,
+    Bye,
+    Report,
+    Rung,
+    Telemetry,
+    parse_rest_frame,
+    parse_socket_frame,
+)
 from actors.video_session.quality import QualityState
 from actors.video_session.state import load_state
 from server import metrics
@@ -68,6 +76,7 @@ MOST_FRAMES = 100
 CMCD_TYPE = "application/cmcd"
 CMCD_BYTES = 262_144
 
+Telemetries = Annotated[list[Telemetry], msgspec.Meta(max_length=MOST_FRAMES)]
 Pixels = Annotated[int, Field(ge=0, le=100_000)]
 Word = Annotated[str, StringConstraints(max_length=200)]
 
@@ -263,7 +272,7 @@ async def put_progress(call: Call[Position]) -> dict[str, Any]:
 
 @routes.post(
     "/api/videos/sessions/{session_id}/network", role=SELF_SERVED, answer=Accepted, status=202, rate="telemetry",
-    query=Beacon, content=("application/json", "text/plain", "application/cmcd"),
+    query=Beacon, content=("application/json", "text/plain", "application/cmcd"), reads=Telemetry | Telemetries,
     problems=(Unauthorized, SessionNotFound, SessionEnded, UnsupportedMediaType, BodyTooLarge),
 )  # fmt: skip
 async def post_network(call: Call[None]) -> dict[str, Any]:
@@ -490,7 +499,7 @@ def _ws_url(call: Call[Any], session_id: UUID) -> str:
     """Where the session's socket is, as the client reached us."""
     public = call.config.server.public_url.rstrip("/")
     if not public:
-        public = f"{call.request.scheme}://{call.request.host}"
+        public = f"{call.app[EDGE].scheme(call.request)}://{call.request.host}"
     return f"{public.replace('http', 'ws', 1)}/api/videos/ws/{session_id}"
 
 

@@ -274,6 +274,11 @@ export class Api extends EventTarget {
     return this.call("GET", `/api/payments/transactions/${transactionId}`);
   }
 
+  /** Gives up a purchase that is under way; refused where it was paid meanwhile. */
+  giveUpTransaction(transactionId) {
+    return this.call("DELETE", `/api/payments/transactions/${transactionId}`);
+  }
+
   /** A new video of one's own lecture, and where its bytes go: `{video, upload: {method, url, expires_at}}`. */
   beginUpload(wish) {
     return this.call("POST", "/api/videos/upload", wish);

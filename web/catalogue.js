@@ -233,10 +233,25 @@ function payForm(api, course, done) {
     what: `course.${course.id}`,
     currency: course.currency,
     amount: Number(course.price),
-    pay: (methodId, key) => api.purchase(course.id, methodId, key),
-    settled: async (answer) => (await api.transaction(answer.transaction.id)).status === "succeeded",
+    pay: (methodId, key) => purchase(api, course.id, methodId, key),
+    standing: async (answer) => {
+      const { status } = await api.transaction(answer.transaction.id);
+      if (status === "failed" || status === "canceled") return "over";
+      return status === "pending" || status === "requires_action" ? "open" : "paid";
+    },
     done,
   });
+}
+
+/** One that waits for the bank of another card, or whose answer was lost, gives way; the answer says if it was paid. */
+async function purchase(api, courseId, methodId, key) {
+  try {
+    return await api.purchase(courseId, methodId, key);
+  } catch (error) {
+    if (error.code !== "purchase_pending") throw error;
+    await api.giveUpTransaction(error.body.transaction_id).catch(() => {});
+    return api.purchase(courseId, methodId, key);
+  }
 }
 
 function startButton(lectures, begin) {

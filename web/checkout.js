@@ -43,10 +43,10 @@ async function load(api) {
  * @param {string} options.currency
  * @param {number} options.amount       in the currency's unit
  * @param {(methodId: string, key: string) => Promise<any>} options.pay
- * @param {(answer: any) => Promise<boolean>} options.settled  whether it is paid by now; asked after the bank was
+ * @param {(answer: any) => Promise<"open"|"paid"|"over">} options.standing  what has become of it by now
  * @param {(answer: any) => void} options.done
  */
-export async function checkout({ api, action, what, currency, amount, pay, settled, done }) {
+export async function checkout({ api, action, what, currency, amount, pay, standing, done }) {
   const [stripe, methods] = await Promise.all([provider(api), api.paymentMethods()]);
   const elements = stripe.elements({ mode: "payment", currency, amount: minorUnits(amount, currency), paymentMethodCreation: "manual" });
   const place = h("div", { class: "new-card" });
@@ -56,13 +56,35 @@ export async function checkout({ api, action, what, currency, amount, pay, settl
   const another = choice("", methods.length ? "Another card" : "A card");
   const form = h("form", { class: "checkout", "aria-label": "Pay" }, h("fieldset", null, h("legend", null, "Pay by"), ...choices, another), place, told, button);
   const chosen = () => new FormData(form).get("method") ?? "";
+  // What is in Stripe's form, once it is kept: the next try is by the same card, unless another one was put in.
+  let entered = "";
   let mounted = false;
   const show = () => {
     place.hidden = chosen() !== "";
     if (!place.hidden && !mounted) {
       mounted = true;
-      elements.create("payment").mount(place);
+      const element = elements.create("payment");
+      element.on("change", () => (entered = ""));
+      element.mount(place);
     }
+  };
+  const payBy = async (method) => {
+    let answer = await pay(method, keyOf(what, method));
+    let standsAs = await standing(answer);
+    if (standsAs === "over") {
+      // An earlier try's answer once more, and the bank has refused that since: this is another one.
+      forgetKey(what, method);
+      answer = await pay(method, keyOf(what, method));
+      standsAs = await standing(answer);
+    }
+    if (standsAs === "open") {
+      await act(stripe, answer);
+      standsAs = await settle(() => standing(answer));
+    }
+    if (standsAs === "over") throw new Error("The bank refused it, and nothing was charged.");
+    if (standsAs === "open") throw new Error("It is not paid yet. Look again in a moment.");
+    forgetKeys(what);
+    return answer;
   };
   (choices[methods.findIndex(({ is_default }) => is_default)] ?? another).querySelector("input").checked = true;
   form.addEventListener("change", show);
@@ -71,16 +93,16 @@ export async function checkout({ api, action, what, currency, amount, pay, settl
     event.preventDefault();
     told.hidden = true;
     button.disabled = true;
+    let method = chosen();
     try {
-      const method = chosen() || (await keep(api, stripe, elements));
-      const answer = await pay(method, keyOf(what));
-      await act(stripe, answer);
-      if (!(await eventually(() => settled(answer)))) throw new Error("It is not paid yet. Look again in a moment.");
-      forgetKey(what);
-      done(answer);
+      method ||= entered ||= await keep(api, stripe, elements);
+      done(await payBy(method));
     } catch (error) {
       // What was refused is over: the next try is another one.
-      if (error instanceof Problem && error.status >= 400 && error.status < 500) forgetKey(what);
+      if (error instanceof Problem && error.status >= 400 && error.status < 500 && !error.body.retryable) {
+        forgetKey(what, method);
+        entered = "";
+      }
       setText(told, error instanceof Problem ? explain(error) : error.message);
       told.hidden = false;
     } finally {
@@ -114,32 +136,51 @@ async function act(stripe, answer) {
   if (error) throw new Error(error.message);
 }
 
-async function eventually(holds) {
+/** What it stands as when it is no longer open, or after a while. */
+async function settle(look) {
   const until = performance.now() + SETTLES_MS;
-  while (performance.now() < until) {
-    if (await holds()) return true;
+  let standsAs = await look();
+  while (standsAs === "open" && performance.now() < until) {
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    standsAs = await look();
   }
-  return false;
+  return standsAs;
 }
 
-// A purchase that was cut off is sent again under the key that it had, and so is charged once.
+// A purchase that was cut off is sent again under the key that it had, and so is charged once. A key is of one card: under
+// another one's it would be another request.
 const KEYS = "lectern.paying.";
 
-function keyOf(what) {
+function keyOf(what, method) {
+  const kept = keysOf(what);
+  kept[method] ??= newId();
+  keepKeys(what, kept);
+  return kept[method];
+}
+
+function forgetKey(what, method) {
+  const { [method]: _, ...kept } = keysOf(what);
+  keepKeys(what, kept);
+}
+
+function forgetKeys(what) {
+  keepKeys(what, {});
+}
+
+/** By method. @returns {Record<string, string>} */
+function keysOf(what) {
   try {
-    const kept = sessionStorage.getItem(KEYS + what) ?? newId();
-    sessionStorage.setItem(KEYS + what, kept);
-    return kept;
+    return JSON.parse(sessionStorage.getItem(KEYS + what)) ?? {};
   } catch {
-    return newId();
+    return {};
   }
 }
 
-function forgetKey(what) {
+function keepKeys(what, kept) {
   try {
-    sessionStorage.removeItem(KEYS + what);
+    if (Object.keys(kept).length) sessionStorage.setItem(KEYS + what, JSON.stringify(kept));
+    else sessionStorage.removeItem(KEYS + what);
   } catch {
-    // It was never kept.
+    // No room, or none is given: each try has a key of its own.
   }
 }

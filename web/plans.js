@@ -95,7 +95,11 @@ function subscribeForm(api, plan, billing_period, text, again) {
     currency: plan.currency,
     amount: Number(plan.prices[billing_period]),
     pay: (payment_method_id, key) => api.subscribe({ plan_name: plan.plan_name, billing_period, payment_method_id }, key),
-    settled: async (answer) => (await api.subscription(answer.id)).status === "active",
+    standing: async (answer) => {
+      const { status } = await api.subscription(answer.id);
+      if (status === "canceled") return "over";
+      return status === "incomplete" ? "open" : "paid";
+    },
     done: again,
   });
 }

@@ -79,9 +79,15 @@ class Report(Struct, tag="telemetry", tag_field="type", omit_defaults=True, gc=F
 
 
 class Telemetry(Report, tag="telemetry", tag_field="type", omit_defaults=True, gc=False, kw_only=True):
-    """A player's report, as a frame. `seq` counts 1, 2, 3, ... within a session; a REST frame may come without."""
+    """A player's report, as a REST frame: `seq` counts 1, 2, 3, ... within a session, or is not there."""
 
     position: Position
+
+
+class SocketTelemetry(Telemetry, tag="telemetry", tag_field="type", omit_defaults=True, gc=False, kw_only=True):
+    """A player's report. `seq` counts 1, 2, 3, ... within a session."""
+
+    seq: Seq
 
 
 class PlainCmcd(Cmcd, forbid_unknown_fields=True, omit_defaults=True, gc=False):
@@ -119,7 +125,7 @@ class BadFrame(ValueError):
         return f"{self.detail} at {self.pointer}" if self.pointer else self.detail
 
 
-_socket_decoder = msgspec.json.Decoder(Telemetry | Bye)
+_socket_decoder: msgspec.json.Decoder[SocketTelemetry | Bye] = msgspec.json.Decoder(SocketTelemetry | Bye)
 _plain_decoder = msgspec.json.Decoder(PlainTelemetry | Bye)
 _kept_decoder = msgspec.json.Decoder(Report)
 _encoder = msgspec.json.Encoder()
@@ -130,16 +136,16 @@ encode_frame: Callable[[Report], bytes] = _encoder.encode
 parse_kept_frame: Callable[[bytes], Report] = _kept_decoder.decode
 
 
-def parse_socket_frame(text: str | bytes) -> Telemetry | Bye:
+def parse_socket_frame(text: str | bytes) -> SocketTelemetry | Bye:
     """The message in one text frame.
 
     Raises:
         BadFrame: not a JSON object, an unknown type, or a member that is missing, of the wrong type or out of range.
     """
-    frame: Telemetry | Bye = _decode(_socket_decoder, text)
-    if isinstance(frame, Telemetry) and frame.seq is UNSET:
-        raise BadFrame("Object missing required field `seq`", "/seq")
-    return frame
+    try:
+        return _socket_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _offence(str(error)) from None
 
 
 def parse_plain_frame(text: str) -> PlainTelemetry | None:
@@ -154,17 +160,6 @@ def parse_plain_frame(text: str) -> PlainTelemetry | None:
 
 def parse_rest_frame(value: dict[str, Any]) -> Telemetry:
     """The telemetry in one member of a REST body; `type` and `seq` may be absent. Raises BadFrame."""
-    return _convert(value)
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], text: str | bytes) -> Any:
-    try:
-        return decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise _offence(str(error)) from None
-
-
-def _convert(value: dict[str, Any]) -> Telemetry:
     try:
         return msgspec.convert(value, Telemetry)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -292,4 +287,4 @@ class Error(Struct, tag="error", tag_field="type"):
 
 
 TO_PLAYER = (Hello, Ack, Decision, Token, Error)
-FROM_PLAYER = (Telemetry, Bye)
+FROM_PLAYER = (SocketTelemetry, Bye)

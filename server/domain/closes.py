@@ -27,9 +27,7 @@ CLOSES: dict[int, Close] = {
     4403: Close("The learner may not watch this any more.", "Nothing."),
     4404: Close("There is no such session, or it has ended.", "Begin a new session."),
     4409: Close("A newer socket of the same session is open.", "Nothing: the newest wins."),
-    4503: Close(
-        "Too many sockets (`server.max_sockets`), or too much to do (`server.full_share`).", "Come back with backoff."
-    ),
+    4503: Close("More sockets were opened at once than `server.max_sockets` lets in.", "Come back with backoff."),
     4508: Close("The player did not read for `sessions.slow_reader_s`.", "Come back with backoff."),
     4529: Close("Too many frames (`limits.telemetry`).", "Come back with backoff."),
 }

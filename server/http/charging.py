@@ -236,15 +236,17 @@ class Charging:
         return row
 
     async def look(self, job: Job) -> None:
-        """Ask about a purchase until it is settled here and there; in the end it is given up."""
+        """Ask about a purchase until it is settled here and there; in the end, and when its user has left, it is given
+        up."""
         row = await payments.get_transaction(self._database, transaction_id=UUID(job.payload["transaction_id"]))
         if row is None or row["status"] not in (*OPEN, "failed"):
             return
+        is_over = row["has_left"] or job.age_s > self._config.payments.abandoned_s
         async with self.putting_off(job):
             if row["status"] in OPEN and (intent := await self.find(row)) is not None:
                 row = await self.note(row["id"], intent)
             # What failed could be paid by another card as long as its intent is open.
-            if row["status"] == "failed" or (row["status"] in OPEN and job.age_s > self._config.payments.abandoned_s):
+            if row["status"] == "failed" or (row["status"] in OPEN and is_over):
                 row = await self.close(row)
         if row["status"] in OPEN:
             raise Again(self.pause_s(job))

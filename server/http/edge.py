@@ -44,6 +44,11 @@ class Edge:
                 break
         return address
 
+    def scheme(self, request: web.Request) -> str:
+        """`https` or `http`, by which the client asked: a trusted proxy that ends TLS tells by `X-Forwarded-Proto`."""
+        told = request.headers.get("X-Forwarded-Proto", "").lower()
+        return told if told in ("https", "http") and self._is_trusted(request.remote or "") else request.scheme
+
     def client_network(self, request: web.Request) -> str:
         """Whom a limit per address counts: an IPv4 address, or the /64 of an IPv6 one, of which anybody has plenty."""
         address = self.client_address(request)

@@ -5,7 +5,7 @@ costs more than all the rest. Here a text is first offered to whoever the socket
 the queue; what that one does not take goes into the queue as ever. Pings, closes, errors, backpressure and the parsing
 itself stay aiohttp's.
 
-This needs six names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
+This needs seven names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
 goes through the queue.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-from aiohttp import WebSocketError, WSMessage, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMessage, WSMsgType, web
 
 from server.http.upgrades import ServedResponse
 
@@ -62,6 +62,34 @@ class Inbox(WebSocketDataQueue):
             super().set_exception(exc, *cause)
 
 
+class _FirstFrame:
+    """Reads until the head of the first frame is there. A client masks every frame (RFC 6455, 5.1), of which aiohttp
+    takes no notice; one that does not do it at first never does, and nobody looks at the others."""
+
+    __slots__ = ("_head", "_inbox", "_protocol", "_reader")
+
+    def __init__(self, reader: WebSocketReader, inbox: Inbox, protocol: Any) -> None:
+        self._reader = reader
+        self._inbox = inbox
+        self._protocol = protocol
+        self._head = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """As the reader's own, which takes over from here on."""
+        self._head += data
+        if len(self._head) < 2:
+            return False, b""
+        if not self._head[1] & 0x80:
+            self._inbox.set_exception(WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame that is not masked"))
+            return True, b""
+        self._protocol._payload_parser = self._reader
+        return self._reader.feed_data(self._head)
+
+    def feed_eof(self) -> None:
+        """The connection has ended."""
+        self._reader.feed_eof()
+
+
 class DirectResponse(ServedResponse):
     """A WebSocketResponse whose texts are offered; set `offer` after `prepare`. Without compression or heartbeat."""
 
@@ -74,7 +102,7 @@ class DirectResponse(ServedResponse):
         assert loop is not None
         self.inbox = self._reader = Inbox(request.protocol, _QUEUE_BYTES, loop=loop)
         self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
-        request.protocol.set_parser(self._parser)
+        request.protocol.set_parser(_FirstFrame(self._parser, self.inbox, request.protocol))  # type: ignore[arg-type]
         request.protocol.keep_alive(False)
         request.protocol._parser = None  # no other request follows
 

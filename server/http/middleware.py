@@ -20,7 +20,6 @@ from server.http.errors import problem_of
 from server.http.keys import CONFIG, DRAINING, EDGE
 from server.http.problems import (
     DatabaseUnavailable,
-    MalformedRequest,
     OriginRefused,
     Problem,
     RedisUnavailable,
@@ -110,17 +109,14 @@ async def _answer(request: web.Request, handler: Handler, route: Route | None, i
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
-        problem = MalformedRequest("The body was cut off.") if _hung_up(request, error) else problem_of(error)
+        if isinstance(error, ConnectionError) and request.transport is None:
+            raise  # nobody is there to be answered, and that somebody leaves is no failure of ours
+        problem = problem_of(error)
         if problem is not error:
             _log_cause(request, route, problem, error)
         if request.get(STARTED):
             raise  # half an answer is out: aiohttp closes the connection
         return problem_response(problem, request.path, identifier)
-
-
-def _hung_up(request: web.Request, error: Exception) -> bool:
-    """Whether the client left in the middle of what it was sending, which is no failure of ours."""
-    return isinstance(error, ConnectionError) and isinstance(request.content.exception(), ConnectionError)
 
 
 def _log_cause(request: web.Request, route: Route | None, problem: Problem, error: Exception) -> None:

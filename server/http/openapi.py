@@ -160,6 +160,14 @@ class _Schemas:
             return {"$ref": REF.format(model=name)}
         return schema
 
+    def of_frames(self, annotation: Any) -> dict[str, Any]:
+        """The same of msgspec's types. Where nothing else could be meant a frame need not say its kind."""
+        (schema,), definitions = msgspec.json.schema_components([annotation], ref_template=REF.replace("model", "name"))
+        for definition in definitions.values():
+            definition["required"] = [member for member in definition["required"] if member != "type"]
+        self.definitions.update(definitions)
+        return schema
+
 
 def _operation(route: Route, name: str, names: Mapping[Route, str], schemas: _Schemas) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(route.handler.__doc__ or "").partition("\n")
@@ -250,6 +258,8 @@ _FILE = {"type": "string", "format": "binary", "description": "The content; its 
 def _request_body(route: Route, schemas: _Schemas) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in route.content}
     required = False
+    if route.reads is not None:
+        content["application/json"] = {"schema": schemas.of_frames(route.reads)}
     if route.body is not None:
         content["application/json"] = {"schema": schemas.of(route.body)}
         required = any(info.is_required() for info in route.body.model_fields.values())

@@ -196,6 +196,8 @@ class Route:
     rate: str | None = None
     # Content types of a body that the handler reads by itself, when it is not (only) `body` as JSON.
     content: tuple[str, ...] = ()
+    # What is in such a body when it is JSON, in msgspec's types: for the documents.
+    reads: Any = None
     # What a finished response of the handler's own making contains.
     produces: str = "application/json"
     # How long the handler may take, or what says it by the settings; None: `server.handler_timeout_s`.

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 PROTOCOL = "lectern.v1"
 BEARER = "bearer."
+# Of WebSockets: RFC 6455's, and two drafts that differ in nothing that is looked at.
+VERSIONS = "13", "8", "7"
 SEND_BUFFER = 64 * 1024
 # Bytes that wait in the process for one slow reader; above it acknowledgements and decisions wait in their slots.
 OUTBOX = 16 * 1024
@@ -60,6 +62,8 @@ UNANNOUNCED = frozenset({1002, 1003, 1007, 1009})
 CREDENTIALS_OVER = 4401
 # The bad frame that ends a socket; those before it are answered.
 OFFENCES = 3
+# What aiohttp finds wrong with a frame, when it is no offence against the protocol itself.
+_FAULTS = {1007: "not_utf8", 1009: "too_big"}
 # Only what is in the table of close codes may be sent.
 _CLOSED = {code: metrics.SOCKET_CLOSES.labels(str(code)) for code in CLOSES}
 
@@ -78,7 +82,7 @@ def _is_whole(request: web.Request) -> bool:
     """Whether the headers of an opening (RFC 6455) are there and can be read."""
     try:
         return bool(web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(request))
-    except ValueError:  # a key or version of other bytes than ASCII
+    except ValueError:  # a key of other bytes than ASCII
         return False
 
 
@@ -88,8 +92,10 @@ def check_opening(request: web.Request) -> str:
     Raises UpgradeRequired, MalformedRequest, TokenInQuery, SubprotocolRequired, OriginRefused, NotReady, Overloaded,
     Unauthorized.
     """
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise UpgradeRequired(headers={"Upgrade": "websocket", "Connection": "Upgrade"})
+    version = request.headers.get("Sec-WebSocket-Version", VERSIONS[0])
+    if request.headers.get("Upgrade", "").lower() != "websocket" or version not in VERSIONS:
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": VERSIONS[0]}
+        raise UpgradeRequired(headers=upgrade)
     if "token" in request.query or "access_token" in request.query:
         raise TokenInQuery
     offered = [p.strip() for p in ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")]
@@ -161,6 +167,8 @@ class Sockets:
         metrics.SOCKETS.labels(kind).inc()
         if self.hurried:  # its opening began before
             accepted.send_away()
+        elif len(self._open) > self.config.server.max_sockets:  # others that were opening with it were quicker
+            accepted.end(4503, "overloaded", random.randint(*RETRY_MS))  # noqa: S311 - not a secret
         return accepted
 
     def hurry(self) -> None:
@@ -290,7 +298,8 @@ class Socket:
                 elif message.type is WSMsgType.BINARY:
                     self.end(1003, "not_text")
                 elif message.type is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
-                    self.end(message.data.code, "protocol_error")  # but for an aiohttp that has closed already
+                    code = message.data.code
+                    self.end(code, _FAULTS.get(code, "protocol_error"))  # but for an aiohttp that has closed already
                     return
                 elif message.type is not WSMsgType.PONG:
                     return  # closed by either side

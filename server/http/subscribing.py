@@ -162,15 +162,21 @@ class Subscribing:
 
     async def _unfinished(self, row: Record, found: Subscription) -> tuple[Record, Intent | None]:
         """The payment that its customer has to approve; a declined one ends the subscription."""
-        invoice = found.invoice
-        intent = await self._charging.gateway.get_intent(invoice.intent_id) if invoice and invoice.intent_id else None
+        intent = await self._payment(found)
         if intent is not None and intent.status == "requires_action":
             return row, intent
         if intent is not None and intent.status == "succeeded":  # in this very moment
             return await self._sync(row["id"]), None
-        failure = (intent and intent.failure_code) or "card_declined"
+        return await self._end_declined(row, (intent and intent.failure_code) or "card_declined"), None
+
+    async def _payment(self, found: Subscription) -> Intent | None:
+        """By which its latest invoice is, or was to be, paid."""
+        invoice = found.invoice
+        return await self._charging.gateway.get_intent(invoice.intent_id) if invoice and invoice.intent_id else None
+
+    async def _end_declined(self, row: Record, failure: str) -> Record:
         await subscriptions.note_failure(self._database, subscription_id=row["id"], failure_code=failure)
-        return await self._cancel(row), None
+        return await self._cancel(row)
 
     async def _subscribe(self, row: Record) -> tuple[Subscription | None, str | None]:
         """What Stripe has begun, or why it has not."""
@@ -329,8 +335,16 @@ class Subscribing:
             if found is None:
                 return row
             if await self._note(row, found, asked_at):
-                return await self._row(subscription_id)
+                return await self._end_if_refused(await self._row(subscription_id), found)
         raise Overtaken("others are told of this subscription all the time")
+
+    async def _end_if_refused(self, row: Record, found: Subscription) -> Record:
+        """One whose bank has refused what its customer was asked ends: Stripe would wait a day for another card, and
+        meanwhile nothing else could be begun."""
+        intent = await self._payment(found) if row["status"] == "incomplete" else None
+        if intent is None or intent.status != "requires_payment_method" or intent.failure_code is None:
+            return row
+        return await self._end_declined(row, intent.failure_code)
 
     async def _write(self, row: Record, found: Subscription, asked_at: Any) -> Record:
         """What an answer says, or what is newer."""

@@ -95,7 +95,9 @@ UPDATE transactions SET canceled_at = now(), idempotency_key = NULL
 WHERE id = :transaction_id AND transaction_reference IS NULL AND status = 'pending';
 
 -- name: get_transaction(transaction_id)^
-SELECT * FROM transactions WHERE id = :transaction_id;
+-- With whether its user has left.
+SELECT t.*, EXISTS (SELECT 1 FROM users AS u WHERE u.id = t.user_id AND u.erased_at IS NOT NULL) AS has_left
+FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: lock_transaction(transaction_id)^
 SELECT t.*, c.stripe_id AS customer

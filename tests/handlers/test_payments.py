@@ -342,3 +342,11 @@ async def test_who_left_has_no_card_any_more_and_what_was_paid_stays(shop: Shop,
     assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
     await shop.once(lambda: sql.fetchval("SELECT count(*) FROM payment_methods"), lambda count: count == 0)
     assert await sql.fetchval("SELECT status FROM transactions") == "succeeded"
+
+
+async def test_who_left_is_charged_for_nothing_that_waits_for_the_bank(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    assert (await shop.buy(ada)).status == 202
+    assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+    await shop.once(lambda: sql.fetchval("SELECT status FROM transactions"), lambda status: status == "canceled")
+    assert await shop.stripe.ledger() == []

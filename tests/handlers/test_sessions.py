@@ -140,6 +140,18 @@ async def test_a_session_tells_a_player_all_it_needs(player: Player) -> None:
     }  # fmt: skip
 
 
+async def test_who_came_by_tls_is_told_a_socket_by_tls(postgres_dsn: str, redis_url: str) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    async with serving(settings(postgres_dsn, redis_url, server={"trusted_proxies": ["127.0.0.1/32"]})) as client:
+        player = Player(client, lecture, user_id)
+        for proto, scheme in (("https", "wss"), ("http", "ws")):
+            proxied = player.headers | {"X-Forwarded-Proto": proto, "Host": "learn.example"}
+            answer = await client.post(f"/api/videos/{lecture.video_id}/sessions", json={}, headers=proxied)
+            session = await answer.json()
+            assert session["ws_url"] == f"{scheme}://learn.example/api/videos/ws/{session['session_id']}"
+
+
 async def test_frames_are_acknowledged_applied_and_saved(player: Player) -> None:
     session = await player.new_session()
     wire = await player.open(session)
@@ -265,21 +277,30 @@ async def test_unknown_members_and_keys_are_ignored(player: Player) -> None:
     await wire.acked(1)
 
 
+async def send_bare(socket: Any, sent: bytes) -> None:
+    """These very bytes."""
+    socket._response.connection.transport.write(sent)
+
+
 @pytest.mark.parametrize(
-    ("send", "code"),
+    ("send", "code", "reason"),
     [
-        (lambda s: s.send_bytes(b"{}"), 1003),
-        (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009),
-        (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007),
-        (lambda s: s._writer.send_frame(b"x", 3), 1002),
+        (lambda s: s.send_bytes(b"{}"), 1003, "not_text"),
+        (lambda s: s.send_str('{"x":"' + "y" * 16_400 + '"}'), 1009, "too_big"),
+        (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007, "not_utf8"),
+        (lambda s: s._writer.send_frame(b"x", 3), 1002, "protocol_error"),
+        (lambda s: send_bare(s, b"\x81\x02{}"), 1002, "protocol_error"),  # not masked
     ],
 )
 async def test_what_is_no_text_frame_closes_with_the_protocols_code(
-    player: Player, send: Callable[[Any], Awaitable[None]], code: int
+    player: Player, send: Callable[[Any], Awaitable[None]], code: int, reason: str
 ) -> None:
     wire = await player.open(await player.new_session())
     await send(wire.socket)
-    assert await wire.close_code() == code
+    async with asyncio.timeout(30):
+        while (message := await wire.socket.receive()).type is WSMsgType.TEXT:
+            pass
+    assert (message.data, message.extra, wire.socket.close_code) == (code, reason, code)
 
 
 async def test_a_frame_may_have_16384_bytes_and_no_more(player: Player) -> None:
@@ -343,8 +364,12 @@ async def test_openings_that_are_not_right_are_refused_before_the_upgrade(player
     assert await refusal(player, mine, protocols=good, headers={"Origin": "https://evil.example"}) == 403
     assert await refusal(player, uuid4(), protocols=("lectern.v1", f"bearer.{player.token}")) == 404
     plain = await player.client.get(f"/api/videos/ws/{mine}", headers=player.headers)
-    assert plain.status == 426
-    assert (await plain.json())["code"] == "upgrade_required"
+    opening = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    other_version = {"Sec-WebSocket-Version": "25", "Sec-WebSocket-Protocol": ", ".join(good)}
+    later = await player.client.get(f"/api/videos/ws/{mine}", headers=opening | other_version)
+    for answer in (plain, later):
+        assert (answer.status, (await answer.json())["code"]) == (426, "upgrade_required")
+        assert (answer.headers["Upgrade"], answer.headers["Sec-WebSocket-Version"]) == ("websocket", "13")
 
 
 async def test_an_access_token_opens_ones_own_session_and_nobody_elses(player: Player, postgres_dsn: str) -> None:
@@ -541,6 +566,31 @@ async def test_frames_by_rest_and_openings_are_limited_per_session(postgres_dsn:
             await player.open(first)
         assert refused_opening.value.status == 429
         await player.open(second)
+
+
+async def test_a_process_holds_so_many_sockets_and_no_more_however_they_come(postgres_dsn: str, redis_url: str) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    user_id = await make_learner(postgres_dsn, lecture.course_id)
+    many = FAST | {"max_live_per_user": 9}
+    async with serving(settings(postgres_dsn, redis_url, sessions=many, server={"max_sockets": 2})) as client:
+        player = Player(client, lecture, user_id)
+        made = [await player.new_session() for _ in range(6)]
+        answers = await asyncio.gather(*map(player.open, made), return_exceptions=True)
+        wires = [answer for answer in answers if isinstance(answer, Wire)]
+        refused = [answer.status for answer in answers if isinstance(answer, WSServerHandshakeError)]
+        inside = [wire for wire in wires if wire.hello["type"] == "hello"]
+        late = [wire for wire in wires if wire not in inside]
+        assert (len(inside), len(refused) + len(late), set(refused) <= {503}) == (2, 4, True)
+        for wire in late:
+            assert (wire.hello["type"], wire.hello["code"], wire.hello["retry_ms"] > 0) == ("bye", 4503, True)
+            assert await wire.close_code() == 4503
+        for wire in inside:
+            await wire.send(frame(1, 1.0))
+            await wire.acked(1)
+        with pytest.raises(WSServerHandshakeError) as full:
+            await player.open(made[0])
+        assert full.value.status == 503
+        assert "Retry-After" in (full.value.headers or {})
 
 
 # CMCD, as players send it by themselves -------------------------------------------------------------------------------

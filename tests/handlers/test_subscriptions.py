@@ -193,6 +193,21 @@ async def test_one_that_the_bank_asks_about_begins_when_it_is_approved(shop: Sho
     assert await amounts(ada) == ["9.00"]
 
 
+@pytest.mark.parametrize(
+    ("card", "approved"), [("threeDSecure2Required", False), ("threeDSecureRequiredChargeDeclined", True)]
+)
+async def test_one_that_the_bank_refuses_ends_and_another_may_begin(shop: Shop, card: str, approved: bool) -> None:
+    ada = await shop.customer("ada", card)
+    answer = await subscribe(ada)
+    assert answer.status == 202
+    await shop.stripe.approve(answer.body["client_secret"].partition("_secret_")[0], approved=approved)
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    good = await shop.add_card(ada, "visa")
+    assert (await subscribe(ada, payment_method_id=good["id"])).status == 201
+    assert await amounts(ada) == ["9.00"]
+
+
 async def test_one_that_nobody_approves_is_given_up(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada", "threeDSecure2Required")
     assert (await subscribe(ada)).status == 202

@@ -70,6 +70,13 @@ async def test_a_course_is_bought_with_a_test_card_and_played(system: System, pa
         await card.locator("#offered").select_option("4000000000000341")
         await page.click("text=Buy for $49.00")
         await page.wait_for_selector("text=The card was declined, and nothing was charged.")
+        # Then one whose bank asks, on a page of its own, and is not answered.
+        await card.locator("#offered").select_option("4000000000003220")
+        await page.click("text=Buy for $49.00")
+        await page.get_by_role("button", name="Approve").wait_for()
+        await page.goto(f"{system.local_address}/#/courses/{course['id']}")
+        await page.click("text=Start learning")
+        await page.get_by_label("Another card").check()
         await card.locator("#offered").select_option("4242424242424242")
         await page.click("text=Buy for $49.00")
         await page.wait_for_url(f"**/#/lectures/{lecture['id']}")
@@ -80,8 +87,12 @@ async def test_a_course_is_bought_with_a_test_card_and_played(system: System, pa
         await page.click("text=Subscribe for $9.00 a month")
         await page.get_by_label("Another card").check()
         await card.locator("#offered").select_option("4000000000003220")
-        await page.click("text=Pay $9.00 a month")
-        await page.frame_locator("iframe[title='Your bank asks']").get_by_role("button", name="Approve").click()
+        bank = page.frame_locator("iframe[title='Your bank asks']")
+        for answer in ("Decline", "Approve"):
+            await page.click("text=Pay $9.00 a month")
+            await bank.get_by_role("button", name=answer).click()
+            if answer == "Decline":
+                await page.wait_for_selector("text=The bank refused it, and nothing was charged.")
         mine = page.get_by_role("region", name="Your subscription")
         await mine.wait_for()
         await page.click("text=Cancel it")

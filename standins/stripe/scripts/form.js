@@ -2,6 +2,7 @@
 const field = (id) => document.getElementById(id);
 
 field("offered").addEventListener("change", ({ target }) => (field("number").value = target.value));
+field("card").addEventListener("input", () => window.parent.postMessage("changed", "*"));
 field("card").addEventListener("submit", (event) => event.preventDefault());
 
 function check() {

@@ -3,7 +3,7 @@
  *
  *   const stripe = Stripe(publishableKey);
  *   const elements = stripe.elements({ mode: "payment", currency: "usd", amount: 4900 });
- *   elements.create("payment").mount(node);
+ *   elements.create("payment").on("change", () => {}).mount(node);
  *   await elements.submit();                                  // {error?}
  *   await stripe.createPaymentMethod({ elements });           // {paymentMethod} or {error}
  *   await stripe.handleNextAction({ clientSecret });          // {paymentIntent} or {error}
@@ -43,6 +43,11 @@
 
     on(event, listener) {
       if (event === "ready") this.loaded.then(() => listener({ elementType: "payment" }));
+      if (event === "change") {
+        window.addEventListener("message", ({ origin: from, source, data }) => {
+          if (from === origin && source === this.frame.contentWindow && data === "changed") listener({ elementType: "payment" });
+        });
+      }
       return this;
     }
   }

@@ -38,3 +38,13 @@ def test_every_socket_says_what_it_takes_and_says(document: dict[str, Any]) -> N
             assert message["summary"], message
             schema = {**message["payload"], "components": document["components"]}
             assert jsonschema_rs.validator_for(schema).is_valid({"type": "nonsense"}) is False
+
+
+@pytest.mark.parametrize("missing", ["type", "seq", "position"])
+def test_a_report_is_asked_for_whole(document: dict[str, Any], missing: str) -> None:
+    messages = document["channels"]["open_session_socket"]["messages"]
+    [report] = [message for message in messages.values() if message["name"] == "telemetry"]
+    validator = jsonschema_rs.validator_for({**report["payload"], "components": document["components"]})
+    frame = {"type": "telemetry", "seq": 1, "position": 1.0, "cmcd": {"bl": [5800], "x-own": 1}}
+    assert validator.is_valid(frame)
+    assert not validator.is_valid({name: value for name, value in frame.items() if name != missing})

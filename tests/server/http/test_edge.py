@@ -39,6 +39,18 @@ def test_without_trusted_proxies_the_header_is_ignored() -> None:
     assert edge().client_address(request("10.0.0.1", {"X-Forwarded-For": "1.2.3.4"})) == "10.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("peer", "told", "scheme"),
+    [
+        ("10.0.0.1", "https", "https"), ("10.0.0.1", "HTTPS", "https"), ("10.0.0.1", "gopher", "http"),
+        ("10.0.0.1", None, "http"), ("203.0.113.9", "https", "http"),
+    ],
+)  # fmt: skip
+def test_only_trusted_proxies_say_that_the_client_came_by_tls(peer: str, told: str | None, scheme: str) -> None:
+    headers = {"X-Forwarded-Proto": told} if told else {}
+    assert edge(trusted_proxies=["10.0.0.0/8"]).scheme(request(peer, headers)) == scheme
+
+
 def test_what_a_proxy_on_this_host_sends_is_not_local() -> None:
     assert edge().is_local(request("127.0.0.1"))
     assert edge().is_local(request("::1"))

@@ -62,6 +62,13 @@ async def socket(call: Call[None]) -> web.StreamResponse:
     return ws
 
 
+@routes.socket("/late", role=ANONYMOUS, rate=None)
+async def late_socket(call: Call[None]) -> web.StreamResponse:
+    while call.request.transport is not None:  # noqa: ASYNC110  # nothing tells us
+        await asyncio.sleep(0.01)
+    return await socket(call)
+
+
 @pytest.fixture
 async def client() -> AsyncIterator[AppClient]:
     app = bare_app(
@@ -109,20 +116,31 @@ async def test_an_unforeseen_error_says_nothing_but_its_id_and_is_counted(client
     assert metrics.HTTP_UNFORESEEN.labels("/broken")._value.get() == before + 1
 
 
-async def test_who_hangs_up_in_the_middle_of_a_body_is_no_failure_of_ours() -> None:
-    cut_off, unforeseen = metrics.HTTP_REQUESTS.labels("POST", "/text", "400"), metrics.HTTP_UNFORESEEN.labels("/text")
-    before = cut_off._value.get(), unforeseen._value.get()
+OPENING = (
+    b"GET /late HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent"),
+    [("POST", "/text", b"POST /text HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"), ("GET", "/late", OPENING)],
+    ids=["in the middle of a body", "before its socket is open"],
+)
+async def test_who_hangs_up_is_no_failure_of_ours(method: str, path: str, sent: bytes) -> None:
+    left, unforeseen = metrics.HTTP_REQUESTS.labels(method, path, "499"), metrics.HTTP_UNFORESEEN.labels(path)
+    before = left._value.get(), unforeseen._value.get()
     runner = web.AppRunner(bare_app(routes))  # unlike a TestServer it ends no handler whose client is gone
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         _, writer = await asyncio.open_connection(*runner.addresses[0])
-        writer.write(b"POST /text HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        writer.write(sent)
         await writer.drain()
         writer.close()
         async with asyncio.timeout(30):
-            while cut_off._value.get() == before[0]:  # noqa: ASYNC110  # nothing tells us
+            while left._value.get() == before[0]:  # noqa: ASYNC110  # nothing tells us
                 await asyncio.sleep(0.01)
     finally:
         await runner.cleanup()

@@ -2,9 +2,12 @@ import json
 import re
 from typing import Any
 
+import jsonschema_rs
+import pytest
 from msgspec import Struct
 from pydantic import BaseModel, Field
 
+from handlers import sessions
 from server.http import health, openapi, pages
 from server.http.problems import REGISTRY, CourseNotFound
 from server.http.routing import ADMIN, PUBLIC, STUDENT, Body, Call, Change, Routes
@@ -154,6 +157,22 @@ def test_a_public_route_may_be_called_with_and_without_a_token() -> None:
 
 def test_the_problem_schema_knows_every_code() -> None:
     assert document()["components"]["schemas"]["Problem"]["properties"]["code"]["enum"] == sorted(REGISTRY)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_fine"),
+    [
+        ({"position": 1}, True), ({"type": "telemetry", "seq": 1, "position": 1.5, "cmcd": {"x-own": 1}}, True),
+        ([{"position": 1}] * 100, True), ([{"position": 1}] * 101, False),
+        ({"seq": 1}, False), ({"position": -1}, False),
+        ({"type": "bye", "position": 1}, False), ([{"position": 1, "cmcd": []}], False),
+    ],
+)  # fmt: skip
+def test_what_a_player_reports_by_rest_is_told(body: Any, is_fine: bool) -> None:
+    told = openapi.openapi(sessions.routes.routes)
+    content = told["paths"]["/api/videos/sessions/{session_id}/network"]["post"]["requestBody"]["content"]
+    schema = {**content["application/json"]["schema"], "components": told["components"]}
+    assert jsonschema_rs.validator_for(schema).is_valid(body) is is_fine
 
 
 def test_a_socket_is_in_both_documents_with_its_frames() -> None:

@@ -1,0 +1,104 @@
+"""The form that pays: under which keys it sends what, whatever becomes of an answer."""
+
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Page
+
+from tests.web.stage import until
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+# The form before a server and a Stripe that do what `answers` and `standings` say, else it is paid.
+FORM = """async () => {
+    const { checkout } = await import("/web/checkout.js");
+    const { Problem } = await import("/web/api.js");
+    window.till = { sent: [], kept: [], answers: [], standings: [], changed: () => {}, done: false };
+    window.Stripe = () => ({
+        elements: () => ({
+            create: () => ({ on: (event, told) => (window.till[event + "d"] = told), mount() {} }),
+            submit: async () => ({}),
+        }),
+        createPaymentMethod: async () => ({ paymentMethod: { id: `pm_${window.till.kept.length + 1}` } }),
+        handleNextAction: async () => ({}),
+    });
+    const card = (id) => ({ id, brand: "visa", card_last_four: "4242", card_expiry: "12/2034", is_default: false });
+    const api = {
+        paymentProvider: async () => ({ publishable_key: "pk", script_url: "/web/stripe-of-this-test.js" }),
+        paymentMethods: async () => [card("one"), card("two")],
+        addPaymentMethod: async (token) => (window.till.kept.push(token), { id: token }),
+    };
+    document.body.append(await checkout({
+        api, action: "Pay", what: "course.1", currency: "usd", amount: 49,
+        pay: async (method, key) => {
+            window.till.sent.push([method, key]);
+            const [status, body] = window.till.answers.shift() ?? [201];
+            if (status < 200 || status >= 400) throw new Problem(status, body ?? {});
+            return { client_secret: status === 202 ? "secret" : null };
+        },
+        standing: async () => window.till.standings.shift() ?? "paid",
+        done: () => (window.till.done = true),
+    }));
+}"""
+
+
+class Till:
+    """The form, and who pays at it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    async def pay(self, card: str, *answers: list[Any], standings: list[str] | None = None) -> list[tuple[str, str]]:
+        """Pay by a card ("" is the one in Stripe's form) and be answered so; what was sent, and under which keys."""
+        await self.page.evaluate("(told) => Object.assign(till, told, { sent: [] })",
+                                 {"answers": answers, "standings": standings or []})  # fmt: skip
+        await self.page.check(f"input[value='{card}']")
+        await self.page.click("button[type=submit]")
+        await until(self.page, "!document.querySelector('button[type=submit]').disabled")
+        return [tuple(each) for each in await self.page.evaluate("till.sent")]
+
+    async def told(self) -> str:
+        """What the form says to who pays."""
+        return await self.page.inner_text("[role=alert]")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def till(origin: str, page: Page) -> Till:
+    await page.route(
+        "**/web/stripe-of-this-test.js", lambda route: route.fulfill(body="", content_type="text/javascript")
+    )
+    await page.goto(f"{origin}/bare")
+    await page.evaluate(FORM)
+    return Till(page)
+
+
+async def test_what_was_cut_off_is_sent_again_under_its_key_and_another_card_under_its_own(till: Till) -> None:
+    [(_, first)] = await till.pay("one", [503])
+    [(_, second)] = await till.pay("two", [503])
+    assert first != second
+    assert await till.pay("one", [0]) == [("one", first)]
+    assert await till.pay("two", [409, {"code": "idempotency_key_in_use", "retryable": True}]) == [("two", second)]
+    assert await till.pay("two", [402, {"code": "card_declined"}]) == [("two", second)]
+    [(_, third)] = await till.pay("two")
+    assert third not in (first, second)
+    assert await till.page.evaluate("till.done && sessionStorage.length === 0")
+
+
+async def test_a_new_card_is_kept_once_and_sent_again_as_long_as_it_is_the_same(till: Till) -> None:
+    [(card, key)] = await till.pay("", [503])
+    assert await till.pay("", [503]) == [(card, key)]
+    await till.page.evaluate("till.changed()")
+    [(another, other_key)] = await till.pay("", [402, {"code": "card_declined"}])
+    assert (another, other_key) != (card, key)
+    await till.pay("")
+    assert await till.page.evaluate("till.kept") == ["pm_1", "pm_2", "pm_3"]
+
+
+async def test_what_the_bank_has_refused_is_begun_anew(till: Till) -> None:
+    [(_, key)] = await till.pay("one", [202], standings=["open", "over"])
+    assert await till.told() == "The bank refused it, and nothing was charged."
+    # Under its key the first answer comes once more.
+    again, anew = await till.pay("one", [202], [201], standings=["over", "paid"])
+    assert (again, anew[0], anew[1] != key) == (("one", key), "one", True)
+    assert await till.page.evaluate("till.done")
