@@ -2,7 +2,8 @@
 -- Of what the viewer may be told: the pieces that share most with the question's words, those whose embeddings are nearest
 -- to its own (NULL: none is asked for), and how much of either. `words` is Okapi's BM25, with the rarity of words within
 -- what is searched, as a share of what a piece can have that is full of them all; `cosine` is NULL for pieces that `model`
--- has not embedded, or by zeros, which are near nothing. Of a lecture or two all pieces are given: what stands beside a find may be what was meant.
+-- has not embedded, or by zeros, which are near nothing. Of a lecture or two all pieces are given: what stands beside a
+-- find may be what was meant.
 WITH scope AS MATERIALIZED (
     SELECT * FROM readable_sources(:viewer_id, :viewer_role, :course_id, :lecture_id)
 ), asked AS MATERIALIZED (
