@@ -513,7 +513,8 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
     if mail_configured(config) and not config.server.public_url:
         log.warning("links_in_mails_lead_here", address=page_address(config, ""))
     mailer = Mailer(config)
-    post, digest = mails.Post(config, app[DATABASE], mailer), Digests(config, app[DATABASE], mailer)
+    post = mails.Post(config, app[DATABASE], mailer, app[LIMITER])
+    digest = Digests(config, app[DATABASE], mailer)
     ours = {
         uploads.LOOK: uploads.looker(app),
         uploads.REMOVE: files.remover(app),
