@@ -214,6 +214,7 @@ async def test_lists_are_narrowed_by_creator_price_and_words(teacher: Person, pe
         ('"joins and indexes"', ["Databases"]), ('"indexes and joins"', []),
         ("кошки or cafe", ["Кошки", "Kaffee"]), ("joins -queries", []), ("joins -cafe", ["Databases"]),
         ("  ", ["Кошки", "Kaffee", "Databases"]), ("&|!():*<->'", []), ("\\", []),
+        ("-" * 200, []), ("joins " + "- " * 97, ["Databases"]),
     ],
 )  # fmt: skip
 async def test_words_are_found_in_any_language_case_and_spelling(
