@@ -1,4 +1,4 @@
-"""Whatever somebody types to find a course or a topic can be looked for."""
+"""Whatever somebody types to find a course or a topic can be looked for, and whatever is written is soon found."""
 
 from collections.abc import AsyncIterator
 from typing import TypeAlias
@@ -54,3 +54,18 @@ async def test_a_dash_excludes_what_stands_right_behind_it(sql: Sql, typed: str,
 async def test_a_dash_within_a_word_joins_it(sql: Sql) -> None:
     assert "'well-known'" in await understood(sql, "well-known")
     assert await understood(sql, "a -b") != await understood(sql, "a b")
+
+
+@pytest.mark.parametrize("piece", ["a_", "1_", "9@e", "a-1.5", "/.", "a_b_c_d@e_f", "http://a_"])
+async def test_no_text_is_read_for_long(sql: Sql, piece: str) -> None:
+    await sql.execute("SET statement_timeout = '20 s'")
+    assert await sql.fetchval("SELECT words_of($1) IS NOT NULL", (piece * 40_000)[:40_000])
+
+
+LONG_NAME = "max_" + "_".join("abcdefghijklmnopqrstuvwxyz")
+
+
+@pytest.mark.parametrize("typed", [LONG_NAME, "parallel", "ada@example.com", "a.bc/d_e_f"])
+async def test_names_with_underscores_and_addresses_are_found_as_they_are_written(sql: Sql, typed: str) -> None:
+    text = f"Set {LONG_NAME}, run in parallel, or ask ada@example.com at http://a.bc/d_e_f"
+    assert await sql.fetchval("SELECT words_of($1) @@ wanted_words($2)", text, typed)
