@@ -5,13 +5,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from aiohttp import web
 from pydantic import BaseModel, Field
 
 from server.data.answers import answers_key
-from server.data.db import Record, queries
+from server.data.db import Connection, Record, queries
+from server.data.jobs import Job, add_job
 from server.data.streams import REDIS_AWAY
 from server.http import mails
-from server.http.keys import CLOCK, EDGE, PASSWORDS, REDIS, REVOCATION
+from server.http.keys import CLOCK, DATABASE, EDGE, PASSWORDS, REDIS, REVOCATION
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
 from server.http.problems import (
@@ -31,6 +33,11 @@ account = queries("account")
 personal = queries("personal")
 
 EXPORT_TIMEOUT_S = 20.0
+
+# Jobs that erase once more, when whatever had begun before somebody left is over: what takes longest to arrive, and so
+# much beyond it.
+LEFTOVERS = "leftovers"
+BEYOND_S = 60.0
 
 
 class AccountChange(Change):
@@ -146,18 +153,37 @@ async def export_me(call: Call[None]) -> Reply:
     rate="auth",
 )
 async def erase_me(call: Call[Farewell]) -> None:
-    """Leave: nothing says any more who it was. Courses one made, and what was paid, stay without a name."""
+    """Leave: nothing says any more who it was. Courses one made, and what was paid, stay without a name.
+
+    What one's other devices were just sending goes too, some minutes later.
+    """
     user = await _own_account(call, call.body.current_password)
+    over_in_s = call.config.files.receive_timeout_s + BEYOND_S
     async with call.db.transaction() as tx:
         await account.lock_account(tx, user_id=user["id"])
-        for name, query in personal.statements.items():
-            if name.startswith("erase_"):
-                await query(tx, user_id=user["id"])
+        await _erase_rows(tx, user["id"])
         await account.erase_account(tx, user_id=user["id"])
+        await add_job(tx, LEFTOVERS, in_s=over_in_s, user_id=str(user["id"]))
     # What the tutor said last is on its way there for a while; with Redis away it goes by itself (`chat.stream_ttl_s`).
     with suppress(*REDIS_AWAY):
         await call.app[REDIS].delete(answers_key(user["id"]))
     await call.app[REVOCATION].announce(user["id"])
+
+
+def leftovers_eraser(app: web.Application) -> Any:
+    """The work of jobs of the kind LEFTOVERS: rows that were written while their user left."""
+
+    async def erase(job: Job) -> None:
+        async with app[DATABASE].transaction() as tx:
+            await _erase_rows(tx, UUID(job.payload["user_id"]))
+
+    return erase
+
+
+async def _erase_rows(tx: Connection, user_id: UUID) -> None:
+    for name, query in personal.statements.items():
+        if name.startswith("erase_"):
+            await query(tx, user_id=user_id)
 
 
 async def _own_account(call: Call[Any], password: str) -> Record:

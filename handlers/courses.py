@@ -1,6 +1,7 @@
 """Courses and their lectures."""
 
 from collections import Counter
+from collections.abc import Collection
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -212,7 +213,8 @@ async def create_course(call: Call[NewCourse]) -> Record:
     members = call.body.model_dump()
     if members["currency"] is None:
         members["currency"] = _default_currency(call)
-    members["price"] = _check_price(call, members.pop("price"), members["currency"], members.pop("is_free"))
+    currencies = call.config.payments.currencies
+    members["price"] = _check_price(members.pop("price"), members["currency"], members.pop("is_free"), currencies)
     picture_id = members.pop("thumbnail_file_id")
     async with call.db.transaction() as tx:
         course_id = await courses.insert_course(tx, creator_id=call.user.id, **members)
@@ -266,7 +268,11 @@ async def update_course(call: Call[CourseChange]) -> Record:
         course = await _lock_own_course(call, tx, "course_changed")
         names = ("title", "description", "thumbnail_url", "price", "currency", "status")
         members = {name: course[name] for name in names} | call.body.model_dump(exclude_unset=True)
-        members["price"] = _check_price(call, str(members["price"]), members["currency"], members.pop("is_free", None))
+        # Its own it keeps, also where it is no longer offered.
+        currencies = {*call.config.payments.currencies, course["currency"]}
+        members["price"] = _check_price(
+            str(members["price"]), members["currency"], members.pop("is_free", None), currencies
+        )
         has_new_url = members["thumbnail_url"] != course["thumbnail_url"]
         if has_new_url and (members["thumbnail_url"] or "").startswith(OWN_PICTURES):
             raise ValidationFailed.at("/thumbnail_url", NO_ADDRESS)
@@ -513,11 +519,11 @@ def _default_currency(call: Call[Any]) -> str:
     return "usd" if "usd" in currencies else currencies[0]
 
 
-def _check_price(call: Call[Any], price: str, currency: str, is_free: bool | None) -> Decimal:
+def _check_price(price: str, currency: str, is_free: bool | None, currencies: Collection[str]) -> Decimal:
     """The price, when it, its currency and `is_free` agree. Raises ValidationFailed."""
     pointer = "/currency"
     try:
-        check_currency(currency, call.config.payments.currencies)
+        check_currency(currency, currencies)
         pointer = "/price"
         amount = parse_price(price, currency)
     except NotAPrice as fault:

@@ -149,7 +149,8 @@ class WholeTopic(Topic):
 async def list_topics(call: Call[None]) -> dict[str, Any]:
     """The topics of a course: pinned ones first, then by last activity; with `q` the best match first.
 
-    Who reads on page by page sees every topic once, in the order of the first page, whatever is written meanwhile.
+    Who reads on page by page without `q` sees every topic once, in the order of the first page, whatever is posted
+    meanwhile.
     """
     course = await _get_course(call, call.db, call.path.course_id)
     if course is None:

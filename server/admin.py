@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -18,10 +19,14 @@ from redis.backoff import NoBackoff
 
 from actors.restoring import Restorer
 from server import admin_accounts, admin_payments
+from server.admin_accounts import count_of_lines
 from server.config import Config, ConfigError, load_config
 from server.data.db import DATABASE_AWAY, Database
 from server.data.dead_letters import DROPPED, list_letters, replay_letters
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
+
+# What Postgres says of a database that is not migrated, or of text that it cannot hold.
+REFUSALS = (asyncpg.PostgresError, asyncpg.InterfaceError)
 
 LETTER = re.compile(r"\d+-\d+")
 
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"bin/admin: {error}", file=sys.stderr)
         return 2
-    except (*DATABASE_AWAY, *REDIS_AWAY, StreamFull, ValueError) as error:
+    except (*DATABASE_AWAY, *REDIS_AWAY, *REFUSALS, StreamFull, ValueError) as error:
         print(f"bin/admin: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -78,7 +83,7 @@ async def connected_postgres(config: Config) -> AsyncIterator[Database]:
 def _declare_dead_letters(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="one JSON object a line, newest first")
-    listing.add_argument("--limit", type=int, default=100, help="at most so many (100)")
+    listing.add_argument("--limit", type=count_of_lines, default=100, help="at most so many (100)")
     listing.set_defaults(run=_list_dead_letters)
     replay = actions.add_parser("replay", help="give frames to their sessions, states to Postgres, once more")
     which = replay.add_mutually_exclusive_group(required=True)

@@ -22,6 +22,7 @@ from server.http.members import EmailAddress, Password, Username
 from server.http.revocation import REVOKED
 
 admin = queries("admin")
+account = queries("account")
 users = queries("users")
 entries = queries("audit")
 jobs = queries("jobs")
@@ -80,12 +81,16 @@ async def set_role(config: Config, database: Database, options: argparse.Namespa
 
 
 async def set_password(config: Config, database: Database, options: argparse.Namespace) -> None:
-    """Set a user's password, which is asked for or read from standard input, and sign the user out everywhere."""
+    """Set a user's password, which is asked for or read from standard input, and sign the user out everywhere.
+
+    Links that were sent before set no password any more.
+    """
     user = await _find(database, options.user)
     password_hash = await _new_hash(config)
     async with database.transaction() as tx:
         await admin.set_password(tx, user_id=user["id"], password_hash=password_hash)
         await admin.end_families(tx, user_id=user["id"])
+        await account.forget_resets(tx, user_id=user["id"])
         await audit(tx, None, "password_set", "user", user["id"])
     await _announce(config, user["id"])
     print(f"{user['username']} has another password and is signed out everywhere")
@@ -189,7 +194,18 @@ def _declare_jobs(parser: argparse.ArgumentParser) -> None:
     retrying.set_defaults(run=with_database(retry_jobs))
 
 
-COUNT: dict[str, Any] = {"type": int, "default": 50}
+MOST_LINES = 1_000_000
+
+
+def count_of_lines(text: str) -> int:
+    """How many lines are wanted, at most. Raises ValueError or ArgumentTypeError, which argparse tells."""
+    count = int(text)
+    if not 1 <= count <= MOST_LINES:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_LINES}")
+    return count
+
+
+COUNT: dict[str, Any] = {"type": count_of_lines, "default": 50}
 
 # By name: what it is for, and what declares its options and sets `run`.
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {

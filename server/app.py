@@ -508,14 +508,19 @@ async def sweeper(app: web.Application) -> AsyncIterator[None]:
 
 
 async def jobs(app: web.Application) -> AsyncIterator[None]:
-    """What is done after answers went out: mails, what the video host and Stripe are told and asked, objects that are
-    deleted."""
+    """What is done after answers went out: mails, what the video host and Stripe are told and asked, objects and
+    leftovers that are deleted."""
     config = app[CONFIG]
     if mail_configured(config) and not config.server.public_url:
         log.warning("links_in_mails_lead_here", address=page_address(config, ""))
     mailer = Mailer(config)
-    post, digest = mails.Post(config, app[DATABASE], mailer), Digests(config, app[DATABASE], mailer)
-    ours = {uploads.LOOK: uploads.looker(app), uploads.REMOVE: files.remover(app)}
+    post = mails.Post(config, app[DATABASE], mailer, app[LIMITER])
+    digest = Digests(config, app[DATABASE], mailer)
+    ours = {
+        uploads.LOOK: uploads.looker(app),
+        uploads.REMOVE: files.remover(app),
+        account.LEFTOVERS: account.leftovers_eraser(app),
+    }
     embedder = Embedder(app[HTTP], config.openai, config.breaker)
     texts = Texts(config.files, app[DATABASE], app[OBJECTS], Documents(config.files), embedder)
     # One round for each service: a video host that hangs keeps no mail waiting.

@@ -261,6 +261,7 @@ class Limits(Section):
     write: Limit = Limit(rate=10, per_s=1, burst=60)
     chat: Limit = Limit(rate=20, per_s=60)
     telemetry: Limit = Limit(rate=10, per_s=1, burst=40)
+    mail: Limit = Limit(rate=10, per_s=1800)
 
 
 class Jobs(Section):

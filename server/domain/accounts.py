@@ -5,8 +5,11 @@ import unicodedata
 
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
-# No character that means something in a mail's header, where an address must be one address.
-_EMAIL = re.compile(r"[^@\s,;:<>()\[\]\\\"]+@[^@\s.]+(\.[^@\s.]+)+")
+# No character that means something in a mail's header, where an address must be one address, and each address one box:
+# a mail to "ada@example.com,1" would go to Ada's.
+_PLAIN = r"[^@\s,;:<>()\[\]\\\"]"
+_LABEL = r"[^@\s,;:<>()\[\]\\\".]+"
+_EMAIL = re.compile(rf"{_PLAIN}+@{_LABEL}(\.{_LABEL})+")
 
 # What is tried first everywhere, of eight and more characters: from zxcvbn's ranking of leaked passwords.
 COMMON_PASSWORDS = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)

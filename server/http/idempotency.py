@@ -28,6 +28,7 @@ from server.http.problems import (
     IdempotencyKeyReused,
     MalformedRequest,
     Problem,
+    instance_of,
     problem_response,
 )
 from server.logs import get_logger, request_id
@@ -153,7 +154,7 @@ async def _keep(
 ) -> None:
     response = outcome
     if isinstance(outcome, Problem):
-        response = problem_response(outcome, request.path, request_id.get())
+        response = problem_response(outcome, instance_of(request), request_id.get())
     if not isinstance(response, web.Response):
         raise TypeError("a streamed answer cannot be kept: declare the route with idempotency='none'")
     await _keys.keep_answer(

@@ -1,5 +1,8 @@
 """The mails that accounts cause: asked for in the transaction of their cause, written and sent by a job.
 
+Anybody can give an account anybody's address. So an address gets no more than `limits.mail`, from all accounts
+together; what is more is not sent.
+
 A job holds no token. It is made when the mail is written, from the job's id and a key, so that a mail that is sent
 twice, because nobody knows whether it went out, holds the same one; kept is its hash.
 """
@@ -16,16 +19,22 @@ from uuid import UUID
 from server.config import Config
 from server.data.db import Connection, Database, queries
 from server.data.jobs import Hopeless, Job, add_job
+from server.data.limits import Limiter
+from server.http.login_limits import account_of
 from server.http.routing import Call
+from server.logs import get_logger
 from server.services.mail import Mailer, mail_configured, page_address
 from server.services.outside import ServiceRefused
 
 KIND = "mail"
+# The class of limits that counts them.
+LIMIT = "mail"
 # Mails with a token that somebody can have at the same time: nobody's box is flooded through us.
 MOST_TOKENS = 5
 
 Purpose = Literal["verify", "reset"]
 _mails = queries("mails")
+log = get_logger()
 
 GREETING = "Hello {username},\n\n"
 VERIFY = (
@@ -83,10 +92,11 @@ def hash_token(token: str) -> bytes:
 class Post:
     """Writes and sends the mails that were asked for."""
 
-    def __init__(self, config: Config, database: Database, mailer: Mailer) -> None:
+    def __init__(self, config: Config, database: Database, mailer: Mailer, limiter: Limiter) -> None:
         self._config = config
         self._database = database
         self._mailer = mailer
+        self._limiter = limiter
         self._key = hmac.digest(config.auth.secret.encode(), b"lectern:mail-token", "sha256")
         self._writers: dict[str, Callable[[Job], Awaitable[None]]] = {
             "verify": self._verify,
@@ -147,4 +157,13 @@ class Post:
         subject, text = mail
         link = page_address(self._config, page)
         minutes = max(1, round(self._config.auth.mail_token_ttl_s / 60))
-        await self._mailer.send(to, subject, text.format(username=user["username"], link=link, minutes=minutes))
+        whose = account_of(None, to)
+        verdict = await self._limiter.take(LIMIT, whose)
+        if verdict is not None and not verdict.allowed:
+            log.warning("mail_held_back", subject=subject, user=str(user["id"]))
+            return
+        try:
+            await self._mailer.send(to, subject, text.format(username=user["username"], link=link, minutes=minutes))
+        except BaseException:
+            await self._limiter.give_back(LIMIT, whose)
+            raise

@@ -23,6 +23,7 @@ from server.http.problems import (
     OriginRefused,
     Problem,
     RedisUnavailable,
+    instance_of,
     problem_response,
 )
 from server.http.routing import VERDICT, Route, route_of
@@ -53,7 +54,7 @@ log = get_logger()
 async def edge_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Around every request, also unknown ones: answers have an id, are counted and logged, and errors are problems."""
     started = time.perf_counter()
-    identifier = _request_id(request)
+    identifier = choose_id(request)
     request[REQUEST_ID] = identifier
     request_id.set(identifier)
     route = route_of(request)
@@ -116,7 +117,7 @@ async def _answer(request: web.Request, handler: Handler, route: Route | None, i
             _log_cause(request, route, problem, error)
         if request.get(STARTED):
             raise  # half an answer is out: aiohttp closes the connection
-        return problem_response(problem, request.path, identifier)
+        return problem_response(problem, instance_of(request), identifier)
 
 
 def _log_cause(request: web.Request, route: Route | None, problem: Problem, error: Exception) -> None:
@@ -144,7 +145,8 @@ def _preflight(request: web.Request) -> web.Response:
     )
 
 
-def _request_id(request: web.Request) -> str:
+def choose_id(request: web.BaseRequest) -> str:
+    """The request's id: the client's, if sane."""
     given = request.headers.get("X-Request-Id")
     if given is not None and _SANE_ID(given):
         return given

@@ -140,7 +140,7 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "RateLimit-Remaining": _header("integer", "How many of them are left now."),
     "RateLimit-Reset": _header("integer", "Seconds until all of them are free again."),
     "Retry-After": _header("integer", "Seconds until it is worth another try."),
-    "WWW-Authenticate": _header("string", "`Bearer`, with what was wrong with the token."),
+    "WWW-Authenticate": _header("string", "`Bearer`."),
 }
 
 
@@ -438,7 +438,7 @@ def _problem_schema() -> dict[str, Any]:
             "title": text,
             "status": {"type": "integer", "minimum": 400, "maximum": 599},
             "detail": text,
-            "instance": text,
+            "instance": {"type": "string", "format": "uri-reference"},
             "code": {"type": "string", "enum": sorted(REGISTRY)},
             "request_id": text,
             "retryable": {"type": "boolean"},

@@ -596,6 +596,11 @@ OUTSIDE_PROBLEMS = (NotConfigured, UpstreamFailed, UpstreamTimedOut, UpstreamUna
 # -- as answers and pages ----------------------------------------------------------------------------------------------
 
 
+def instance_of(request: web.BaseRequest) -> str:
+    """What the problem is about: the path as it was sent. Decoded it would be no URI reference any more."""
+    return request.rel_url.raw_path
+
+
 def problem_response(problem: Problem, instance: str, request_id: str) -> web.Response:
     """The answer for a problem."""
     return web.Response(

@@ -3,7 +3,6 @@
 aiohttp answers these by itself, outside of every middleware, in plain text and with what was sent in it.
 """
 
-import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -13,12 +12,13 @@ from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 
 from server.http.errors import problem_of
 from server.http.inbox import FITS
-from server.http.middleware import REQUEST_ID
+from server.http.middleware import REQUEST_ID, choose_id
 from server.http.problems import (
     InternalError,
     MalformedRequest,
     Problem,
     UnsupportedMediaType,
+    instance_of,
     problem_response,
 )
 from server.http.routing import READABLE
@@ -99,7 +99,7 @@ def _problem_of(status: int, error: BaseException | None) -> Problem:
 
 
 def _tell(request: web.BaseRequest, problem: Problem) -> web.Response:
-    request[REQUEST_ID] = identifier = secrets.token_hex(16)
-    response = problem_response(problem, request.path, identifier)
+    request[REQUEST_ID] = identifier = choose_id(request)
+    response = problem_response(problem, instance_of(request), identifier)
     response.headers["X-Request-Id"] = identifier
     return response

@@ -1,5 +1,6 @@
 -- name: get_lecture(lecture_id, viewer_id, viewer_role)^
--- A preview may be watched, and so recorded, by everybody who is signed in. Without `end_ms` nothing is cut.
+-- A preview may be watched, and so recorded, by everybody who is signed in. Without `end_ms` nothing is cut. It is not
+-- deleted before the transaction ends.
 SELECT
     l.id,
     l.course_id,
@@ -7,7 +8,8 @@ SELECT
     entitled(:viewer_id, :viewer_role, c.id) OR l.is_preview
         OR coalesce(may_watch(:viewer_id, :viewer_role, lecture_video_id(l.id)), false) AS viewer_entitled
 FROM lectures AS l JOIN courses AS c ON c.id = l.course_id
-WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
+WHERE l.id = :lecture_id AND may_see(:viewer_id, :viewer_role, c.id, c.status)
+FOR KEY SHARE OF l;
 
 -- name: lock_progress(user_id, lecture_id)$
 -- So that a write without a position keeps the one that another device writes at the same time. Nothing where there is no

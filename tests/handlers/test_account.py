@@ -9,7 +9,7 @@ import pytest
 from aiohttp import WSMsgType
 
 from server.data.db import queries
-from server.http.keys import REDIS
+from server.http.keys import CONFIG, REDIS
 from tests.support.app import AppClient
 from tests.support.lectures import make_lecture
 from tests.support.people import PASSWORD, Answer, People, Person
@@ -220,6 +220,29 @@ async def test_what_the_tutor_said_to_who_left_is_gone_from_redis_too(people: Pe
     assert await redis.keys(f"chat:*{ada.id}") != []
     assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
     assert await redis.keys(f"chat:*{ada.id}") == []
+
+
+async def test_what_another_device_was_sending_while_one_left_goes_too(
+    client: AppClient, ada: Person, postgres_dsn: str, sql: Sql
+) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    async with sql.transaction():  # two requests that are not through when one leaves
+        await sql.execute("INSERT INTO progress (user_id, lecture_id) VALUES ($1, $2)", ada.id, lecture.lecture_id)
+        await sql.execute(
+            "INSERT INTO enrollments (user_id, course_id, source) VALUES ($1, $2, 'free')", ada.id, lecture.course_id
+        )
+        assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+    waits_s = await sql.fetchval(
+        "SELECT extract(epoch FROM run_at - now()) FROM jobs WHERE payload ->> 'user_id' = $1", ada.id
+    )
+    assert client.app is not None
+    assert waits_s > client.app[CONFIG].files.receive_timeout_s  # a file may be arriving for so long
+    await sql.execute("UPDATE jobs SET run_at = now()")
+    async with asyncio.timeout(30):
+        while await sql.fetchval("SELECT count(*) FROM jobs"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await sql.fetchval("SELECT count(*) FROM progress WHERE user_id = $1", ada.id) == 0
+    assert not await sql.fetchval("SELECT is_active FROM enrollments WHERE user_id = $1", ada.id)
 
 
 async def test_nobody_signs_in_to_what_was_erased(people: People, sql: Sql) -> None:

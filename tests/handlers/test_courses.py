@@ -159,6 +159,19 @@ async def test_a_change_is_checked_together_with_what_stays(teacher: Person) -> 
     assert unchanged.body["price"] == "5.50"
 
 
+async def test_a_course_in_a_currency_that_is_no_longer_offered_is_changed_and_keeps_it(
+    teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    course = await teacher.make("/api/courses", COURSE | {"price": "5.50"})
+    path = f"/api/courses/{course['id']}"
+    await sql.execute("UPDATE courses SET currency = 'chf' WHERE id = $1", course["id"])  # it was when it was made
+    changed = await teacher.put(path, {"title": "Stacks"})
+    assert (changed.status, changed.body["title"], changed.body["currency"]) == (200, "Stacks", "chf")
+    assert (await teacher.put(path, {"price": "6.00", "currency": "chf"})).body["price"] == "6.00"
+    assert (await teacher.put(path, {"currency": "usd"})).status == 200
+    assert (await teacher.put(path, {"currency": "chf"})).pointers == ["/currency"]
+
+
 async def test_published_courses_are_listed_newest_first_in_pages(teacher: Person, people: People) -> None:
     made = [(await teacher.make("/api/courses", COURSE | {"title": f"C{n}"}))["title"] for n in range(5)]
     await teacher.make("/api/courses", {"title": "Draft"})
@@ -201,6 +214,7 @@ async def test_lists_are_narrowed_by_creator_price_and_words(teacher: Person, pe
         ('"joins and indexes"', ["Databases"]), ('"indexes and joins"', []),
         ("кошки or cafe", ["Кошки", "Kaffee"]), ("joins -queries", []), ("joins -cafe", ["Databases"]),
         ("  ", ["Кошки", "Kaffee", "Databases"]), ("&|!():*<->'", []), ("\\", []),
+        ("-" * 200, []), ("joins " + "- " * 97, ["Databases"]),
     ],
 )  # fmt: skip
 async def test_words_are_found_in_any_language_case_and_spelling(

@@ -129,6 +129,21 @@ async def test_a_write_without_a_position_keeps_that_of_a_device_that_writes_at_
     assert (row["position"], row["watched_ranges"]) == (60.0, [[0.0, 10.0]])
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_lecture_that_is_deleted_while_one_writes_is_not_there(
+    student: Person, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]", is_first: bool
+) -> None:
+    if not is_first:
+        await watch(student, lectures[0], position=1)
+    async with sql.transaction():
+        await sql.execute("DELETE FROM lectures WHERE id = $1", lectures[0]["id"])
+        path = f"/api/progress/lectures/{lectures[0]['id']}"
+        written = asyncio.ensure_future(student.put(path, {"watched_ranges": [[0, 10]]}))
+        await blocked(sql)
+    answer = await written
+    assert (answer.status, answer.code) == (404, "lecture_not_found")
+
+
 async def test_devices_that_write_at_once_lose_nothing(student: Person, lectures: list[Any]) -> None:
     await asyncio.gather(*(watch(student, lectures[2], watched_ranges=[[n, n + 1]]) for n in range(40)))
     assert (await watch(student, lectures[2]))["watched_ranges"] == [[0.0, 40.0]]

@@ -10,6 +10,7 @@ import pytest
 from server import admin
 from server.data.db import Database
 from server.data.jobs import Hopeless, Job, Jobs, add_job
+from server.http.mails import hash_token
 from tests.support.app import AppClient, serving, settings
 from tests.support.jobs import run_due
 from tests.support.people import PASSWORD, Person
@@ -100,6 +101,48 @@ async def test_dead_jobs_are_listed_and_tried_again(
     assert await run(monkeypatch, "jobs", "list", "--dead") == 0
     assert capsys.readouterr().out == "1 to be tried again\n"
     await database.close()
+
+
+async def test_a_password_that_an_operator_sets_is_not_undone_by_a_link_of_before(
+    client: AppClient, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await Person(client).make(
+        "/api/auth/register", {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
+    )
+    database = await Database.open(postgres_dsn, pool_size=2, timeout_s=5)
+    await database.execute(
+        "INSERT INTO mail_tokens (user_id, purpose, email, token_hash, expires_at)"
+        " VALUES ($1, 'reset', 'ada@example.com', $2, now() + interval '30 minutes')",
+        ada["user"]["id"],
+        hash_token("stolen"),
+    )
+    await database.close()
+    assert await run(monkeypatch, "set-password", "ada", stdin="another battery\n") == 0
+    body = {"token": "stolen", "new_password": "a third battery"}
+    undone = await Person(client).post("/api/auth/password/reset", body)
+    assert (undone.status, undone.code) == (422, "bad_token")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "99999999999999999999", "many"])
+@pytest.mark.parametrize(
+    "command", ["audit --count", "jobs list --count", "events list --count", "dead-letters list --limit"]
+)
+def test_a_number_of_lines_that_cannot_be_is_told(capsys: pytest.CaptureFixture[str], command: str, count: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        admin.main([*command.split(), count])
+    assert end.value.code == 2
+    assert command.rsplit(maxsplit=1)[-1] in capsys.readouterr().err
+
+
+async def test_what_postgres_refuses_is_told_in_a_line(
+    client: AppClient, empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await run(monkeypatch, "sign-out", "a\udc80") == 1
+    monkeypatch.setenv("LECTERN_POSTGRES__DSN", empty_postgres_dsn)
+    assert await run(monkeypatch, "audit") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("bin/admin: DataError: ")
+    assert second == 'bin/admin: UndefinedTableError: relation "audit_log" does not exist'
 
 
 def test_without_a_database_it_says_which_setting(

@@ -30,5 +30,12 @@ def test_what_is_none_is_refused(check: Callable[[str], str], text: str) -> None
         check(text)
 
 
+@pytest.mark.parametrize("more", [",1", "(1)", ";a@b.cd", "<a@b.cd>", ">", '"', ":25", "[1]", "\\1"])
+def test_what_a_mail_program_reads_as_another_address_is_none(more: str) -> None:
+    for address in (f"ada@example.com{more}", f"ada{more}@example.com", f"ada@example{more}.com"):
+        with pytest.raises(ValueError, match="must"):
+            check_email(address)
+
+
 def test_the_common_passwords_are_such_as_would_pass_otherwise() -> None:
     assert all(len(password) >= 8 and password == password.lower() for password in COMMON_PASSWORDS)

@@ -118,6 +118,11 @@ async def test_what_is_not_http_is_a_problem_without_an_echo(port: int, sent: by
     assert (await tell(port, posted(b"", BODY)))[2] == {"length": 1}, "the next client is served"
 
 
+async def test_what_aiohttp_refuses_by_itself_has_the_clients_id_too(port: int) -> None:
+    _, headers, problem = await tell(port, posted(b"Expect: tea\r\nX-Request-Id: mine\r\n", BODY))
+    assert (headers["x-request-id"], problem["request_id"], problem["instance"]) == ("mine", "mine", "/said")
+
+
 async def test_a_head_that_is_too_long_is_told_as_such(port: int) -> None:
     _, _, problem = await tell(port, b"GET /said" + HEAD + b"X-A: " + b"a" * 9000 + b"\r\n\r\n")
     assert problem["detail"] == "A line of the request's head is too long."

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel, Field
+from yarl import URL
 
 from server.http.problems import CourseNotFound
 from server.http.routing import (
@@ -215,6 +216,12 @@ async def test_text_in_a_path_may_not_hold_nul(client: AppClient) -> None:
     assert (await response.json())["label"] == "café x"
     assert response.headers["X-Label"] == "yes"
     await problem(await client.put(f"/things/{uuid4()}/labels/a%00b"), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/nowhere/caf%C3%A9%20x", "/nowhere/a%2Fb", "/nowhere/%FF", "/nowhere/a;b=c"])
+async def test_a_problem_names_the_path_as_it_was_sent_which_is_a_uri_reference(client: AppClient, path: str) -> None:
+    response = await client.get(URL(f"{path}?q=1", encoded=True))
+    assert (await response.json(content_type=None))["instance"] == path
 
 
 async def test_an_unknown_method_is_405_and_names_the_known_ones(client: AppClient) -> None:
