@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import orjson
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -18,8 +19,9 @@ from redis.backoff import NoBackoff
 
 from actors.restoring import Restorer
 from server import admin_accounts, admin_payments
-from server.config import Config, ConfigError, load_config
-from server.data.db import DATABASE_AWAY, Database
+from server.admin_accounts import connected_postgres
+from server.config import Config, ConfigError, check_named, load_config
+from server.data.db import DATABASE_AWAY
 from server.data.dead_letters import DROPPED, list_letters, replay_letters
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
 
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"bin/admin: {error}", file=sys.stderr)
         return 2
-    except (*DATABASE_AWAY, *REDIS_AWAY, StreamFull, ValueError) as error:
+    except (*DATABASE_AWAY, *REDIS_AWAY, asyncpg.PostgresError, StreamFull, ValueError) as error:
         print(f"bin/admin: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @asynccontextmanager
 async def connected_redis(config: Config) -> AsyncIterator[Redis]:
     """Redis as the settings name it."""
+    check_named(config, "redis.url")
     timeout_s = config.redis.timeout_s
     client = Redis.from_url(
         config.redis.url,
@@ -60,16 +63,6 @@ async def connected_redis(config: Config) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
-
-
-@asynccontextmanager
-async def connected_postgres(config: Config) -> AsyncIterator[Database]:
-    """Postgres as the settings name it."""
-    db = await Database.open(config.postgres.dsn, pool_size=1, timeout_s=config.postgres.timeout_s)
-    try:
-        yield db
-    finally:
-        await db.close()
 
 
 # Dead letters --------------------------------------------------------------------------------------------------------

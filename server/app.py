@@ -214,6 +214,8 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
             log.warning("waiting", part=part, error=reason)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{part} refused us: {error}") from error
+        except ValueError as error:
+            raise StartError(f"postgres.dsn: {error}") from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 1.0)
 

@@ -160,6 +160,7 @@ async def test_an_empty_database_is_migrated_by_the_start(empty_postgres_dsn: st
     [
         ({"postgres": {"dsn": "postgresql:///x?host=/nowhere"}, "server": {"start_timeout_s": 0.2}}, "did not answer"),
         ({"postgres": {"dsn": "mysql://x"}}, "refused us"),
+        ({"postgres": {"dsn": "postgresql://x:port/y"}}, "postgres.dsn"),
         ({"redis": {"url": "http://x"}}, "redis.url"),
         ({"cloudflare": {"signing_key_pem": "nonsense"}}, "signing_key_pem"),
     ],
