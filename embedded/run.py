@@ -190,7 +190,7 @@ class Supervisor:
         ]
         rows += [("Mails", f"{system.mails_address}   (they go nowhere else)" if system.mails_address else "")]
         rows += [("Payments", f"{system.ledger_address}   (no money moves)" if system.ledger_address else "")]
-        rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
+        rows += [("Data", str(system.data)), ("Data", system.data_apart), ("Logs", str(system.logs))]
         before = ""
         for name, text in rows:
             if text:

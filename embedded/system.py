@@ -67,6 +67,8 @@ class System:
         self.settings = {"LECTERN_SERVER__PORT": str(self.port)}
         # (e-mail address, password) of the first administrator, where we know one.
         self.admin: tuple[str, str] | None = None
+        # What does not lie in `data`.
+        self.data_apart = ""
         # Where the mails are shown, when none leave this machine.
         self.mails_address = ""
         # Where the stand-in model is told how to behave.
@@ -98,6 +100,8 @@ class System:
             postgres = Postgres(self.data)
             self._start(POSTGRES, postgres)
             self.settings["LECTERN_POSTGRES__DSN"] = postgres.dsn
+            if not postgres.data.is_relative_to(self.data):
+                self.data_apart = f"{postgres.data.parent}   (Postgres, which is not root and cannot get there)"
         else:
             self.given.append(f"Postgres ({_place(self.config.postgres.dsn)})")
         if self.config.redis.url == RedisSettings().url:
