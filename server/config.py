@@ -33,9 +33,8 @@ def _check_url(text: str) -> str:
 
 
 def _check_site(text: str) -> str:
-    """The same, or a host alone, which is https."""
-    _check_url(text if "://" in text or not text else f"https://{text}")
-    return text
+    """The same, where a host alone is https."""
+    return _check_url(text if "://" in text or not text else f"https://{text}")
 
 
 def _check_origin(text: str) -> str:

@@ -98,11 +98,9 @@ def _parse_address(text: str) -> _Address | None:
 
 
 def _origin_of(url: str) -> str:
-    """`scheme://host[:port]` of a URL or of a bare host (https); "" of nothing."""
-    if not url:
-        return ""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    """`scheme://host[:port]` of a URL; "" of nothing."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower() if url else ""
 
 
 def _page_policy(config: Config) -> str:

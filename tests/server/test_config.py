@@ -141,18 +141,19 @@ def test_a_value_that_does_not_fit_is_refused(tmp_path: Path, name: str, value: 
         load(tmp_path, **{name: value})
 
 
-def test_an_address_may_have_a_port_and_a_path_and_a_site_be_a_host_alone(tmp_path: Path) -> None:
+def test_an_address_may_have_a_port_and_a_path_and_a_site_be_a_host_alone_which_is_https(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         LECTERN_SERVER__PUBLIC_URL="learn.example.org:8443",
         LECTERN_CLOUDFLARE__CUSTOMER_DOMAIN="customer-xyz.cloudflarestream.com",
-        LECTERN_S3__CDN_BASE="https://files.example.org",
+        LECTERN_S3__CDN_BASE="files.example.org",
         LECTERN_S3__ENDPOINT_URL="http://[::1]:9000",
         LECTERN_OPENAI__BASE_URL="https://example.org/v1beta/openai/",
         LECTERN_SERVER__ALLOWED_ORIGINS='["https://a.org", "capacitor://localhost", "*"]',
     )
-    assert config.server.public_url == "learn.example.org:8443"
-    assert config.cloudflare.customer_domain == "customer-xyz.cloudflarestream.com"
+    assert config.server.public_url == "https://learn.example.org:8443"
+    assert config.cloudflare.customer_domain == "https://customer-xyz.cloudflarestream.com"
+    assert config.s3.cdn_base == "https://files.example.org"
 
 
 @pytest.mark.parametrize("sender", ["", "a@b.org", "lectern", "Lectern <no-reply@b.org>", "Gül <a@b.org>"])
