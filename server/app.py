@@ -261,7 +261,8 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
             socket_connect_timeout=settings.timeout_s,
             retry=Retry(NoBackoff(), 0),
         )
-    except ValueError as error:
+        pool.connection_class(**pool.connection_kwargs)  # which does not connect, but minds options that there are not
+    except (ValueError, TypeError) as error:
         raise StartError(f"redis.url: {error}") from error
     # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
     app[REDIS] = client = Redis.from_pool(pool)
@@ -352,7 +353,10 @@ async def objects(app: web.Application) -> AsyncIterator[None]:
         app[OBJECTS] = None
         yield
         return
-    app[OBJECTS] = store = await Objects.open(settings, app[HTTP], app[CONFIG].breaker)
+    try:
+        app[OBJECTS] = store = await Objects.open(settings, app[HTTP], app[CONFIG].breaker)
+    except ValueError as error:
+        raise StartError(f"s3: {error}") from error
     try:
         await store.ensure_bucket()
     except ServiceError as error:
