@@ -116,7 +116,7 @@ class Postgres:
             user=self.user,
             cwd=Path("/"),
         )
-        processes.wait_until(self._is_ready, self._process, "Postgres", self.log)
+        processes.wait_until(self._is_ready, self._process, "Postgres", self.log, processes.LONG_START_S)
 
     def stop(self) -> None:
         """Fast shutdown: connections are cut, everything committed is on disk."""

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER = Path(__file__).with_name("launch.py")
 UNPRIVILEGED_USER = "nobody"
 SOCKET_PATH_MAX_BYTES = 107
+# For what may have much to do before it answers: a log to read after a crash, a database to migrate. To be ended in the
+# middle of it means to begin anew.
+LONG_START_S = 600.0
 LOOPBACK = "127.0.0.1"
 _NEAR = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
 

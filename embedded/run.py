@@ -27,7 +27,6 @@ from embedded.system import System
 from server.config import Config, ConfigError, load_config
 from server.listener import bind
 
-READY_TIMEOUT_S = 60.0
 SEED_STOP_S = 5.0
 MOST_PROCESSES = 64
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -158,7 +157,7 @@ class Supervisor:
         if self.demo:
             self._start_seed()  # it waits for the server, and is loaded by then
         for server in servers:
-            server.await_ready(READY_TIMEOUT_S)
+            server.await_ready(processes.LONG_START_S)
         self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
 
     def _start_seed(self) -> None:

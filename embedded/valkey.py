@@ -65,7 +65,9 @@ class Valkey:
         self._process = processes.spawn(
             [str(_program()), "-"], log=self.log, stdin=settings.encode(), on_parent_death=signal.SIGTERM
         )
-        processes.wait_until(lambda: self._ping() is not None, self._process, "Valkey", self.log)
+        processes.wait_until(
+            lambda: self._ping() is not None, self._process, "Valkey", self.log, processes.LONG_START_S
+        )
 
     def stop(self) -> None:
         """Ordinary shutdown, with what is in memory on disk."""

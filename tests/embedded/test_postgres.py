@@ -3,7 +3,9 @@ import os
 import pwd
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -134,6 +136,27 @@ def test_a_start_that_fails_shows_the_end_of_the_log(server: Postgres) -> None:
 def test_a_statement_that_fails_says_why(server: Postgres) -> None:
     with pytest.raises(PartFailedError, match="no_such_table"):
         server.execute("SELECT * FROM no_such_table")
+
+
+@pytest.mark.slow
+def test_one_that_has_much_to_read_before_it_answers_is_waited_for(directory: Path) -> None:
+    server = Postgres(directory, durable=False)
+    server.start()
+    server.stop()
+
+    def hold_up() -> None:
+        while (pid := server.pid) is None:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(25)
+        os.kill(pid, signal.SIGCONT)
+
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(hold_up)
+        server.start()
+        held.result()
+    assert server.execute("SELECT 1").strip() == "1"
+    server.stop()
 
 
 @as_root
