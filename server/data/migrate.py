@@ -56,7 +56,7 @@ def read_migrations(directory: Path = MIGRATIONS_DIR) -> list[Migration]:
     return list(found.values())
 
 
-async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s: float = 60.0) -> list[str]:
+async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s: float = 600.0) -> list[str]:
     """Apply what is missing and name it. Raises MigrationError, or OSError and asyncpg's errors when unreachable.
 
     Args:
