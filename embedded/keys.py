@@ -44,7 +44,7 @@ def signing_key_file(directory: Path, keys: Keys) -> Path:
     """The signing key as a PEM file, for a program that wants one."""
     path = directory / "signing_key.pem"
     if not path.exists() or path.read_text() != keys.signing_key_pem:
-        _replace(path, keys.signing_key_pem)
+        write_whole(path, keys.signing_key_pem)
     return path
 
 
@@ -73,11 +73,11 @@ def _stripe_keys() -> dict[str, str]:
 
 
 def _write(path: Path, keys: Keys) -> None:
-    _replace(path, json.dumps(asdict(keys), indent=2) + "\n")
+    write_whole(path, json.dumps(asdict(keys), indent=2) + "\n")
 
 
-def _replace(path: Path, text: str) -> None:
-    """All or nothing: half a file of secrets would be worse than none."""
+def write_whole(path: Path, text: str) -> None:
+    """All or nothing, and for our eyes alone: half a file of secrets would be worse than none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -3,6 +3,7 @@
 `python -m embedded.npm [--dev]`; does nothing when they are there.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -21,14 +22,35 @@ class NpmFailedError(Exception):
 
 
 def install(*, dev: bool = False) -> None:
-    """Make `node_modules` as the lock says; with `dev` also what only tests need. Raises `NpmFailedError`."""
+    """Make `node_modules` as the lock says; with `dev` also what only tests need. Raises `NpmFailedError`.
+
+    Of two at once the second waits, and finds it done: npm would delete what the other lays down.
+    """
     if is_fresh(dev=dev):
         return
+    try:
+        with (ROOT / ".npm.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not is_fresh(dev=dev):
+                _fetch(dev, lock.fileno())
+    except OSError as error:
+        raise NpmFailedError(str(error)) from error
+
+
+def _fetch(dev: bool, lock: int) -> None:
     print("Fetching the page's parts with npm, once", flush=True)
     command = [*npm(), "ci", "--no-audit", "--no-fund", "--ignore-scripts", *([] if dev else ["--omit=dev"])]
     try:
+        # npm holds the lock too: one whose parent is killed goes on for a while.
         done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600, check=False
+            command,
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            pass_fds=(lock,),
         )
     except subprocess.TimeoutExpired as error:
         raise NpmFailedError("npm took longer than ten minutes") from error

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from embedded import processes
+from embedded.keys import write_whole
 from embedded.processes import AlreadyRunningError, PartFailedError
 
 MAJOR = 18
@@ -23,6 +24,7 @@ SUPERUSER = "lectern"
 DATABASE = "lectern"
 SHARED_PROGRAMS = Path("/var/cache/lectern")
 SHARED_DATA = Path("/var/lib/lectern")
+PLACE = f"pg{MAJOR}.place"
 CHILDREN_LEFT = "pre-existing shared memory block"
 READY_LINE = 7  # of postmaster.pid, counted from 0: the state, as pg_ctl reads it
 
@@ -31,15 +33,17 @@ class Postgres:
     """One server on one data directory, reached by a Unix socket.
 
     `dsn` is stable over restarts. As root the server runs as `nobody` (Postgres refuses root); where `nobody` cannot
-    reach the data directory, the data lie under /var/lib/lectern, see `data`. With `durable=False` (tests) it does
-    not wait for the disk: that survives a killed process, not a lost machine.
+    reach the data directory, the data lie under /var/lib/lectern, see `data`, and the directory says where: one that is
+    moved still has them, one that is made anew has none. With `durable=False` (tests) it does not wait for the disk:
+    that survives a killed process, not a lost machine.
     """
 
     def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self.user = processes.UNPRIVILEGED_USER if os.geteuid() == 0 else None
         self._uid = pwd.getpwnam(self.user).pw_uid if self.user else os.geteuid()
-        self.data = _reachable_data(data_dir.resolve(), self.user) / f"pg{MAJOR}"
-        self.log = self.data.parent / f"pg{MAJOR}.log"
+        self._directory = data_dir.resolve()
+        self._is_apart = self.user is not None and not _is_reachable(self._directory)
+        self._lie_in(self._place())
         self.durable = durable
         self._process: subprocess.Popen[bytes] | None = None
         self._programs: Path | None = None
@@ -67,6 +71,8 @@ class Postgres:
         """
         if self.pid is not None:
             return
+        if self._is_apart:
+            self._note_place()
         self._await_other(wait_for_other_s)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
@@ -83,6 +89,25 @@ class Postgres:
         if self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'").strip() != "1":  # noqa: S608
             self.execute(f"CREATE DATABASE {DATABASE}")
 
+    def _lie_in(self, place: Path) -> None:
+        self.data = place / f"pg{MAJOR}"
+        self.log = place / f"pg{MAJOR}.log"
+
+    def _place(self) -> Path:
+        if not self._is_apart:
+            return self._directory
+        if (self._directory / PLACE).exists():
+            return Path((self._directory / PLACE).read_text().strip())
+        return SHARED_DATA / hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:12]
+
+    def _note_place(self) -> None:
+        """In the directory, at its first start: what lies under its path's name is of another that was there before,
+        unless this one has been started (and has logs) when places were not noted yet."""
+        if not (self._directory / PLACE).exists():
+            if not (self._directory / "logs").exists():
+                self._lie_in(SHARED_DATA / secrets.token_hex(6))
+            write_whole(self._directory / PLACE, f"{self.data.parent}\n")
+
     def _spawn(self) -> None:
         self._process = processes.spawn(
             [str(self._program("postgres")), "-D", str(self.data), *self._settings()],
@@ -91,7 +116,7 @@ class Postgres:
             user=self.user,
             cwd=Path("/"),
         )
-        processes.wait_until(self._is_ready, self._process, "Postgres", self.log)
+        processes.wait_until(self._is_ready, self._process, "Postgres", self.log, processes.LONG_START_S)
 
     def stop(self) -> None:
         """Fast shutdown: connections are cut, everything committed is on disk."""
@@ -224,8 +249,5 @@ def _reachable_programs(user: str | None) -> Path:
     return copy / wheel.parent.name / wheel.name
 
 
-def _reachable_data(data_dir: Path, user: str | None) -> Path:
-    existing = next(parent for parent in [data_dir, *data_dir.parents] if parent.exists())
-    if user is None or processes.reachable_by_others(existing):
-        return data_dir
-    return SHARED_DATA / hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:12]
+def _is_reachable(data_dir: Path) -> bool:
+    return processes.reachable_by_others(next(parent for parent in [data_dir, *data_dir.parents] if parent.exists()))

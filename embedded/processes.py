@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCHER = Path(__file__).with_name("launch.py")
 UNPRIVILEGED_USER = "nobody"
 SOCKET_PATH_MAX_BYTES = 107
+# For what may have much to do before it answers: a log to read after a crash, a database to migrate. To be ended in the
+# middle of it means to begin anew.
+LONG_START_S = 600.0
+LOOPBACK = "127.0.0.1"
+_NEAR = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
 
 
 class PartFailedError(Exception):
@@ -116,9 +121,19 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def near(host: str) -> str:
+    """Where programs on this machine find what listens at `host`."""
+    return _NEAR.get(host, host)
+
+
+def address_of(host: str, port: int) -> str:
+    """`http://HOST:PORT`, as a URL writes it."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((LOOPBACK, 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 

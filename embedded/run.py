@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -20,14 +20,13 @@ from typing import TextIO
 from demo.accounts import ACCOUNTS, ADMIN
 from demo.progress import PASSING
 from embedded import npm, processes
-from embedded.processes import PartFailedError
+from embedded.processes import PartFailedError, address_of
 from embedded.programs import Keeper, shorten_log
 from embedded.screen import Screen
-from embedded.system import LOOPBACK, System
-from server.config import ConfigError, load_config
+from embedded.system import System
+from server.config import Config, ConfigError, load_config
 from server.listener import bind
 
-READY_TIMEOUT_S = 60.0
 SEED_STOP_S = 5.0
 MOST_PROCESSES = 64
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,17 +39,19 @@ class InterruptedBySignal(BaseException):
 def read_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; `bin/run --help` describes it."""
     parser = argparse.ArgumentParser(prog="bin/run")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--processes", type=_count, default=1)
+    parser.add_argument("--port", type=_between(0, 65_535))
+    parser.add_argument("--processes", type=_between(1, MOST_PROCESSES), default=1)
     parser.add_argument("--demo", action=argparse.BooleanOptionalAction, default=None)
     parser.add_argument("--data", type=Path, default=processes.ROOT / "data")
     return parser.parse_args(arguments)
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MOST_PROCESSES:
-        raise argparse.ArgumentTypeError(f"1 to {MOST_PROCESSES}")
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{least} to {most}")
+        return int(text)
+
     return number
 
 
@@ -58,31 +59,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; answers the exit status."""
     began = time.monotonic()
     options = read_arguments(arguments)
-    screen = Screen()
     try:
         config = load_config()
     except ConfigError as error:
         print(f"bin/run: {error}", file=sys.stderr)
         return 2
     data = options.data.resolve()
-    data.mkdir(parents=True, exist_ok=True)
-    with (data / "run.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"bin/run: {_who_runs(lock)}", file=sys.stderr)
-            return 1
-        port = config.server.port if options.port is None else options.port
-        try:
-            listener = bind(config.server.host, port)
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            why = f"port {port} is taken by another program; try bin/run --port N" if taken else error.strerror
-            print(f"bin/run: {why}", file=sys.stderr)
-            return 1
-        system = System(config, data, listener, options.processes)
-        _write_who(lock, system)
-        return Supervisor(system, screen, options.demo, began).run()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with (data / "run.lock").open("a+") as lock:
+            return _run_alone(lock, config, data, options, began)
+    except OSError as error:  # of the place for the data: the parts tell of theirs as PartFailedError
+        print(f"bin/run: {error}", file=sys.stderr)
+        return 1
+
+
+def _run_alone(lock: TextIO, config: Config, data: Path, options: argparse.Namespace, began: float) -> int:
+    """Run unless another does on the same data."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"bin/run: {_who_runs(lock)}", file=sys.stderr)
+        return 1
+    port = config.server.port if options.port is None else options.port
+    try:
+        listener = bind(config.server.host, port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = f"port {port} is taken by another program; try bin/run --port N" if taken else error.strerror
+        print(f"bin/run: {why}", file=sys.stderr)
+        return 1
+    system = System(config, data, listener, options.processes)
+    _write_who(lock, system)
+    return Supervisor(system, Screen(), options.demo, began).run()
 
 
 def _write_who(lock: TextIO, system: System) -> None:
@@ -148,7 +157,7 @@ class Supervisor:
         if self.demo:
             self._start_seed()  # it waits for the server, and is loaded by then
         for server in servers:
-            server.await_ready(READY_TIMEOUT_S)
+            server.await_ready(processes.LONG_START_S)
         self._keepers = [Keeper(name, part) for name, part in self.system.parts.items()]
 
     def _start_seed(self) -> None:
@@ -175,10 +184,12 @@ class Supervisor:
         self.screen.say(f"\n  Lectern is running at {bold(system.address)}   ({time.monotonic() - self.began:.1f} s)\n")
         rows = [("Sign in", f"{login:<28}{password:<20}{role}") for login, password, role in self._accounts()]
         rows += [("Embedded", ", ".join(system.embedded())), ("Given", ", ".join(system.given))]
-        rows += [("Processes", f"{n}: http://{LOOPBACK}:{port}") for n, port in enumerate(system.direct_ports, 1)]
+        rows += [
+            ("Processes", f"{n}: {address_of(system.host, port)}") for n, port in enumerate(system.direct_ports, 1)
+        ]
         rows += [("Mails", f"{system.mails_address}   (they go nowhere else)" if system.mails_address else "")]
         rows += [("Payments", f"{system.ledger_address}   (no money moves)" if system.ledger_address else "")]
-        rows += [("Data", str(system.data)), ("Logs", str(system.logs))]
+        rows += [("Data", str(system.data)), ("Data", system.data_apart), ("Logs", str(system.logs))]
         before = ""
         for name, text in rows:
             if text:

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from embedded import processes
-from embedded.processes import PartFailedError
+from embedded.keys import write_whole
+from embedded.processes import LOOPBACK, PartFailedError
 
 BUCKET = "lectern"
 REGION = "us-east-1"
@@ -21,13 +22,15 @@ class ObjectStore:
     """One store on one data directory. Buckets are its folders, objects its files, so both outlive a restart.
 
     Pages of any origin may use what they were given an address for. rclone stands behind `s3_front`, which mends what
-    it says of ranges. The address changes with every start unless `port` is given. Clients use path style, signature v4
-    and checksums `when_required`. The keys are made at the first start and kept beside the data.
+    it says of ranges and listens at `host`. The address changes with every start unless `port` is given. Clients use
+    path style, signature v4 and checksums `when_required`. The keys are made at the first start and kept beside the
+    data.
     """
 
-    def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, *, host: str = LOOPBACK, port: int | None = None) -> None:
         self.data = data_dir.resolve() / "s3"
         self.log = self.data.parent / "s3.log"
+        self.host = host
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._front: subprocess.Popen[bytes] | None = None
@@ -35,8 +38,8 @@ class ObjectStore:
 
     @property
     def endpoint_url(self) -> str:
-        """`http://127.0.0.1:PORT`; known once it has started."""
-        return f"http://127.0.0.1:{self.port}"
+        """Where programs on this machine find it; known once it has started."""
+        return processes.address_of(processes.near(self.host), self.port or 0)
 
     url = endpoint_url
 
@@ -71,7 +74,7 @@ class ObjectStore:
                 "s3",
                 str(self.data),
                 "--addr",
-                f"127.0.0.1:{inner_port}",
+                f"{LOOPBACK}:{inner_port}",
                 "--config",
                 "",
                 "--etag-hash",
@@ -84,14 +87,15 @@ class ObjectStore:
             # By environment, quoted as CSV: a command line can be read by everybody on the machine.
             env={**os.environ, "RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'},
         )
-        processes.wait_until(lambda: _answers(inner_port), self._process, "The S3 store", self.log)
+        processes.wait_until(lambda: _answers(LOOPBACK, inner_port), self._process, "The S3 store", self.log)
         self._front = processes.spawn(
-            [sys.executable, "-m", "embedded.s3_front", str(self.port), str(inner_port)],
+            [sys.executable, "-m", "embedded.s3_front", self.host, str(self.port), str(inner_port)],
             log=self.log,
             on_parent_death=signal.SIGTERM,
             cwd=Path(__file__).resolve().parents[1],
         )
-        processes.wait_until(lambda: _answers(self.port), self._front, "The S3 store's front", self.log)
+        host, port = processes.near(self.host), self.port
+        processes.wait_until(lambda: _answers(host, port), self._front, "The S3 store's front", self.log)
 
     def stop(self) -> None:
         """End it; what was answered is on disk."""
@@ -113,18 +117,16 @@ class ObjectStore:
     def _credentials(self) -> tuple[str, str]:
         if self._keys is None:
             path = self.data.parent / "s3.keys"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(f"{secrets.token_hex(10)} {secrets.token_hex(20)}\n")
+            # One that says nothing is what is left where the disk was full, or a start was cut short.
+            if not path.exists() or not path.read_text().strip():
+                write_whole(path, f"{secrets.token_hex(10)} {secrets.token_hex(20)}\n")
             access_key, secret_key = path.read_text().split()
             self._keys = access_key, secret_key
         return self._keys
 
 
-def _answers(port: int | None) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port or 0), timeout=1):
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 

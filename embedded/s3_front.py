@@ -1,4 +1,4 @@
-"""What stands before the embedded S3 store: `python -m embedded.s3_front PORT UPSTREAM_PORT`.
+"""What stands before the embedded S3 store: `python -m embedded.s3_front HOST PORT UPSTREAM_PORT`.
 
 rclone answers a request for a range with the range and status 200, where HTTP and every other store say 206: players
 and clients that resume take that for the whole object. Everything else passes through as it is.
@@ -61,13 +61,13 @@ def front(upstream_port: int) -> web.Application:
     return app
 
 
-async def main(port: int, upstream_port: int) -> None:
+async def main(host: str, port: int, upstream_port: int) -> None:
     """Serve until the process ends."""
     runner = web.AppRunner(front(upstream_port), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await web.TCPSite(runner, host, port).start()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

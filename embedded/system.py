@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from embedded import processes, programs
 from embedded.keys import load_keys, signing_key_file
 from embedded.postgres import Postgres
-from embedded.processes import free_port
+from embedded.processes import LOOPBACK, address_of, free_port, near
 from embedded.programs import Part, Program
 from embedded.s3 import BUCKET, REGION, ObjectStore
 from embedded.valkey import Valkey
@@ -20,8 +20,6 @@ from server.config import Config
 from server.config import Postgres as PostgresSettings
 from server.config import Redis as RedisSettings
 
-LOOPBACK = "127.0.0.1"
-WILDCARDS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}
 ACCOUNT = "lectern"
 POSTGRES = "Postgres 18"
 VIDEO_HOST = "stand-in video host"
@@ -57,7 +55,11 @@ class System:
         self.port: int = listener.getsockname()[1]
         # Where each server process answers alone, when there are several.
         self.direct_ports: list[int] = []
-        self.host = WILDCARDS.get(config.server.host, config.server.host)
+        self.host = near(config.server.host)
+        # What browsers ask beside the server, they find under the name by which they find the server. Where that is
+        # another than this machine's own, it listens as the server does, and programs here find it as they find that.
+        self._shown_host = urlsplit(config.server.public_url).hostname or LOOPBACK
+        self._open_host = LOOPBACK if self._shown_host == LOOPBACK else config.server.host
         self.keys = load_keys(data)
         self.parts: dict[str, Part] = {}
         self.given: list[str] = []
@@ -65,6 +67,8 @@ class System:
         self.settings = {"LECTERN_SERVER__PORT": str(self.port)}
         # (e-mail address, password) of the first administrator, where we know one.
         self.admin: tuple[str, str] | None = None
+        # What does not lie in `data`.
+        self.data_apart = ""
         # Where the mails are shown, when none leave this machine.
         self.mails_address = ""
         # Where the stand-in model is told how to behave.
@@ -78,12 +82,12 @@ class System:
         if self.config.server.public_url:
             return self.config.server.public_url
         name = "localhost" if self.host in (LOOPBACK, "::1") else self.host
-        return f"http://{name}:{self.port}"
+        return address_of(name, self.port)
 
     @property
     def local_address(self) -> str:
         """Where programs on this machine find the server."""
-        return f"http://{_bracketed(self.host)}:{self.port}"
+        return address_of(self.host, self.port)
 
     @property
     def demo_clips(self) -> Path:
@@ -96,6 +100,8 @@ class System:
             postgres = Postgres(self.data)
             self._start(POSTGRES, postgres)
             self.settings["LECTERN_POSTGRES__DSN"] = postgres.dsn
+            if not postgres.data.is_relative_to(self.data):
+                self.data_apart = f"{postgres.data.parent}   (Postgres, which is not root and cannot get there)"
         else:
             self.given.append(f"Postgres ({_place(self.config.postgres.dsn)})")
         if self.config.redis.url == RedisSettings().url:
@@ -105,7 +111,7 @@ class System:
         else:
             self.given.append(f"Redis ({_place(self.config.redis.url)})")
         if not self.config.s3.endpoint_url:
-            store = ObjectStore(self.data)
+            store = ObjectStore(self.data, host=self._open_host)
             self._start("S3", store)
             self.settings |= {
                 "LECTERN_S3__ENDPOINT_URL": store.endpoint_url,
@@ -114,6 +120,9 @@ class System:
                 "LECTERN_S3__ACCESS_KEY": store.access_key,
                 "LECTERN_S3__SECRET_KEY": store.secret_key,
             }
+            if self._shown_host != LOOPBACK and not self.config.s3.public_endpoint_url:
+                shown = address_of(self._shown_host, store.port or 0)
+                self.settings["LECTERN_S3__PUBLIC_ENDPOINT_URL"] = shown
         else:
             self.given.append(f"S3 ({_place(self.config.s3.endpoint_url)})")
 
@@ -123,11 +132,9 @@ class System:
             self.given.append("Cloudflare Stream")
             return
         port = self.port + 1 if is_free(LOOPBACK, self.port + 1) else processes.free_port()
-        # A page that was opened under another name than this machine's own must find the video there too.
-        name = urlsplit(self.config.server.public_url).hostname or LOOPBACK
-        origin = f"http://{name}:{port}"
+        origin = address_of(self._shown_host, port)
         self.settings |= {
-            "LECTERN_CLOUDFLARE__API_BASE": f"http://{LOOPBACK}:{port}/client/v4",
+            "LECTERN_CLOUDFLARE__API_BASE": f"{address_of(near(self._open_host), port)}/client/v4",
             "LECTERN_CLOUDFLARE__ACCOUNT_ID": ACCOUNT,
             "LECTERN_CLOUDFLARE__API_TOKEN": self.keys.api_token,
             "LECTERN_CLOUDFLARE__WEBHOOK_SECRET": self.keys.webhook_secret,
@@ -138,7 +145,7 @@ class System:
         videos = self.data / "video_host"
         videos.mkdir(mode=0o700, exist_ok=True)
         options = {
-            "--host": LOOPBACK if name == LOOPBACK else self.config.server.host,
+            "--host": self._open_host,
             "--port": str(port),
             "--public-url": origin,
             "--data": str(videos),
@@ -185,13 +192,11 @@ class System:
             self.given.append("Stripe")
             return
         port = processes.free_port()
-        # A page that was opened under another name than this machine's own is sent there by its browser too.
-        name = urlsplit(self.config.server.public_url).hostname or LOOPBACK
-        origin = f"http://{name}:{port}"
+        origin = address_of(self._shown_host, port)
         if not self.config.plans:
             self.settings["LECTERN_PLANS"] = json.dumps(PLANS)
         self.settings |= {
-            "LECTERN_STRIPE__API_BASE": f"http://{LOOPBACK}:{port}",
+            "LECTERN_STRIPE__API_BASE": address_of(near(self._open_host), port),
             "LECTERN_STRIPE__SECRET_KEY": self.keys.stripe_secret_key,
             "LECTERN_STRIPE__PUBLISHABLE_KEY": self.keys.stripe_publishable_key,
             "LECTERN_STRIPE__SCRIPT_URL": f"{origin}/endive/stripe.js",
@@ -200,7 +205,7 @@ class System:
         ledger = self.data / "stripe"
         ledger.mkdir(mode=0o700, exist_ok=True)
         options = {
-            "--host": LOOPBACK if name == LOOPBACK else self.config.server.host,
+            "--host": self._open_host,
             "--port": str(port),
             "--public-url": origin,
             "--data": str(ledger),
@@ -210,13 +215,13 @@ class System:
             "--webhook-secret": self.keys.stripe_webhook_secret,
         }
         self._start_standin(PAYMENTS, "stripe", options)
-        self.ledger_address = f"http://{'localhost' if name == LOOPBACK else name}:{port}"
+        self.ledger_address = address_of("localhost" if self._shown_host == LOOPBACK else self._shown_host, port)
 
     def _start_standin(
         self, part: str, module: str, options: dict[str, str], on_parent_death: signal.Signals = signal.SIGKILL
     ) -> None:
         """Start `standins.<module>`; what it was told is on disk, or not worth keeping."""
-        port = int(options["--port"])
+        host, port = near(options.get("--host", LOOPBACK)), int(options["--port"])
         # As one word each: a secret may begin with a dash.
         words = [f"{option}={value}" for option, value in options.items()]
         program = Program(
@@ -224,7 +229,7 @@ class System:
             [sys.executable, "-m", f"standins.{module}", *words],
             env=dict(os.environ),
             log=self.logs / f"{module}.log",
-            ready=lambda: programs.answers(LOOPBACK, port, "/livez"),
+            ready=lambda: programs.answers(host, port, "/livez"),
             on_parent_death=on_parent_death,
             stop_timeout_s=STANDIN_STOP_S,
         )
@@ -304,12 +309,8 @@ def is_free(host: str, port: int) -> bool:
     try:
         with socket.create_server((host, port), family=family):
             return True
-    except OSError:
+    except (OSError, OverflowError):  # the last says that there is no such port
         return False
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _place(url: str) -> str:

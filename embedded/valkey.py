@@ -60,12 +60,14 @@ class Valkey:
         self._await_other(wait_for_other_s)
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         settings = SETTINGS.format(
-            socket=f'"{self._socket()}"', data=f'"{self.data}"', fsync="everysec" if self.durable else "no"
+            socket=_quoted(self._socket()), data=_quoted(self.data), fsync="everysec" if self.durable else "no"
         )
         self._process = processes.spawn(
             [str(_program()), "-"], log=self.log, stdin=settings.encode(), on_parent_death=signal.SIGTERM
         )
-        processes.wait_until(lambda: self._ping() is not None, self._process, "Valkey", self.log)
+        processes.wait_until(
+            lambda: self._ping() is not None, self._process, "Valkey", self.log, processes.LONG_START_S
+        )
 
     def stop(self) -> None:
         """Ordinary shutdown, with what is in memory on disk."""
@@ -111,6 +113,11 @@ class Valkey:
             if time.monotonic() >= deadline:
                 raise AlreadyRunningError("Valkey", self.data, pid)
             time.sleep(0.02)
+
+
+def _quoted(path: Path) -> str:
+    """As its configuration wants what may hold blanks and quotes."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _program() -> Path:

@@ -8,7 +8,9 @@ import gc
 import resource
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
+from typing import Any
 
 import uvloop
 from aiohttp import web
@@ -41,12 +43,12 @@ def main() -> int:
 
 async def serve(config: Config) -> int:
     """Run one process to its end."""
+    stopped = _stop_on_signals()  # before the slow imports: who is told to stop meanwhile does so, too
     from server.app import StartError, create_app  # noqa: PLC0415 - a bad setting is told before the slow imports
     from server.data.migrate import MigrationError  # noqa: PLC0415
     from server.http.protocol import Runner  # noqa: PLC0415
 
     _allow_files(config.server.max_sockets + FILES)
-    stopped = _stop_on_signals()
     app = create_app(config)
     runner = Runner(
         app,
@@ -60,12 +62,15 @@ async def serve(config: Config) -> int:
         settings = config.server
         listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
         direct = bind(settings.host, settings.direct_port) if settings.direct_port else None
-        await runner.setup()
+        await _unless(stopped, runner.setup())
     except (StartError, MigrationError, OSError) as error:
         print(f"lectern: {error}", file=sys.stderr)
-        with suppress(Exception):
-            await runner.cleanup()
+        await _give_up(runner, config)
         return 1
+    if stopped.is_set():
+        await _give_up(runner, config)
+        log.info("stopped")
+        return 0
     site = web.SockSite(runner, listener, backlog=settings.backlog)
     await site.start()
     if direct is not None:
@@ -77,6 +82,23 @@ async def serve(config: Config) -> int:
     await stopped.wait()
     await drain(runner, site, config)
     return 0
+
+
+async def _unless(stopped: asyncio.Event, start: Coroutine[Any, Any, None]) -> None:
+    """Until it is done, or left off because we are told to stop: a database may be waited for, or who migrates it."""
+    starting, waiting = asyncio.ensure_future(start), asyncio.ensure_future(stopped.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+
+
+async def _give_up(runner: web.AppRunner, config: Config) -> None:
+    """Close what has been opened of a start that leads nowhere."""
+    with suppress(Exception):
+        async with asyncio.timeout(config.sessions.drain_s):
+            await runner.cleanup()
 
 
 async def drain(runner: web.AppRunner, site: web.BaseSite, config: Config) -> None:

@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 
 from actors.restoring import Restorer
 from server import admin_accounts, admin_payments
-from server.admin_accounts import count_of_lines
-from server.config import Config, ConfigError, load_config
-from server.data.db import DATABASE_AWAY, Database
+from server.admin_accounts import connected_postgres, count_of_lines
+from server.config import Config, ConfigError, check_named, load_config
+from server.data.db import DATABASE_AWAY
 from server.data.dead_letters import DROPPED, list_letters, replay_letters
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
 
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @asynccontextmanager
 async def connected_redis(config: Config) -> AsyncIterator[Redis]:
     """Redis as the settings name it."""
+    check_named(config, "redis.url")
     timeout_s = config.redis.timeout_s
     client = Redis.from_url(
         config.redis.url,
@@ -65,16 +66,6 @@ async def connected_redis(config: Config) -> AsyncIterator[Redis]:
         yield client
     finally:
         await client.aclose()
-
-
-@asynccontextmanager
-async def connected_postgres(config: Config) -> AsyncIterator[Database]:
-    """Postgres as the settings name it."""
-    db = await Database.open(config.postgres.dsn, pool_size=1, timeout_s=config.postgres.timeout_s)
-    try:
-        yield db
-    finally:
-        await db.close()
 
 
 # Dead letters --------------------------------------------------------------------------------------------------------

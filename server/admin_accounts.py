@@ -5,7 +5,8 @@ import asyncio
 import contextlib
 import getpass
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import asyncpg
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from server.config import Config, ConfigError
+from server.config import Config, check_named
 from server.data.audit import audit
 from server.data.db import Database, Record, queries
 from server.data.streams import REDIS_AWAY, Streams
@@ -35,20 +36,27 @@ class Refused(Exception):
     """It was not done; the text says why."""
 
 
+@asynccontextmanager
+async def connected_postgres(config: Config) -> AsyncIterator[Database]:
+    """Postgres as the settings name it."""
+    check_named(config, "postgres.dsn")
+    db = await Database.open(config.postgres.dsn, pool_size=1, timeout_s=config.postgres.timeout_s)
+    try:
+        yield db
+    finally:
+        await db.close()
+
+
 def with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]:
     """A command that is given Postgres; 1 when it was refused."""
 
     async def run(config: Config, options: argparse.Namespace) -> int:
-        if not config.postgres.dsn:
-            raise ConfigError("postgres.dsn is not set (LECTERN_POSTGRES__DSN)")
-        database = await Database.open(config.postgres.dsn, pool_size=1, timeout_s=config.postgres.timeout_s)
-        try:
-            await work(config, database, options)
-        except (Refused, asyncpg.IntegrityConstraintViolationError) as error:
-            print(f"bin/admin: {error}", file=sys.stderr)
-            return 1
-        finally:
-            await database.close()
+        async with connected_postgres(config) as database:
+            try:
+                await work(config, database, options)
+            except (Refused, asyncpg.IntegrityConstraintViolationError) as error:
+                print(f"bin/admin: {error}", file=sys.stderr)
+                return 1
         return 0
 
     return run

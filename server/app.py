@@ -214,6 +214,8 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
             log.warning("waiting", part=part, error=reason)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{part} refused us: {error}") from error
+        except ValueError as error:
+            raise StartError(f"postgres.dsn: {error}") from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 1.0)
 
@@ -260,7 +262,8 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
             retry=Retry(NoBackoff(), 0),
             driver_info=None,  # for each connection it reads the metadata of its package anew: half a millisecond
         )
-    except ValueError as error:
+        pool.connection_class(**pool.connection_kwargs)  # which does not connect, but minds options that there are not
+    except (ValueError, TypeError) as error:
         raise StartError(f"redis.url: {error}") from error
     # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
     app[REDIS] = client = Redis.from_pool(pool)
@@ -351,7 +354,10 @@ async def objects(app: web.Application) -> AsyncIterator[None]:
         app[OBJECTS] = None
         yield
         return
-    app[OBJECTS] = store = await Objects.open(settings, app[HTTP], app[CONFIG].breaker)
+    try:
+        app[OBJECTS] = store = await Objects.open(settings, app[HTTP], app[CONFIG].breaker)
+    except ValueError as error:
+        raise StartError(f"s3: {error}") from error
     try:
         await store.ensure_bucket()
     except ServiceError as error:

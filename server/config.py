@@ -8,19 +8,59 @@ A key `[section] key` is overridden by `LECTERN_<SECTION>__<KEY>`, deeper ones b
 import os
 import tomllib
 from collections.abc import Mapping
+from email.headerregistry import HeaderRegistry
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationError, model_validator
 
-from server.domain.money import check_currency, parse_price
+from server.domain.money import NotAPrice, check_currency, parse_price
 
 CONFIG_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 SECRET_BYTES = 32
 _PREFIX = "LECTERN_"
 
+
+def _check_url(text: str) -> str:
+    """An address of HTTP, or none at all."""
+    parts = urlsplit(text)  # ValueError of its own for some
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1):
+        raise ValueError("must be an address such as https://example.org")
+    return text
+
+
+def _check_site(text: str) -> str:
+    """The same, where a host alone is https."""
+    return _check_url(text if "://" in text or not text else f"https://{text}")
+
+
+def _check_origin(text: str) -> str:
+    """What browsers send as `Origin`, or a star for all of them."""
+    if text not in ("*", "null") and "://" not in text:
+        raise ValueError("must be an origin such as https://example.org")
+    return text
+
+
+def _check_sender(text: str) -> str:
+    """What a mail may have as `From`, or nothing."""
+    try:
+        addresses = HeaderRegistry()("From", text).addresses  # type: ignore[attr-defined]
+    except IndexError:  # its parser's answer to what ends too soon
+        addresses = ()
+    if text and not (len(addresses) == 1 and addresses[0].username and text.isprintable()):
+        raise ValueError("must be one e-mail address, with or without a name before it")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+Site = Annotated[str, AfterValidator(_check_site)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
+Sender = Annotated[str, AfterValidator(_check_sender), Field(alias="from")]
+Email = Annotated[str, Field(max_length=254, pattern=r"^(|\s*[^@\s]+@[^@\s]+\s*)$")]
+Currency = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 Seconds = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0)]
@@ -42,14 +82,14 @@ class Server(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     listen_fd: Annotated[int, Field(ge=0)] = 0
     direct_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    public_url: str = ""
-    allowed_origins: list[str] = []
+    public_url: Site = ""
+    allowed_origins: list[Origin] = []
     trusted_proxies: list[IPvAnyNetwork] = []
     metrics_token: str = ""
     max_sockets: Count = 20_000
     full_share: Annotated[float, Field(gt=0, le=1)] = 0.9
     full_lag_s: Seconds = 0.5
-    backlog: Count = 1024
+    backlog: Annotated[int, Field(gt=0, le=65_535)] = 1024
     body_bytes: Count = 1_048_576
     body_timeout_s: Seconds = 30.0
     keepalive_s: Seconds = 75.0
@@ -92,19 +132,19 @@ class Auth(Section):
     mail_token_ttl_s: Seconds = 1800.0
     known_address_days: Count = 30
     bcrypt_cost: Annotated[int, Field(ge=4, le=16)] = 12
-    first_admin_email: str = ""
+    first_admin_email: Email = ""
     first_admin_password: str = ""
 
 
 class Cloudflare(Section):
-    api_base: str = "https://api.cloudflare.com/client/v4"
+    api_base: Url = "https://api.cloudflare.com/client/v4"
     account_id: str = ""
     api_token: str = ""
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
     signing_key_id: str = ""
     signing_key_pem: str = ""
-    customer_domain: str = ""
+    customer_domain: Site = ""
     playback_ttl_s: Seconds = 3600.0
     upload_ttl_s: Seconds = 3600.0
     tus_ttl_s: Seconds = 21_000.0
@@ -116,24 +156,24 @@ class Cloudflare(Section):
 
 
 class Stripe(Section):
-    api_base: str = "https://api.stripe.com"
+    api_base: Url = "https://api.stripe.com"
     secret_key: str = ""
     publishable_key: str = ""
-    script_url: str = "https://js.stripe.com/endive/stripe.js"
+    script_url: Url = "https://js.stripe.com/endive/stripe.js"
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
     timeout_s: Seconds = 10.0
 
 
 class S3(Section):
-    endpoint_url: str = ""
+    endpoint_url: Url = ""
     bucket: str = "lectern"
     access_key: str = ""
     secret_key: str = ""
     region: str = "us-east-1"
     timeout_s: Seconds = 5.0
-    public_endpoint_url: str = ""
-    cdn_base: str = ""
+    public_endpoint_url: Url = ""
+    cdn_base: Site = ""
 
 
 class Files(Section):
@@ -158,7 +198,7 @@ class Files(Section):
 
 
 class OpenAI(Section):
-    base_url: str = "https://api.openai.com/v1"
+    base_url: Url = "https://api.openai.com/v1"
     api_key: str = ""
     model: str = "gpt-5-mini"
     embedding_model: str = "text-embedding-3-small"
@@ -189,7 +229,7 @@ class Chat(Section):
 class Smtp(Section):
     host: str = ""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
-    from_: Annotated[str, Field(alias="from")] = ""
+    from_: Sender = ""
     username: str = ""
     password: str = ""
     tls: Literal["auto", "tls", "starttls", "none"] = "auto"
@@ -278,7 +318,7 @@ class Breaker(Section):
 
 
 class Payments(Section):
-    currencies: list[str] = ["usd", "eur", "gbp", "jpy"]
+    currencies: Annotated[list[Currency], Field(min_length=1)] = ["usd", "eur", "gbp", "jpy"]
     refund_days: Annotated[int, Field(ge=0)] = 14
     refund_watched_share: Share = 0.3
     past_due_days: Annotated[int, Field(ge=0)] = 7
@@ -295,7 +335,11 @@ class Plan(Section):
     @model_validator(mode="after")
     def _costs_something(self) -> Self:
         for name, amount in (("monthly", self.monthly), ("yearly", self.yearly)):
-            if parse_price(amount, self.currency) == 0:
+            try:
+                price = parse_price(amount, self.currency)
+            except NotAPrice as error:
+                raise ValueError(f"{name} {error}") from None
+            if price == 0:
                 raise ValueError(f"{name} must be at least 0.50")
         return self
 
@@ -329,8 +373,11 @@ class Config(Section):
     def _plans_are_told_apart(self) -> Self:
         if len({plan.plan_name for plan in self.plans}) < len(self.plans):
             raise ValueError("plans: two have the same plan_name")
-        for plan in self.plans:
-            check_currency(plan.currency, self.payments.currencies)
+        for number, plan in enumerate(self.plans):
+            try:
+                check_currency(plan.currency, self.payments.currencies)
+            except NotAPrice as error:
+                raise ValueError(f"plans.{number}.currency {error}") from None
         return self
 
 
@@ -350,8 +397,13 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] = os.enviro
     try:
         return Config.model_validate(_merged(tree, set_here))
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
-        raise ConfigError("; ".join(faults)) from None
+        faults = error.errors(include_input=False, include_context=False, include_url=False)
+        raise ConfigError("; ".join(_told(fault["loc"], fault["msg"]) for fault in faults)) from None
+
+
+def _told(location: tuple[int | str, ...], message: str) -> str:
+    """What is wrong, after the key where it is; what concerns several names them itself."""
+    return ": ".join([*filter(None, [".".join(map(str, location))]), message.removeprefix("Value error, ")])
 
 
 def check_startable(config: Config) -> None:
@@ -359,14 +411,20 @@ def check_startable(config: Config) -> None:
 
     A secret must be as long as HS256's digest, or it is the weakest part of the signature.
     """
-    for name, value in (("postgres.dsn", config.postgres.dsn), ("redis.url", config.redis.url)):
-        if not value:
-            raise ConfigError(f"{name} is not set (LECTERN_{name.upper().replace('.', '__')})")
+    check_named(config, "postgres.dsn", "redis.url")
     if not config.auth.secret:
         raise ConfigError(f"auth.secret is not set (LECTERN_AUTH__SECRET, at least {SECRET_BYTES} bytes)")
     for secret in (config.auth.secret, *config.auth.previous_secrets):
         if len(secret.encode()) < SECRET_BYTES:
             raise ConfigError(f"auth.secret and auth.previous_secrets must have at least {SECRET_BYTES} bytes")
+
+
+def check_named(config: Config, *names: str) -> None:
+    """Raise ConfigError for the first of these that is empty, such as "postgres.dsn"."""
+    for name in names:
+        section, _, key = name.partition(".")
+        if not getattr(getattr(config, section), key):
+            raise ConfigError(f"{name} is not set (LECTERN_{section.upper()}__{key.upper()})")
 
 
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ const WORDS = {
   bad_credentials: "That user name and password do not go together.",
   wrong_password: "The current password is another one.",
   bad_token: "This link was used already, or is too old. Ask for another one.",
-  not_configured: "This server sends no mails.",
+  not_configured: "This server is not set up for that.",
   username_taken: "That user name is taken. Try another.",
   email_taken: "There is an account with that e-mail address already.",
   quota_exceeded: "There is no room for this file. Delete some first.",

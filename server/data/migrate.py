@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
-from server.config import ConfigError, load_config
+from server.config import ConfigError, check_named, load_config
 
 MIGRATIONS_DIR = Path(__file__).resolve().parents[2] / "sql" / "migrations"
 
@@ -56,7 +56,7 @@ def read_migrations(directory: Path = MIGRATIONS_DIR) -> list[Migration]:
     return list(found.values())
 
 
-async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s: float = 60.0) -> list[str]:
+async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s: float = 600.0) -> list[str]:
     """Apply what is missing and name it. Raises MigrationError, or OSError and asyncpg's errors when unreachable.
 
     Args:
@@ -124,13 +124,14 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mi
 def main() -> int:
     """`python -m server.data.migrate`: exit code 0 when all is applied, 1 when not, 2 for a bad setting."""
     try:
-        dsn = load_config().postgres.dsn
+        config = load_config()
+        check_named(config, "postgres.dsn")
     except ConfigError as error:
         print(f"lectern: {error}", file=sys.stderr)
         return 2
     try:
-        names = asyncio.run(migrate(dsn))
-    except (MigrationError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        names = asyncio.run(migrate(config.postgres.dsn))
+    except (MigrationError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
         print(f"lectern: {error}", file=sys.stderr)
         return 1
     print("\n".join(names) or "Nothing to apply.")

@@ -2,6 +2,7 @@
 classroom page may load."""
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -11,6 +12,7 @@ from server.services.objects import objects_configured
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_WITH_PORT = re.compile(r"([0-9.]+):[0-9]+|\[([0-9A-Fa-f:.]+)\](?::[0-9]+)?")
 
 # By any of these a request was passed on, whoever says in it from where.
 _PASSED_ON = ("Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via")
@@ -36,7 +38,7 @@ class Edge:
             return peer
         address = peer
         for hop in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
-            candidate = hop.strip()
+            candidate = _without_port(hop.strip())
             if _parse_address(candidate) is None:
                 break
             address = candidate
@@ -93,6 +95,12 @@ class Edge:
         return address is not None and any(address in network for network in self._trusted)
 
 
+def _without_port(hop: str) -> str:
+    """Some proxies say it, too: `203.0.113.7:5123`, `[2001:db8::1]:5123`."""
+    found = _WITH_PORT.fullmatch(hop)
+    return (found[1] or found[2]) if found else hop
+
+
 def _parse_address(text: str) -> _Address | None:
     try:
         address = ipaddress.ip_address(text)
@@ -103,11 +111,9 @@ def _parse_address(text: str) -> _Address | None:
 
 
 def _origin_of(url: str) -> str:
-    """`scheme://host[:port]` of a URL or of a bare host (https); "" of nothing."""
-    if not url:
-        return ""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    return f"{parts.scheme}://{parts.netloc}".lower()
+    """`scheme://host[:port]` of a URL; "" of nothing."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}".lower() if url else ""
 
 
 def _page_policy(config: Config) -> str:

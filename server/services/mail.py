@@ -40,8 +40,6 @@ def page_address(config: Config, fragment: str) -> str:
 def site_address(config: Config) -> str:
     """Where the server is for those who read its mails, without a slash at the end."""
     public = config.server.public_url.rstrip("/")
-    if public and "://" not in public:
-        public = f"https://{public}"
     if not public:
         host = config.server.host
         host = "localhost" if host in ("", "0.0.0.0", "::", "127.0.0.1", "::1") else host

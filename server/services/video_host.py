@@ -133,7 +133,7 @@ class VideoHost:
 
     Args:
         http: the process's client session.
-        settings: section `cloudflare`; `customer_domain` is a host (https) or a whole origin.
+        settings: section `cloudflare`; `customer_domain` is a whole origin.
         clock: for expiries and for the age of webhooks.
         breaker: section `breaker`.
 
@@ -154,8 +154,7 @@ class VideoHost:
         # What is played comes from elsewhere: it may work while the API is away, and the other way round.
         self._delivery = Service("video_delivery", breaker, self._clock)
         self._stream = f"{settings.api_base.rstrip('/')}/accounts/{settings.account_id}/stream"
-        domain = settings.customer_domain.rstrip("/")
-        self._origin = domain if "://" in domain or not domain else f"https://{domain}"
+        self._origin = settings.customer_domain.rstrip("/")
         self._key = _load_key(settings.signing_key_pem)
         # By (uid, start, end): an RSA signature takes about a millisecond, and many ask for the same video at once.
         self._signed: dict[tuple[str, int, int], dict[str, Any]] = {}

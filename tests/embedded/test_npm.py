@@ -1,3 +1,7 @@
+import fcntl
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,31 @@ def test_what_npm_complains_about_is_passed_on(root: Path) -> None:
     with pytest.raises(NpmFailedError, match="no network"):
         npm.install()
     assert not npm.is_fresh()
+
+
+def test_two_at_once_fetch_them_once(root: Path) -> None:
+    (root / "npm").write_text('#!/bin/sh\nmkdir node_modules || exit 1\nsleep 0.3\necho "$@" >> asked\n')
+    with ThreadPoolExecutor() as pool:
+        for each in [pool.submit(npm.install) for _ in range(2)]:
+            each.result()
+    assert len(asked(root)) == 1
+
+
+def test_an_npm_that_outlives_who_started_it_is_waited_for(root: Path) -> None:
+    (root / "npm").write_text("#!/bin/sh\nmkdir node_modules\nsleep 60 >/dev/null 2>&1 &\necho $! > left\n")
+    npm.install()
+    left = int((root / "left").read_text())
+    try:
+        with (root / ".npm.lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_a_tree_that_cannot_be_written_is_told_like_any_other_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npm, "ROOT", root / "package-lock.json" / "..")
+    monkeypatch.setattr(npm, "is_fresh", lambda **_: False)
+    with pytest.raises(NpmFailedError):
+        npm.install()

@@ -1,8 +1,11 @@
 import asyncio
 import os
 import pwd
+import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -135,6 +138,27 @@ def test_a_statement_that_fails_says_why(server: Postgres) -> None:
         server.execute("SELECT * FROM no_such_table")
 
 
+@pytest.mark.slow
+def test_one_that_has_much_to_read_before_it_answers_is_waited_for(directory: Path) -> None:
+    server = Postgres(directory, durable=False)
+    server.start()
+    server.stop()
+
+    def hold_up() -> None:
+        while (pid := server.pid) is None:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(25)
+        os.kill(pid, signal.SIGCONT)
+
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(hold_up)
+        server.start()
+        held.result()
+    assert server.execute("SELECT 1").strip() == "1"
+    server.stop()
+
+
 @as_root
 def test_under_root_it_runs_as_nobody(server: Postgres) -> None:
     assert Path(f"/proc/{server.pid}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
@@ -156,3 +180,44 @@ def test_under_root_closed_places_are_left_for_open_ones(directory: Path, monkey
     assert server.data.is_relative_to(directory / "data")
     assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(directory / "programs")
     server.stop()
+
+
+@as_root
+def test_data_that_lie_apart_go_with_their_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "SHARED_DATA", directory / "data")
+    closed = directory / "closed"
+    closed.mkdir(mode=0o700)
+
+    def start(place: Path) -> str:
+        """What is found there, with what is left for the next."""
+        server = Postgres(place, durable=False)
+        server.start()
+        assert Postgres(place).dsn == server.dsn
+        try:
+            server.execute("CREATE TABLE IF NOT EXISTS starts (at text)")
+            server.execute(f"INSERT INTO starts VALUES ('{place.name}')")  # noqa: S608
+            return server.execute("SELECT string_agg(at, ' ') FROM starts").strip()
+        finally:
+            server.stop()
+
+    assert start(closed / "first") == "first"
+    assert start(closed / "first") == "first first"
+    (closed / "first").rename(closed / "moved")
+    assert start(closed / "moved") == "first first moved"
+    assert start(closed / "first") == "first", "another one"
+    shutil.rmtree(closed / "first")
+    assert start(closed / "first") == "first", "and one made anew"
+
+
+@as_root
+def test_a_directory_of_before_finds_its_data_that_lie_apart(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "SHARED_DATA", directory / "data")
+    before = directory / "closed" / "before"
+    (before / "logs").mkdir(parents=True)
+    (directory / "closed").chmod(0o700)
+    by_path = Postgres(before).data
+    server = Postgres(before, durable=False)
+    server.start()
+    server.stop()
+    assert server.data == by_path
+    assert Postgres(before).data == by_path

@@ -10,11 +10,15 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
+from embedded.system import System
+from server.config import load_config
+from server.listener import bind
 from tests.support.services import data_directory
 from tests.support.waiting import eventually
 from tests.support.whole import two_free_ports
@@ -47,7 +51,7 @@ class Run:
             self.process = subprocess.Popen(self.command(), cwd=processes.ROOT, env=BARE, stdout=output, stderr=output)
 
     def command(self) -> list[str]:
-        options = [*self.options, "--data", str(self.data), "--port", str(self.port)]
+        options = ["--data", str(self.data), "--port", str(self.port), *self.options]
         return [sys.executable, "-m", "embedded.run", *options]
 
     def is_ready(self) -> bool:
@@ -161,6 +165,50 @@ def test_a_number_of_processes_that_makes_no_sense_is_refused(directory: Path, c
     run = Run(directory, processes.free_port(), "--no-demo", "--processes", count)
     assert run.process.wait(60) == 2
     assert "--processes" in run.said()
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "many"])
+def test_a_port_that_there_is_not_is_refused(directory: Path, port: str) -> None:
+    run = Run(directory, processes.free_port(), "--no-demo", "--port", port)
+    assert run.process.wait(60) == 2
+    assert "--port" in run.said()
+
+
+def test_a_place_where_nothing_can_be_kept_is_named(directory: Path) -> None:
+    (directory / "file").touch()
+    run = Run(directory, processes.free_port(), "--no-demo", "--data", str(directory / "file" / "data"))
+    assert run.process.wait(60) == 1
+    assert re.fullmatch(r"bin/run: .*file/data'\n", run.said())
+
+
+def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(directory: Path) -> None:
+    port, name = two_free_ports(), "127.0.0.2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LECTERN_SERVER__HOST", name)
+        patch.setenv("LECTERN_SERVER__PUBLIC_URL", f"http://{name}:{port}")
+        system = System(load_config(), directory, bind(name, port))
+    try:
+        system.start_stores()
+        system.start_video_host()
+        system.start_payments()
+        for part in system.parts.values():
+            if isinstance(part, programs.Program):
+                part.await_ready(60)
+        asked = {setting: urlsplit(value) for setting, value in system.settings.items() if value.startswith("http")}
+        for address in asked.values():
+            with socket.create_connection((address.hostname, address.port), timeout=10):
+                pass
+        browsers = ("CLOUDFLARE__CUSTOMER_DOMAIN", "S3__PUBLIC_ENDPOINT_URL", "STRIPE__SCRIPT_URL")
+        assert {asked[f"LECTERN_{setting}"].hostname for setting in browsers} == {name}
+    finally:
+        system.begin_stop()
+        for part in reversed(system.parts.values()):
+            part.stop()
+
+
+def test_the_last_port_of_all_is_as_good_as_any(directory: Path) -> None:
+    with running(directory, "--no-demo", "--port", "65535") as run:
+        assert programs.answers("127.0.0.1", 65535, "/readyz", 20), run.said()
 
 
 def process_at(port: int) -> str:

@@ -85,5 +85,12 @@ def test_its_keys_stay_and_are_nobody_elses(store: ObjectStore) -> None:
     assert (store.data.parent / "s3.keys").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_of_keys_that_was_left_empty_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "s3.keys").touch()
+    store = ObjectStore(tmp_path)
+    assert len(store.secret_key) == 40
+    assert ObjectStore(tmp_path).secret_key == store.secret_key
+
+
 def test_its_secret_is_not_on_its_command_line(store: ObjectStore) -> None:
     assert store.secret_key.encode() not in Path(f"/proc/{store.pid}/cmdline").read_bytes()

@@ -49,3 +49,11 @@ def test_a_stopped_server_leaves_no_socket(own_valkey: Valkey) -> None:
     directory = own_valkey._socket().parent
     own_valkey.stop()
     assert not directory.exists()
+
+
+def test_its_data_may_lie_in_a_place_of_any_name(tmp_path: Path) -> None:
+    directory = tmp_path / """it's "100 %" \\ ü"""
+    server = Valkey(directory, durable=False)
+    server.start()
+    server.stop()
+    assert list((directory / "valkey").iterdir())

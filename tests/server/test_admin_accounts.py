@@ -145,9 +145,20 @@ async def test_what_postgres_refuses_is_told_in_a_line(
     assert second == 'bin/admin: UndefinedTableError: relation "audit_log" does not exist'
 
 
-def test_without_a_database_it_says_which_setting(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("setting", "command"), [("POSTGRES__DSN", ["audit"]), ("REDIS__URL", ["dead-letters", "list"])]
+)
+def test_without_a_part_it_says_which_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], setting: str, command: list[str]
 ) -> None:
-    monkeypatch.delenv("LECTERN_POSTGRES__DSN", raising=False)
-    assert admin.main(["audit"]) == 2
-    assert "LECTERN_POSTGRES__DSN" in capsys.readouterr().err
+    monkeypatch.delenv(f"LECTERN_{setting}", raising=False)
+    assert admin.main(command) == 2
+    assert f"LECTERN_{setting}" in capsys.readouterr().err
+
+
+def test_a_database_that_is_not_there_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], postgres_dsn: str
+) -> None:
+    monkeypatch.setenv("LECTERN_POSTGRES__DSN", postgres_dsn.replace("/test_", "/no_such_test_"))
+    assert admin.main(["audit"]) == 1
+    assert "does not exist" in capsys.readouterr().err

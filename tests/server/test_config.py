@@ -68,9 +68,9 @@ def test_a_limit_set_anew_without_a_burst_has_none_beyond_its_rate(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"monthly": "0.00"}, "monthly must be at least"), ({"yearly": "9.001"}, "decimals"),
-        ({"currency": "xxx"}, "must be one of"), ({"courses": ["x"]}, "courses"), ({"plan_name": ""}, "plan_name"),
-        ({}, "the same plan_name"),
+        ({"monthly": "0.00"}, "^plans.0: monthly must be at least"), ({"yearly": "9.001"}, "yearly must .* decimals"),
+        ({"currency": "xxx"}, "^plans.0.currency must be one of"), ({"courses": ["x"]}, "plans.0.courses"),
+        ({"plan_name": ""}, "plans.0.plan_name"), ({}, "^plans: two have the same plan_name"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused(tmp_path: Path, change: dict[str, object], fault: str) -> None:
@@ -117,11 +117,48 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_LIMITS__WRITE", "fast"),
         ("LECTERN_LOG__FORMAT", "xml"),
         ("LECTERN_POSTGRES__POOL_SIZE", "21"),
+        ("LECTERN_SERVER__BACKLOG", "99999999999"),
+        ("LECTERN_SERVER__PUBLIC_URL", "https://[::1"),
+        ("LECTERN_SERVER__PUBLIC_URL", "ftp://learn.example.org"),
+        ("LECTERN_SERVER__PUBLIC_URL", "https://host:port"),
+        ("LECTERN_SERVER__ALLOWED_ORIGINS", '["learn.example.org"]'),
+        ("LECTERN_S3__ENDPOINT_URL", "localhost:9000"),
+        ("LECTERN_S3__PUBLIC_ENDPOINT_URL", "files.example.org"),
+        ("LECTERN_OPENAI__BASE_URL", "api.example.org/v1"),
+        ("LECTERN_STRIPE__API_BASE", "https://"),
+        ("LECTERN_CLOUDFLARE__API_BASE", "cloudflare"),
+        ("LECTERN_SMTP__FROM", "Lectern <"),
+        ("LECTERN_SMTP__FROM", "a@b.org, c@b.org"),
+        ("LECTERN_SMTP__FROM", "a@b.org\nBcc: c@d.org"),
+        ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "@example.org"),
+        ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "a@" + 254 * "b"),
+        ("LECTERN_PAYMENTS__CURRENCIES", "[]"),
+        ("LECTERN_PAYMENTS__CURRENCIES", '["USD"]'),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(tmp_path: Path, name: str, value: str) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=rf"{name}|{name.removeprefix('LECTERN_').lower().replace('__', '.')}"):
         load(tmp_path, **{name: value})
+
+
+def test_an_address_may_have_a_port_and_a_path_and_a_site_be_a_host_alone_which_is_https(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        LECTERN_SERVER__PUBLIC_URL="learn.example.org:8443",
+        LECTERN_CLOUDFLARE__CUSTOMER_DOMAIN="customer-xyz.cloudflarestream.com",
+        LECTERN_S3__CDN_BASE="files.example.org",
+        LECTERN_S3__ENDPOINT_URL="http://[::1]:9000",
+        LECTERN_OPENAI__BASE_URL="https://example.org/v1beta/openai/",
+        LECTERN_SERVER__ALLOWED_ORIGINS='["https://a.org", "capacitor://localhost", "*"]',
+    )
+    assert config.server.public_url == "https://learn.example.org:8443"
+    assert config.cloudflare.customer_domain == "https://customer-xyz.cloudflarestream.com"
+    assert config.s3.cdn_base == "https://files.example.org"
+
+
+@pytest.mark.parametrize("sender", ["", "a@b.org", "lectern", "Lectern <no-reply@b.org>", "Gül <a@b.org>"])
+def test_mails_may_come_from_any_one_address_with_or_without_a_name(tmp_path: Path, sender: str) -> None:
+    assert load(tmp_path, LECTERN_SMTP__FROM=sender).smtp.from_ == sender
 
 
 def test_another_file_is_named_by_the_environment(tmp_path: Path) -> None:

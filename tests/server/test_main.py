@@ -17,6 +17,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from server.data import migrate
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s" * 32
 
@@ -129,6 +131,37 @@ def test_a_signal_ends_it_with_exit_code_0(server: tuple[subprocess.Popen[str], 
     assert "Traceback" not in errors
     with pytest.raises(ConnectionRefusedError):
         ask(address, "/livez")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_told_to_stop_while_it_waits_for_postgres_ends_at_once(
+    parts: dict[str, str], number: signal.Signals
+) -> None:
+    away = {"POSTGRES__DSN": "postgresql:///x?host=/nowhere", "SERVER__START_TIMEOUT_S": "600"}
+    process = start(**(parts | away))
+    assert process.stderr is not None
+    assert any('"waiting"' in line for line in process.stderr)
+    process.send_signal(number)
+    code, errors = finish(process)
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+async def test_who_is_told_to_stop_while_another_process_migrates_ends_at_once(
+    parts: dict[str, str], postgres_dsn: str
+) -> None:
+    other = await asyncpg.connect(postgres_dsn)
+    await other.execute("SELECT pg_advisory_lock($1)", migrate._LOCK)
+    process = start(**parts)
+    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+    while not await other.fetchval(waiting):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert await asyncio.to_thread(process.wait, 60) == 0
+    assert time.monotonic() - began < 30  # of the ten minutes that it would wait
+    process.communicate()
+    await other.close()
 
 
 async def test_what_is_running_when_the_signal_comes_is_finished(server: tuple[subprocess.Popen[str], str]) -> None:

@@ -1,4 +1,4 @@
-"""What the page makes of figures, in a browser."""
+"""What the page makes of figures and failures, in a browser."""
 
 from decimal import Decimal
 
@@ -21,3 +21,13 @@ async def test_the_page_counts_a_price_as_the_server_does(origin: str, page: Pag
     await page.goto(f"{origin}/bare")
     counted = await page.evaluate(MINOR, [[float(amount), name] for amount, name in prices])
     assert counted == [to_minor(Decimal(amount), name) for amount, name in prices]
+
+
+async def test_what_a_server_is_not_set_up_for_is_told_in_words_that_fit_all_of_it(origin: str, page: Page) -> None:
+    """Mails, files, videos and payments are all refused so where nothing is configured for them."""
+    await page.goto(f"{origin}/bare")
+    told = await page.evaluate("""async () => {
+        const { explain, Problem } = await import("/web/api.js");
+        return explain(new Problem(503, { code: "not_configured", detail: "..." }));
+    }""")
+    assert told == "This server is not set up for that."

@@ -87,6 +87,16 @@ def test_the_command_says_what_it_did_and_what_is_wrong(
     assert "Nothing" in capsys.readouterr().out
     monkeypatch.setenv("LECTERN_POSTGRES__DSN", "postgresql:///x?host=/nowhere")
     assert module.main() == 1
+    monkeypatch.setenv("LECTERN_POSTGRES__DSN", "postgresql://x:port/y")
+    assert module.main() == 1
     monkeypatch.setenv("LECTERN_NONSENSE", "1")
     assert module.main() == 2
     assert "LECTERN_NONSENSE" in capsys.readouterr().err
+
+
+def test_no_database_is_migrated_that_nobody_has_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LECTERN_POSTGRES__DSN", raising=False)
+    assert module.main() == 2
+    assert "LECTERN_POSTGRES__DSN" in capsys.readouterr().err
