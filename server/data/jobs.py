@@ -1,9 +1,9 @@
 """Work that is done after the answer went out, however often that must be tried.
 
 A job is a row, written in the transaction of what it belongs to. Any process takes those that are due (SKIP LOCKED),
-each for the time of a lease; one whose process died is due again when the lease is over. So work is done at least once,
-and must bear being done twice. What fails is tried again, later each time, and is dead after `jobs.attempts`: it stays
-to be looked at and to be tried again (`bin/admin jobs`).
+each for the time of a lease; one whose process died is due again when the lease is over, one whose process was stopped
+at once. So work is done at least once, and must bear being done twice. What fails is tried again, later each time, and
+is dead after `jobs.attempts`: it stays to be looked at and to be tried again (`bin/admin jobs`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -78,7 +79,7 @@ class Jobs:
     async def run(self) -> None:
         """Do what is due, each job as soon as there is a place for it; look again every `jobs.poll_s`, until cancelled.
 
-        What is under way is cancelled, too, and waited for. It is due again when its lease is over.
+        What is under way is cancelled, too, and waited for. It is due again at once.
         """
         async with asyncio.TaskGroup() as group:
             while True:
@@ -124,6 +125,12 @@ class Jobs:
                 raise Hopeless("every attempt took its process down")
             async with asyncio.timeout(self._settings.lease_s * WORKING_SHARE):
                 await self._works[job.kind](job)
+        except asyncio.CancelledError:
+            with suppress(*DATABASE_AWAY):  # then its lease has to run out
+                await _jobs.repeat_job(
+                    self._database, job_id=job.id, attempts=job.attempts, in_s=0.0, error="its process was stopped"
+                )
+            raise
         except Again as error:
             metrics.JOBS.labels(job.kind, "again").inc()
             await _jobs.repeat_job(
