@@ -44,8 +44,8 @@ LONGEST = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: most tests wait for servers of theirs more than they compute."""
-    return (os.cpu_count() or 1) + 1
+    """Two for each core: most tests wait for servers of theirs, and with one less a core is idle for a sixth of the time."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
