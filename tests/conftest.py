@@ -44,7 +44,7 @@ LONGEST = (
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core: most tests wait for servers of theirs, and with one less a core is idle for a sixth of the time."""
+    """Two for each core: most tests wait for servers of theirs, and with three on two a core is idle at times."""
     return 2 * (os.cpu_count() or 1)
 
 
