@@ -58,7 +58,9 @@ RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq,
 -- name: save_checkpoints(owner, ids, epochs, states, seqs, subs, duplicates, decisions, ranges, positions, seen, released, statuses, sums, percents, complete_share)$
 -- Every changed session of a process at once, the progress that those which passed the fence made, and what those that
 -- say so (`sums`) add to their videos' figures. Sent again after an unknown outcome it changes nothing: progress is folded
--- only where the row saw its cursor move, and figures are the difference that `session_figures` itself saw.
+-- only where the row saw its cursor move, or once more where it waited for the first to be committed (`RETURNING old` shows
+-- a row as it was before that, for a trigger looks at it first), which gives the same union; and figures are the difference
+-- that `session_figures` itself saw.
 -- The ids of those that passed; nothing when that is all of them, as it nearly always is. A row that somebody holds for
 -- longer than a moment is not waited for: all are undone, with `lock_not_available`, so that the others can be sent alone.
 WITH given AS (
