@@ -192,18 +192,23 @@ class Runtime:
     async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sessions that the caller has just ended under this process's id (rows of `end_sessions`): tell whoever holds
         them, and fold what their streams still hold; what cannot be done now the reaper does."""
+        try:
+            await self._finish(rows)
+        except BaseException as error:
+            # Not before: the reaper would claim anew what is under way here, and be through with it later.
+            self.registry.strays.update((row["id"], self._clock.monotonic()) for row in rows)
+            if not isinstance(error, AWAY):
+                raise
+
+    async def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            self.registry.strays[row["id"]] = self._clock.monotonic()
             await self.announce_claim(row["id"], row["epoch"])
         held = [session for row in rows if (session := self.registry.get(row["id"])) is not None]
         for session in held:
             self.registry.fence_off(session, "socket")
         # What is on its way is in the streams before they are read.
         await asyncio.gather(*(self.ingest.served(session, SERVED_S) for session in held))
-        with contextlib.suppress(*AWAY):
-            await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
-            for row in rows:
-                self.registry.strays.pop(row["id"], None)
+        await self.reaper.finish(sorted(rows, key=lambda row: row["id"]))
 
     def attach(self, session: VideoSession, peer: Peer) -> None:
         """A socket speaks for the session from now on."""

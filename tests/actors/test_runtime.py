@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
@@ -340,6 +341,44 @@ async def test_what_an_owner_acknowledges_that_hears_late_of_a_takeover_counts(s
         assert (row["last_seq"], row["owner"], row["status"]) == (5, None, "ended")
         assert state_of(row)["frames"] == 5
         assert not await still_core.redis.exists(session.key)
+
+
+async def test_a_takeover_is_through_when_it_says_so_whatever_the_reaper_does_meanwhile(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = still_core.runtime
+    announce = runtime.announce_claim
+
+    async def beside_the_reaper(session_id: UUID, epoch: int) -> None:
+        assert await runtime.reaper.reap() == 0
+        await announce(session_id, epoch)
+
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        session_id = await place.new_session(other)
+        session, _ = await other.open(session_id)
+        await other.feed(session, 3)
+        monkeypatch.setattr(runtime, "announce_claim", beside_the_reaper)
+        await take_over(still_core, session_id)
+        assert (await still_core.row(session_id))["last_seq"] == 3
+
+
+async def test_what_a_takeover_could_not_fold_the_reaper_does(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_rows: object) -> None:
+        raise RedisConnectionError("away")
+
+    async with running(place.dsn, place.redis_url, start=False) as other:
+        session_id = await place.new_session(other)
+        session, _ = await other.open(session_id)
+        await other.feed(session, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(still_core.runtime.reaper, "finish", away)
+            await take_over(still_core, session_id)
+        assert (await still_core.row(session_id))["last_seq"] == 0
+        assert await still_core.runtime.reaper.reap() == 1
+        row = await still_core.row(session_id)
+        assert (row["last_seq"], row["owner"], row["status"]) == (3, None, "ended")
 
 
 async def test_after_a_takeover_its_own_process_takes_no_more_of_a_session(core: Core, place: Place) -> None:
