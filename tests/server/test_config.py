@@ -128,6 +128,7 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_STRIPE__API_BASE", "https://"),
         ("LECTERN_CLOUDFLARE__API_BASE", "cloudflare"),
         ("LECTERN_SMTP__FROM", "Lectern <"),
+        ("LECTERN_SMTP__FROM", "Lectern <a@>"),
         ("LECTERN_SMTP__FROM", "a@b.org, c@b.org"),
         ("LECTERN_SMTP__FROM", "a@b.org\nBcc: c@d.org"),
         ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "@example.org"),
