@@ -15,6 +15,9 @@ const PLAY = "M8 5.5v13l10.5-6.5z";
 const WORDS_MAX = 200;
 const TYPING_MS = 250;
 
+// What a purchase stands as, by its transaction's status; any other is over, and the next one is another.
+const STANDINGS = { pending: "open", requires_action: "open", succeeded: "paid", partially_refunded: "paid" };
+
 /**
  * @param {object} options
  * @param {import("./api.js").Api} options.api
@@ -234,11 +237,7 @@ function payForm(api, course, done) {
     currency: course.currency,
     amount: Number(course.price),
     pay: (methodId, key) => purchase(api, course.id, methodId, key),
-    standing: async (answer) => {
-      const { status } = await api.transaction(answer.transaction.id);
-      if (status === "failed" || status === "canceled") return "over";
-      return status === "pending" || status === "requires_action" ? "open" : "paid";
-    },
+    standing: async (answer) => STANDINGS[(await api.transaction(answer.transaction.id)).status] ?? "over",
     done,
   });
 }

@@ -8,9 +8,9 @@ import { fetchAhead, fetchedSource } from "./ahead.js";
 import { explain } from "./api.js";
 import { courseOf } from "./catalogue.js";
 import { Controls } from "./controls.js";
-import { h, icon, setText } from "./dom.js";
-import { clock } from "./format.js";
+import { h, setText } from "./dom.js";
 import { LivePanel } from "./live.js";
+import { Notices } from "./notices.js";
 import { finish } from "./owed.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
@@ -26,7 +26,6 @@ const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
 // So long before its end a lecture that is fetched whole makes room for the next.
 const AHEAD_S = 30;
-const PLAY = "M8 5.5v13l10.5-6.5z";
 
 export class Classroom {
   /**
@@ -84,7 +83,7 @@ export class Classroom {
 
   #stage = h("div", { class: "stage" });
   #screen = h("video", { playsinline: true, controls: true, preload: "auto", tabindex: "0" });
-  #overlay = h("div", { class: "overlay", role: "status", hidden: true });
+  #notices = new Notices();
   #title = h("h1", { tabindex: "-1" }, " ");
   #description = h("p", { class: "description" });
   #controls = new Controls(this.#screen, () => this.player);
@@ -140,7 +139,7 @@ export class Classroom {
   // The lecture and its course
 
   #build() {
-    this.#stage.append(this.#screen, this.#overlay);
+    this.#stage.append(this.#screen, this.#notices.element);
     const around = this.#around;
     this.#side.append(around.tutor, this.#beside);
     return h(
@@ -191,15 +190,15 @@ export class Classroom {
       this.#signIn();
     } else if (error.status === 403) {
       const open = () => this.#navigate(courseId ? `#/courses/${courseId}` : "#/");
-      this.#notice("Not yours yet", explain(error), [courseId ? "See the course" : "See all courses", open]);
+      this.#notices.say("Not yours yet", explain(error), [courseId ? "See the course" : "See all courses", open]);
     } else {
-      this.#notice("This lecture cannot be shown", explain(error), ["Try again", () => this.#again()]);
+      this.#notices.say("This lecture cannot be shown", explain(error), ["Try again", () => this.#again()]);
     }
   }
 
   #again() {
     this.#waiting = null;
-    this.#notice(null);
+    this.#notices.clear();
     this.open();
   }
 
@@ -210,16 +209,16 @@ export class Classroom {
   /** Waits until the video can be played, and plays it. */
   async #withVideo(video) {
     if (!video) {
-      this.#notice("No video yet", "This lecture’s video has not been uploaded.");
+      this.#notices.say("No video yet", "This lecture’s video has not been uploaded.");
       return;
     }
     if (video.status === "error") {
-      this.#notice("This video could not be prepared", video.cloudflare_uid ? video.error : "Its author has been told.");
+      this.#notices.say("This video could not be prepared", video.cloudflare_uid ? video.error : "Its author has been told.");
       return;
     }
     if (video.status !== "ready" || !video.playback) {
-      if (video.status === "pending_upload") this.#notice("No video yet", "It is on its way, and begins here by itself.");
-      else this.#notice("Almost there", "This lecture is being encoded. It begins here by itself when it is ready.");
+      if (video.status === "pending_upload") this.#notices.say("No video yet", "It is on its way, and begins here by itself.");
+      else this.#notices.say("Almost there", "This lecture is being encoded. It begins here by itself when it is ready.");
       const waiting = (this.#waiting = {});
       await this.#pause(ENCODING_POLL_MS);
       const newer = await this.#api.video(video.id).catch(() => video);
@@ -227,7 +226,7 @@ export class Classroom {
       await this.#withVideo(newer);
       return;
     }
-    this.#notice(null);
+    this.#notices.clear();
     this.#video = video;
     this.#around.showList();
     await this.#begin();
@@ -320,35 +319,24 @@ export class Classroom {
       return null;
     } catch (error) {
       if (this.#off.signal.aborted) return null;
-      if (error.code === "too_many_sessions" && !takeover) return (await this.#askTakeover(error)) ? this.#createSession(true) : null;
+      if (error.code === "too_many_sessions" && !takeover) return this.#askTakeover(error);
       if (error.status === 401) this.#signIn();
-      else if (!this.player) this.#notice("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
+      else if (!this.player) this.#notices.say("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
       else if (error.status === 403) this.#notEntitled();
       else if (error.status === 0 || error.status >= 429) this.#renewSoon();
       return null;
     }
   }
 
-  #retryBegin() {
-    this.#notice(null);
-    this.#begin();
+  async #askTakeover(error) {
+    if (await this.#notices.askTakeover(error.body?.sessions?.length ?? 3)) return this.#createSession(true);
+    this.#navigate("#/");
+    return null;
   }
 
-  #askTakeover(error) {
-    const count = error.body?.sessions?.length ?? 3;
-    return new Promise((resolve) => {
-      const settle = (answer) => () => {
-        this.#notice(null);
-        if (!answer) this.#navigate("#/");
-        resolve(answer);
-      };
-      this.#notice(
-        "Watching elsewhere",
-        `You have ${count} lectures open already. Watching here stops the others.`,
-        ["Watch here", settle(true)],
-        ["Not now", settle(false)],
-      );
-    });
+  #retryBegin() {
+    this.#notices.clear();
+    this.#begin();
   }
 
   #newSession(created) {
@@ -453,13 +441,13 @@ export class Classroom {
       await this.#renewSession();
     } catch {
       this.#screen.pause();
-      this.#notice("Signed out", "Your account was changed, or you signed out elsewhere.", ["Sign in", () => this.#signIn()]);
+      this.#notices.say("Signed out", "Your account was changed, or you signed out elsewhere.", ["Sign in", () => this.#signIn()]);
     }
   }
 
   #superseded() {
     this.#screen.pause();
-    this.#notice("Playing on another device", "This lecture went on somewhere else. It can only play in one place.", [
+    this.#notices.say("Playing on another device", "This lecture went on somewhere else. It can only play in one place.", [
       "Continue here",
       () => this.#takeBack(),
     ]);
@@ -467,7 +455,7 @@ export class Classroom {
 
   async #takeBack() {
     const { session } = this;
-    this.#notice(null);
+    this.#notices.clear();
     const greeting = await new Promise((resolve) => {
       session.addEventListener("hello", ({ detail }) => resolve(detail), { once: true });
       session.addEventListener("stopped", () => resolve(null), { once: true });
@@ -489,7 +477,7 @@ export class Classroom {
   #notEntitled() {
     this.#screen.pause();
     const course = `#/courses/${this.#lecture.course_id}`;
-    this.#notice("No longer open to you", "You do not take this course any more.", ["See the course", () => this.#navigate(course)]);
+    this.#notices.say("No longer open to you", "You do not take this course any more.", ["See the course", () => this.#navigate(course)]);
   }
 
   // The picture
@@ -507,13 +495,13 @@ export class Classroom {
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
     player.addEventListener("expired", () => this.#renewPlayback());
-    player.addEventListener("fatal", ({ detail }) => this.#fault(detail.message));
+    player.addEventListener("fatal", ({ detail }) => this.#notices.fault(detail.message));
     player.addEventListener("recovered", () => this.#recovered(position));
     player.addEventListener("ended", () => this.#end());
     const on = (name, listener) => this.#screen.addEventListener(name, listener, { signal: this.#off.signal });
     on("play", () => this.#playing());
-    on("seeking", () => this.#finished && this.#notice(null));
-    on("playing", () => !this.session?.state.stopped && this.#notice(null));
+    on("seeking", () => this.#finished && this.#notices.clear());
+    on("playing", () => !this.session?.state.stopped && this.#notices.clear());
     on("timeupdate", () => {
       this.#keepPlace();
       this.#lookAhead();
@@ -538,12 +526,12 @@ export class Classroom {
       await player.load(options);
       if (this.player === player && !this.#off.signal.aborted) await player.play();
     } catch {
-      this.#notice("The player cannot be loaded", "Check the connection, then reload the page.");
+      this.#notices.say("The player cannot be loaded", "Check the connection, then reload the page.");
     }
   }
 
   #playing() {
-    if (this.#finished) this.#notice(null);
+    if (this.#finished) this.#notices.clear();
     this.#finished = false;
     if (this.session?.state.connection !== "stopped") return;
     if (["ended", "gone", "left"].includes(this.session.state.stopped)) this.#renewSession();
@@ -565,37 +553,24 @@ export class Classroom {
     if (this.session) finish(this.session, this.#userId).then(() => this.#around.update());
     const { next } = this.#around;
     const again = () => {
-      this.#notice(null);
+      this.#notices.clear();
       this.#screen.currentTime = 0;
       this.player.play();
     };
-    if (next) this.#notice("Up next", next.title, ["Go on", () => this.#navigate(`#/lectures/${next.id}`)], ["Watch again", again]);
-    else this.#notice("That was the last lecture", "Well done.", ["Watch again", again]);
+    if (next) this.#notices.say("Up next", next.title, ["Go on", () => this.#navigate(`#/lectures/${next.id}`)], ["Watch again", again]);
+    else this.#notices.say("That was the last lecture", "Well done.", ["Watch again", again]);
   }
 
   #offerToPlay(position) {
-    const begin = () => {
-      this.#notice(null);
+    this.#notices.offerToPlay(position, () => {
+      this.#notices.clear();
       this.player.play();
       this.#screen.focus();
-    };
-    const text = position > 1 ? `Go on at ${clock(position)}` : "Play";
-    this.#overlay.replaceChildren(h("button", { type: "button", class: "big-play", onclick: begin }, icon(PLAY), text));
-    this.#overlay.dataset.kind = "play";
-    this.#overlay.hidden = false;
-  }
-
-  /** Says that the picture has stopped, but for where there is more to say. */
-  #fault(message) {
-    const { hidden, dataset } = this.#overlay;
-    if (!hidden && !["play", "fault"].includes(dataset.kind)) return;
-    this.#notice("The picture has stopped", message);
-    dataset.kind = "fault";
+    });
   }
 
   #recovered(position) {
-    if (this.#overlay.dataset.kind !== "fault") return;
-    this.#notice(null);
+    if (!this.#notices.recover()) return;
     // Autoplay was refused, and nobody has pressed play yet.
     if (this.#screen.paused && this.player.state.startup_ms === null) this.#offerToPlay(position);
   }
@@ -603,17 +578,6 @@ export class Classroom {
   async #renewPlayback() {
     const video = await this.#api.video(this.#video.id).catch(() => null);
     if (video?.playback) this.player?.renew(video.playback);
-  }
-
-  /** Says something over the picture, with up to two ways to go on; `null` takes it away. */
-  #notice(title, text, ...actions) {
-    this.#overlay.hidden = title === null;
-    delete this.#overlay.dataset.kind;
-    if (title === null) return;
-    const buttons = actions.map(([label, act], i) =>
-      h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: act }, label),
-    );
-    this.#overlay.replaceChildren(h("h2", null, title), h("p", null, text), h("div", { class: "actions" }, ...buttons));
   }
 
   // Keeping the place

@@ -13,6 +13,8 @@ const STATES = {
   past_due: "could not be charged: choose another card",
   canceled: "has ended",
 };
+// What a subscription stands as where it is paid; any other is over, and the next one is another.
+const STANDINGS = { incomplete: "open", active: "paid", past_due: "paid" };
 
 /**
  * @param {object} options
@@ -95,11 +97,7 @@ function subscribeForm(api, plan, billing_period, text, again) {
     currency: plan.currency,
     amount: Number(plan.prices[billing_period]),
     pay: (payment_method_id, key) => api.subscribe({ plan_name: plan.plan_name, billing_period, payment_method_id }, key),
-    standing: async (answer) => {
-      const { status } = await api.subscription(answer.id);
-      if (status === "canceled") return "over";
-      return status === "incomplete" ? "open" : "paid";
-    },
+    standing: async (answer) => STANDINGS[(await api.subscription(answer.id)).status] ?? "over",
     done: again,
   });
 }

@@ -14,14 +14,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 FORM = """async () => {
     const { checkout } = await import("/web/checkout.js");
     const { Problem } = await import("/web/api.js");
-    window.till = { sent: [], kept: [], answers: [], standings: [], changed: () => {}, done: false };
+    window.till = { sent: [], kept: [], answers: [], standings: [], changed: () => {}, done: false, asked: 0 };
     window.Stripe = () => ({
         elements: () => ({
             create: () => ({ on: (event, told) => (window.till[event + "d"] = told), mount() {} }),
             submit: async () => ({}),
         }),
         createPaymentMethod: async () => ({ paymentMethod: { id: `pm_${window.till.kept.length + 1}` } }),
-        handleNextAction: async () => ({}),
+        handleNextAction: async () => (window.till.asked++, {}),
     });
     const card = (id) => ({ id, brand: "visa", card_last_four: "4242", card_expiry: "12/2034", is_default: false });
     const api = {
@@ -29,6 +29,7 @@ FORM = """async () => {
         paymentMethods: async () => [card("one"), card("two")],
         addPaymentMethod: async (token) => (window.till.kept.push(token), { id: token }),
     };
+    window.till.api = api;
     document.body.append(await checkout({
         api, action: "Pay", what: "course.1", currency: "usd", amount: 49,
         pay: async (method, key) => {
@@ -102,3 +103,53 @@ async def test_what_the_bank_has_refused_is_begun_anew(till: Till) -> None:
     again, anew = await till.pay("one", [202], [201], standings=["over", "paid"])
     assert (again, anew[0], anew[1] != key) == (("one", key), "one", True)
     assert await till.page.evaluate("till.done")
+
+
+# A page that sells, before a server that first says `status` of what was bought, and then that it is paid.
+SOLD = """async ([what, status]) => {
+    const { coursePage } = await import("/web/catalogue.js");
+    const { plansPage } = await import("/web/plans.js");
+    const { Problem } = await import("/web/api.js");
+    let [sent, done] = [0];
+    const finished = new Promise((resolve) => (done = resolve));
+    const statuses = [status];
+    const buy = async () => ({ id: `${++sent}`, transaction: { id: `${sent}` }, client_secret: "secret" });
+    const look = async () => ({ status: statuses.shift() ?? { course: "succeeded", plan: "active" }[what] });
+    const prices = { monthly: "9.00", yearly: "90.00" };
+    const api = {
+        ...till.api,
+        user: {},
+        course: async () => ({ id: "1", title: "Queues", price: "49.00", currency: "usd", is_free: false }),
+        lectures: async () => [{ id: "1", title: "One" }],
+        lecture: async () => { throw new Problem(403, { code: "not_entitled" }); },
+        plans: async () => [{ id: "1", plan_name: "All", prices, currency: "usd", courses: "all" }],
+        subscriptions: async () => (sent && done(), []),
+        transactions: async () => ({ items: [], next: null }),
+        purchase: buy, subscribe: buy, transaction: look, subscription: look,
+    };
+    till.asked = 0;
+    const page = await { course: coursePage, plan: plansPage }[what]({ api, courseId: "1", navigate: done });
+    document.body.replaceChildren(page);
+    page.querySelector({ course: ".primary", plan: ".plan button" }[what]).click();
+    while (!page.querySelector("form")) await new Promise((resolve) => setTimeout(resolve));
+    page.querySelector("input[value=one]").checked = true;
+    page.querySelector("form").requestSubmit();
+    await finished;
+    return [sent, till.asked];
+}"""
+
+
+# By what is sold and its status, how often it is sent, and how often the bank is asked.
+STANDINGS = {
+    **{("course", status): [1, 1] for status in ("pending", "requires_action")},
+    **{("course", status): [1, 0] for status in ("succeeded", "partially_refunded")},
+    **{("course", status): [2, 0] for status in ("failed", "canceled", "refunded", "disputed")},
+    ("plan", "incomplete"): [1, 1],
+    **{("plan", status): [1, 0] for status in ("active", "past_due")},
+    ("plan", "canceled"): [2, 0],
+}
+
+
+async def test_what_is_open_is_asked_for_what_is_paid_is_had_and_all_else_is_bought_anew(till: Till) -> None:
+    became = {each: await till.page.evaluate(SOLD, list(each)) for each in STANDINGS}
+    assert became == STANDINGS

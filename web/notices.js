@@ -1,0 +1,67 @@
+/** What is said over the picture, one thing at a time, and the ways to go on from there. */
+import { h, icon } from "./dom.js";
+import { clock } from "./format.js";
+
+const PLAY = "M8 5.5v13l10.5-6.5z";
+
+export class Notices {
+  element = h("div", { class: "overlay", role: "status", hidden: true });
+
+  /** Says something, with up to two ways to go on. @param {string} title @param {string} text @param {...[string, () => void]} actions */
+  say(title, text, ...actions) {
+    const buttons = actions.map(([label, act], i) =>
+      h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: act }, label),
+    );
+    this.#show(h("h2", null, title), h("p", null, text), h("div", { class: "actions" }, ...buttons));
+  }
+
+  /** Nothing more is to be said. */
+  clear() {
+    this.element.hidden = true;
+    delete this.element.dataset.kind;
+  }
+
+  /** Asks whether to watch here, which stops the lectures that are open elsewhere. @param {number} count @returns {Promise<boolean>} */
+  askTakeover(count) {
+    return new Promise((resolve) => {
+      const settle = (answer) => () => {
+        this.clear();
+        resolve(answer);
+      };
+      this.say(
+        "Watching elsewhere",
+        `You have ${count} lectures open already. Watching here stops the others.`,
+        ["Watch here", settle(true)],
+        ["Not now", settle(false)],
+      );
+    });
+  }
+
+  /** A browser wants a person to press play. @param {number} position  s @param {() => void} begin */
+  offerToPlay(position, begin) {
+    const text = position > 1 ? `Go on at ${clock(position)}` : "Play";
+    this.#show(h("button", { type: "button", class: "big-play", onclick: begin }, icon(PLAY), text));
+    this.element.dataset.kind = "play";
+  }
+
+  /** Says that the picture has stopped, but for where there is more to say. @param {string} message */
+  fault(message) {
+    const { hidden, dataset } = this.element;
+    if (!hidden && !["play", "fault"].includes(dataset.kind)) return;
+    this.say("The picture has stopped", message);
+    dataset.kind = "fault";
+  }
+
+  /** The picture goes on. @returns {boolean} whether it was said that it had stopped */
+  recover() {
+    if (this.element.dataset.kind !== "fault") return false;
+    this.clear();
+    return true;
+  }
+
+  #show(...content) {
+    this.element.replaceChildren(...content);
+    delete this.element.dataset.kind;
+    this.element.hidden = false;
+  }
+}
