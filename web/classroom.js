@@ -11,7 +11,7 @@ import { Controls } from "./controls.js";
 import { h, setText } from "./dom.js";
 import { LivePanel } from "./live.js";
 import { Notices } from "./notices.js";
-import { finish } from "./owed.js";
+import { finish, hold } from "./owed.js";
 import * as place from "./place.js";
 import { Player, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
@@ -179,8 +179,7 @@ export class Classroom {
       this.#screen.focus();
       return;
     }
-    const there = { position: seconds, at: Date.now() + this.#api.clockAheadMs, playing: true, session_id: null };
-    place.keepPlace(this.#userId, lectureId, there);
+    place.setPlace(this.#userId, lectureId, { position: seconds, at: Date.now() });
     this.#navigate(`#/lectures/${lectureId}`);
   }
 
@@ -378,6 +377,7 @@ export class Classroom {
     on("frame", ({ seq, frame }) => this.#remember("frames", { seq, position: frame.position, ...frame.cmcd }));
     on("hello", () => this.#keepSession());
     if (!quietly) this.#guard(session);
+    hold(session);
     session.start();
   }
 
@@ -459,6 +459,7 @@ export class Classroom {
     const greeting = await new Promise((resolve) => {
       session.addEventListener("hello", ({ detail }) => resolve(detail), { once: true });
       session.addEventListener("stopped", () => resolve(null), { once: true });
+      hold(session);
       session.reclaim();
     });
     // Whoever had the session may have ended it.
@@ -585,28 +586,23 @@ export class Classroom {
   #keepPlace() {
     const screen = this.#screen;
     if (!this.player || this.#finished || screen.readyState === 0) return;
-    const before = place.placeIn(this.#userId, this.lectureId);
-    const moved = !before || Math.abs(before.position - screen.currentTime) > 0.05;
-    place.keepPlace(this.#userId, this.lectureId, {
-      position: screen.currentTime,
-      at: moved ? Date.now() : before.at,
-      playing: !screen.paused,
-      session_id: this.session?.sessionId ?? null,
-    });
+    place.keepPlace(this.#userId, this.lectureId, screen.currentTime);
   }
 
   #keepSession() {
     const { session } = this;
-    if (!session || this.#finished || session.state.connection === "stopped") return;
+    if (!session || this.#finished || this.#off.signal.aborted || session.state.connection === "stopped") return;
+    const { sessionId: session_id, url, token, backlog, state } = session;
+    const kept = { session_id, url, token, backlog };
     place.keepSession(this.#userId, this.lectureId, {
-      session_id: session.sessionId,
-      url: session.url,
-      token: session.token,
+      ...kept,
       video_id: this.#video.id,
       segment_s: this.#segmentS,
       ladder: this.#ladder,
-      backlog: session.backlog,
     });
+    // What nobody has heard another tab's page tells, should this one be closed now.
+    if (state.acked === state.seq && state.pending === 0) place.forgetOwed(this.#userId, session_id);
+    else place.keepOwed(this.#userId, kept);
   }
 
   #visibility() {

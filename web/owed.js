@@ -1,9 +1,17 @@
 /**
- * Sessions that are over here, and whose server does not have all of their frames yet: it may be away. They are kept until
- * it does, so that this tab's next page goes on where this one stopped.
+ * Sessions of which the server does not have all frames yet: it may be away. They are kept until it does, so that the next
+ * page goes on where one stopped: this tab's, or where the tab was closed another one's.
  */
 import * as place from "./place.js";
 import { VideoSession } from "./session.js";
+
+const lockOf = (sessionId) => `lectern.session.${sessionId}`;
+
+/** Tells other tabs, until the session stops, that this page looks after it. @param {VideoSession} session */
+export function hold(session) {
+  const stopped = new Promise((resolve) => session.addEventListener("stopped", resolve, { once: true }));
+  navigator.locks?.request(lockOf(session.sessionId), () => session.state.connection !== "stopped" && stopped);
+}
 
 /**
  * Ends a session, however long that takes; resolves when it has ended.
@@ -21,18 +29,22 @@ export async function finish(session, userId) {
   if (session.state.stopped !== "left") place.forgetOwed(userId, sessionId); // this page goes away, and the next goes on
 }
 
-/** Ends what an earlier page of this tab could not. @param {import("./api.js").Api} api */
+/** Ends what an earlier page could not, unless it is still there. @param {import("./api.js").Api} api */
 export function finishOwed(api) {
   const userId = api.user?.id;
   for (const { session_id: sessionId, ...rest } of userId ? place.owed(userId) : []) {
-    const session = new VideoSession({
-      sessionId,
-      ...rest,
-      sample: () => null,
-      lookUp: () => api.session(sessionId),
-      accessToken: () => api.accessToken,
-    });
-    session.start();
-    finish(session, userId);
+    const end = () => {
+      const session = new VideoSession({
+        sessionId,
+        ...rest,
+        sample: () => null,
+        lookUp: () => api.session(sessionId),
+        accessToken: () => api.accessToken,
+      });
+      session.start();
+      return finish(session, userId);
+    };
+    if (navigator.locks) navigator.locks.request(lockOf(sessionId), { ifAvailable: true }, (lock) => lock && end());
+    else end();
   }
 }

@@ -1,60 +1,84 @@
 /**
- * Where this tab was in each lecture, and the session it was watching in, so that a reload goes on at the same frame
- * and in the same session instead of beginning another view.
+ * Where one was in each lecture, and the session one was watching in, so that a reload goes on at the same frame and in
+ * the same session instead of beginning another view.
  *
- * Kept in `sessionStorage`: it is one tab's affair, and gone with the tab. A duplicated tab gets a copy; the server then
- * lets the newer one win. Each under its user: another may sign in in the same tab.
+ * The session is one tab's affair: it is kept in `sessionStorage`, and gone with the tab. (A duplicated tab gets a copy;
+ * the server then lets the newer one win.) Where one was, and what the server was not told, outlives the tab, for it may
+ * be closed while the server is away: both are kept in `localStorage`. Each under its user: another may sign in.
  *
  * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
  *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
  * @typedef {{session_id: string, url: string, token: string, backlog: import("./session.js").Backlog}} OwedSession
- * @typedef {{position: number, at: number, playing: boolean, session_id: string}} Place   at: ms since 1970, our clock
+ * @typedef {{position: number, at: number}} Place   seconds; when it was reached, ms since 1970 by our clock
  */
 
 const PREFIX = "lectern.place.";
 const SESSION_PREFIX = "lectern.session.";
 const OWED_PREFIX = "lectern.owed.";
 
-/** @param {string} userId @param {string} lectureId @returns {Place|null} */
-export const placeIn = (userId, lectureId) => read(`${PREFIX}${userId}.${lectureId}`);
+const tab = () => sessionStorage;
+const browser = () => localStorage;
+/** Without locks nobody could tell whether another tab is still at work with what it owes. */
+const owing = () => (navigator.locks ? browser() : tab());
+
+/** The newest place of any tab's. @param {string} userId @param {string} lectureId @returns {Place|null} */
+export function placeIn(userId, lectureId) {
+  const [mine, newest] = [tab, browser].map((store) => read(store, `${PREFIX}${userId}.${lectureId}`));
+  return newest && !(mine?.at > newest.at) ? newest : mine;
+}
+
+/** Where this tab is now: the tab that moved last says where one was. @param {string} userId @param {string} lectureId */
+export function keepPlace(userId, lectureId, position) {
+  const key = `${PREFIX}${userId}.${lectureId}`;
+  const before = read(tab, key);
+  if (before && Math.abs(before.position - position) <= 0.05) return;
+  setPlace(userId, lectureId, { position, at: Date.now() });
+}
 
 /** @param {string} userId @param {string} lectureId @param {Place} place */
-export const keepPlace = (userId, lectureId, place) => write(`${PREFIX}${userId}.${lectureId}`, place);
+export function setPlace(userId, lectureId, place) {
+  for (const store of [tab, browser]) write(store, `${PREFIX}${userId}.${lectureId}`, place);
+}
 
 /** @param {string} userId @param {string} lectureId @returns {SavedSession|null} */
-export const savedSession = (userId, lectureId) => read(`${SESSION_PREFIX}${userId}.${lectureId}`);
+export const savedSession = (userId, lectureId) => read(tab, `${SESSION_PREFIX}${userId}.${lectureId}`);
 
 /** @param {string} userId @param {string} lectureId @param {SavedSession} session */
-export const keepSession = (userId, lectureId, session) => write(`${SESSION_PREFIX}${userId}.${lectureId}`, session);
+export const keepSession = (userId, lectureId, session) => write(tab, `${SESSION_PREFIX}${userId}.${lectureId}`, session);
 
 /** @param {string} userId @param {string} lectureId */
 export function forgetSession(userId, lectureId) {
-  sessionStorage.removeItem(`${SESSION_PREFIX}${userId}.${lectureId}`);
+  tab().removeItem(`${SESSION_PREFIX}${userId}.${lectureId}`);
 }
 
 /** @param {string} userId @param {string} lectureId */
 export function forgetPlace(userId, lectureId) {
-  sessionStorage.removeItem(`${PREFIX}${userId}.${lectureId}`);
+  for (const store of [tab, browser]) store().removeItem(`${PREFIX}${userId}.${lectureId}`);
 }
 
-/** @param {string} userId @returns {OwedSession[]} the sessions that could not be ended yet */
-export const owed = (userId) => keysFrom(`${OWED_PREFIX}${userId}.`).map(read).filter(Boolean);
+/** @param {string} userId @returns {OwedSession[]} the sessions of which the server was not told all; not this tab's own */
+export function owed(userId) {
+  const own = keysFrom(tab, SESSION_PREFIX).map((key) => read(tab, key)?.session_id);
+  const all = keysFrom(owing, `${OWED_PREFIX}${userId}.`).map((key) => read(owing, key));
+  return all.filter((session) => session && !own.includes(session.session_id));
+}
 
 /** @param {string} userId @param {OwedSession} session */
-export const keepOwed = (userId, session) => write(`${OWED_PREFIX}${userId}.${session.session_id}`, session);
+export const keepOwed = (userId, session) => write(owing, `${OWED_PREFIX}${userId}.${session.session_id}`, session);
 
 /** @param {string} userId @param {string} sessionId */
 export function forgetOwed(userId, sessionId) {
-  sessionStorage.removeItem(`${OWED_PREFIX}${userId}.${sessionId}`);
+  owing().removeItem(`${OWED_PREFIX}${userId}.${sessionId}`);
 }
 
 /** Somebody signed out: nothing of theirs stays. */
 export function forgetAll() {
-  for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) keysFrom(prefix).forEach((key) => sessionStorage.removeItem(key));
+  for (const store of [tab, browser])
+    for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) keysFrom(store, prefix).forEach((key) => store().removeItem(key));
 }
 
 /**
- * The newer of what this tab and what the server remember.
+ * The newer of what this browser and what the server remember.
  *
  * @param {Place|null} here
  * @param {{position: number, at: number|null}} there  at: ms since 1970 by the server's clock; null = never watched
@@ -69,21 +93,21 @@ export function resumeAt(here, there, clockAheadMs) {
   return newerThere ? there.position : here.position;
 }
 
-function keysFrom(prefix) {
-  return Object.keys(sessionStorage).filter((key) => key.startsWith(prefix));
+function keysFrom(store, prefix) {
+  return Object.keys(store()).filter((key) => key.startsWith(prefix));
 }
 
-function read(key) {
+function read(store, key) {
   try {
-    return JSON.parse(sessionStorage.getItem(key));
+    return JSON.parse(store().getItem(key));
   } catch {
     return null;
   }
 }
 
-function write(key, value) {
+function write(store, key, value) {
   try {
-    sessionStorage.setItem(key, JSON.stringify(value));
+    store().setItem(key, JSON.stringify(value));
   } catch {
     // Full or forbidden: the server's own memory is within a second of ours.
   }

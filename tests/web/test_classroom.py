@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 Enter = Callable[..., Awaitable[None]]
 PLAYING = "lectern.state()?.position > 0.3 && !lectern.state().paused"
+NOTHING_OWED = "Object.keys(localStorage).every((key) => !key.startsWith('lectern.owed.'))"
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -575,8 +576,50 @@ async def test_what_was_watched_while_the_server_was_away_arrives_although_one_h
     frames = stage.held.frames
     assert [frame["seq"] for frame in frames] == list(range(1, len(frames) + 1))
     assert frames[-1]["position"] >= last
-    await until(page, "Object.keys(sessionStorage).every((key) => !key.startsWith('lectern.owed.'))")
+    await until(page, NOTHING_OWED)
     assert len(stage.created) == 1
+
+
+async def test_what_was_watched_while_the_server_was_away_is_not_lost_with_the_tab(
+    stage: Stage, origin: str, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    stage.refuses = 503
+    stage.cut()
+    await page.evaluate("document.querySelector('video').currentTime = 20")
+    last = await until(page, "lectern.state().position > 21 && lectern.state().position")
+    await page.goto("about:blank")
+    await page.close()
+    stage.refuses = None
+    other = await page.context.new_page()
+    await other.goto(f"{origin}/#/lectures/{FIRST}")
+    first = next(iter(stage.sessions.values()))
+    await eventually(lambda: first.status == "ended")
+    assert [frame["seq"] for frame in first.frames] == list(range(1, len(first.frames) + 1))
+    assert first.frames[-1]["position"] > last - 1.5  # one a second is taken down
+    await until(other, NOTHING_OWED)
+    # Although the server has not told where one was.
+    assert last - 0.5 < await until(other, "lectern.state()?.position") < last + 10
+
+
+async def test_what_a_tab_has_to_tell_no_other_tells_while_it_is_open(
+    stage: Stage, origin: str, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    stage.refuses = 503
+    stage.cut()
+    await until(page, "lectern.state().pending > 2")
+    await page.evaluate("Object.defineProperty(document, 'hidden', { value: true })")
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    assert not await page.evaluate(NOTHING_OWED)
+    other = await page.context.new_page()
+    stage.refuses = None
+    await other.goto(f"{origin}/#/")
+    await other.wait_for_selector("text=Lectures that keep your place.")
+    await until(page, "lectern.state().connection === 'live' && lectern.state().kept < 5")
+    assert (stage.held.status, stage.held.epoch) == ("active", 2)
 
 
 async def test_the_end_of_a_lecture_arrives_although_the_server_was_away_and_the_page_is_reloaded(
