@@ -35,6 +35,7 @@ from server.data.neighbours import name_of
 from server.data.streams import REDIS_AWAY, StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CONFIG, EDGE, SOCKETS, VIDEO_HOST, WATCHING
+from server.http.members import Playback
 from server.http.parsing import check_json, media_type
 from server.http.problems import (
     BodyTooLarge,
@@ -90,14 +91,6 @@ class NewSession(Body):
     save_data: bool = False
     player: Word | None = None
     takeover: bool = False
-
-
-class Playback(BaseModel):
-    """Signed addresses of the manifests."""
-
-    hls: str
-    dash: str
-    expires_at: datetime
 
 
 class LadderRung(BaseModel):

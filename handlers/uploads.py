@@ -69,7 +69,7 @@ _STORES_S = 60.0
 _NOTED_S = 600.0
 # A picture for which there was no time is looked at again.
 _LATER_S = 30.0
-_TIMES_SWEPT = 1000
+_SWEPT_AT_ONCE = 1000
 
 
 class NewFile(Body):
@@ -258,9 +258,9 @@ async def give_up_upload(call: Call[None]) -> None:
 
 async def sweep(app: web.Application) -> None:
     """Delete uploads that were not completed in time, and forget those that were. Raises DATABASE_AWAY."""
-    swept = await files.sweep_uploads(app[DATABASE], most=_TIMES_SWEPT)
+    swept = await files.sweep_uploads(app[DATABASE], most=_SWEPT_AT_ONCE)
     metrics.UPLOADS.labels("swept").inc(swept)
-    await files.forget_uploads(app[DATABASE], most=_TIMES_SWEPT)
+    await files.forget_uploads(app[DATABASE], most=_SWEPT_AT_ONCE)
 
 
 # -- what was announced, what arrived ----------------------------------------------------------------------------------
