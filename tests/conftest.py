@@ -1,8 +1,10 @@
 """Fixtures that every test may use. The parts are real, started once a session on free places, and gone afterwards.
 
 `postgres_dsn`        a database of this test alone, migrated
+`sql`                 a connection to it, past the application
 `empty_postgres_dsn`  one of this test alone without any table
 `redis_url`           the session's Valkey, emptied before the test
+`redis`               a client of it
 `object_store`        the session's S3 store (`endpoint_url`, `access_key`, `secret_key`, bucket `lectern`)
 `own_postgres`, `own_valkey`  servers of this test alone (started), to be killed, paused or restarted
 `system`              everything as `bin/run` starts it, without the demo's courses
@@ -11,11 +13,13 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
+from redis.asyncio import Redis
 
 from embedded.postgres import Postgres
 from embedded.s3 import ObjectStore
@@ -106,6 +110,14 @@ def postgres_dsn(migrated_postgres: Postgres, psql: services.Psql) -> Iterator[s
 
 
 @pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection past the application, to arrange what takes long to come about and to look at what is stored."""
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 def empty_postgres_dsn(postgres: Postgres, psql: services.Psql) -> Iterator[str]:
     """The DSN of a database of this test alone, without tables."""
     with services.fresh_database(postgres, psql, "template0") as dsn:
@@ -127,6 +139,13 @@ def redis_url(valkey: Valkey) -> str:
     """The URL of an empty Valkey."""
     assert valkey.command("FLUSHALL") == b"+OK\r\n"
     return valkey.url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the Valkey that is empty."""
+    async with Redis.from_url(redis_url) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

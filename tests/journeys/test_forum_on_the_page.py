@@ -94,8 +94,7 @@ async def client(postgres_dsn: str, redis_url: str) -> AsyncIterator[AppClient]:
 
 
 @pytest.fixture
-async def scene(client: AppClient, postgres_dsn: str) -> Scene:
-    sql = await asyncpg.connect(postgres_dsn)
+async def scene(client: AppClient, sql: "asyncpg.Connection[asyncpg.Record]") -> Scene:
     people = People(client, sql)
     teacher, ada = await people.join("teacher", "instructor"), await people.join("ada")
     course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
@@ -107,7 +106,6 @@ async def scene(client: AppClient, postgres_dsn: str) -> Scene:
         teacher.id,
         orjson.dumps(LADDER).decode(),
     )
-    await sql.close()
     await ada.make("/api/enrollments", {"course_id": course["id"]})
     origin = str(client.make_url("")).rstrip("/")
     return Scene(origin, teacher, ada, course["id"], lecture["id"], str(video_id))

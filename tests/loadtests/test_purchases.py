@@ -5,7 +5,6 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from server.config import Limits
@@ -28,13 +27,6 @@ async def client(postgres_dsn: str, redis_url: str, stripe: LocalService) -> Asy
     unlimited = {name: {"rate": 0} for name in Limits.model_fields}
     async with serving(settings(postgres_dsn, redis_url, limits=unlimited, stripe=stripe.settings)) as client:
         yield client
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def test_impatient_buyers_are_charged_once(client: AppClient, stripe: LocalService, sql: Sql) -> None:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from actors.conversation.recommendations import MOST, level_of, recommend
@@ -12,13 +11,6 @@ from server.data.db import Database
 from tests.support.lectures import make_learner
 
 Sql = Any
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

@@ -35,13 +35,6 @@ async def stream() -> AsyncIterator[StreamHost]:
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def client(postgres_dsn: str, redis_url: str, stream: StreamHost) -> AsyncIterator[AppClient]:
     config = settings(
         postgres_dsn,

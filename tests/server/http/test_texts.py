@@ -22,13 +22,6 @@ PIECES = "SELECT file_id::text, lecture_id::text, page, place, text FROM text_pi
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 async def model() -> AsyncIterator[LanguageModel]:
     async with speaking() as model:
         yield model
