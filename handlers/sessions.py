@@ -57,6 +57,7 @@ from server.services.outside import ServiceError
 
 routes = Routes("sessions")
 sessions = queries("sessions")
+videos = queries("videos")
 log = structlog.get_logger()
 
 
@@ -448,7 +449,7 @@ async def _ladder(call: Call[Any], video: Record) -> tuple[list[dict[str, Any]],
     except (ServiceError, TimeoutError) as error:
         log.warning("ladder_not_read", video=str(video["id"]), error=repr(error))
         return USUAL_LADDER, USUAL_SEGMENT_S
-    await sessions.set_ladder(call.db, video_id=video["id"], ladder=ladder, segment_s=segment_s)
+    await videos.set_ladder(call.db, video_id=video["id"], ladder=ladder, segment_s=segment_s)
     return ladder, segment_s
 
 

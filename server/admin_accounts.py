@@ -114,7 +114,7 @@ async def set_password(config: Config, database: Database, options: argparse.Nam
     password_hash = await _new_hash(config)
     async with database.transaction() as tx:
         await admin.set_password(tx, user_id=user["id"], password_hash=password_hash)
-        await admin.end_families(tx, user_id=user["id"])
+        await account.end_families(tx, user_id=user["id"], but_for=None)
         await account.forget_resets(tx, user_id=user["id"])
         await audit(tx, None, "password_set", "user", user["id"])
     await _announce(config, user["id"])
@@ -126,7 +126,7 @@ async def sign_out(config: Config, database: Database, options: argparse.Namespa
     user = await _find(database, options.user)
     async with database.transaction() as tx:
         await admin.raise_version(tx, user_id=user["id"])
-        await admin.end_families(tx, user_id=user["id"])
+        await account.end_families(tx, user_id=user["id"], but_for=None)
         await audit(tx, None, "signed_out", "user", user["id"])
     await _announce(config, user["id"])
     print(f"{user['username']} is signed out everywhere")
