@@ -6,6 +6,7 @@
 `redis_url`           the session's Valkey, emptied before the test
 `redis`               a client of it
 `object_store`        the session's S3 store (`endpoint_url`, `access_key`, `secret_key`, bucket `lectern`)
+`box`, `model`, `stream`  a mail server, a language model and a video host, in the test's own process
 `own_postgres`, `own_valkey`  servers of this test alone (started), to be killed, paused or restarted
 `system`              everything as `bin/run` starts it, without the demo's courses
 `page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
@@ -26,6 +27,9 @@ from embedded.s3 import ObjectStore
 from embedded.valkey import Valkey
 from tests.support import services
 from tests.support.browser import browser, page
+from tests.support.cloudflare import StreamHost, hosting
+from tests.support.language_model import LanguageModel, speaking
+from tests.support.mail import MailBox, catching
 from tests.support.once import made_once
 from tests.support.whole import system
 
@@ -156,6 +160,27 @@ def object_store() -> Iterator[ObjectStore]:
         store.start()
         yield store
         store.stop()
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[MailBox]:
+    """A mail server that keeps what it is sent."""
+    async with catching() as box:
+        yield box
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[LanguageModel]:
+    """A language model."""
+    async with speaking() as model:
+        yield model
+
+
+@pytest.fixture
+async def stream() -> AsyncIterator[StreamHost]:
+    """A video host."""
+    async with hosting() as stream:
+        yield stream
 
 
 @pytest.fixture

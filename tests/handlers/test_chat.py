@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -14,19 +13,13 @@ from handlers.chat import CONVERSATIONS
 from tests.support.app import AppClient
 from tests.support.chat import SAID, chatting, make_talking_lecture
 from tests.support.core import eventually, insert_session
-from tests.support.language_model import LanguageModel, speaking
+from tests.support.language_model import LanguageModel
 from tests.support.lectures import Lecture
 from tests.support.people import People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 TRANSCRIPT = " ".join(text for _, _, text in SAID)
 QUEUE = "What does a queue give back first?"
-
-
-@pytest.fixture
-async def model() -> AsyncIterator[LanguageModel]:
-    async with speaking() as model:
-        yield model
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
-from server.config import Limits
-from tests.support.app import AppClient, serving, settings
+from tests.support.app import AppClient, serving_unlimited
 from tests.support.files import MEBIBYTE, picture, s3_settings
-from tests.support.people import PASSWORD, People, Person
+from tests.support.people import People, Person, sign_in
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -21,8 +20,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 async def client(postgres_dsn: str, redis_url: str, object_store: ObjectStore) -> AsyncIterator[AppClient]:
-    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
-    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, s3=s3_settings(object_store))) as client:
+    async with serving_unlimited(postgres_dsn, redis_url, {"s3": s3_settings(object_store)}) as client:
         yield client
 
 
@@ -48,11 +46,9 @@ def origin(client: AppClient) -> str:
     return str(client.make_url("")).rstrip("/")
 
 
-async def sign_in(page: "Page", origin: str, name: str) -> None:
+async def enter(page: "Page", origin: str, name: str) -> None:
     await page.goto(f"{origin}/#/signin")
-    await page.get_by_label("User name or e-mail").fill(name)
-    await page.get_by_role("textbox", name="Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in").click()
+    await sign_in(page, name)
     await page.get_by_role("link", name=name).wait_for()
 
 
@@ -65,7 +61,7 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
     large.write_bytes(b"%PDF-" + bytes(26 * MEBIBYTE))
     face.write_bytes(picture())
 
-    await sign_in(page, origin, "teacher")
+    await enter(page, origin, "teacher")
     await page.goto(f"{origin}/#/lectures/{lecture['id']}")
     await page.get_by_label("Add a file").set_input_files(large)
     await page.get_by_text("“slides.pdf” is there.").wait_for()
@@ -77,7 +73,7 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
     await page.get_by_role("button", name="Sign out").click()
     await page.get_by_role("link", name="Sign in").first.wait_for()
 
-    await sign_in(page, origin, "learner")
+    await enter(page, origin, "learner")
     await page.goto(f"{origin}/#/courses/{lecture['course_id']}")
     await page.get_by_role("button", name="Start learning").click()
     async with page.context.expect_page() as opened:
@@ -91,7 +87,7 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
 
 async def send(page: "Page", origin: str, lecture: Any, file: Path) -> None:
     """As the teacher, on the lecture's page, until the page is through with it."""
-    await sign_in(page, origin, "teacher")
+    await enter(page, origin, "teacher")
     await page.goto(f"{origin}/#/lectures/{lecture['id']}")
     await page.get_by_label("Add a file").set_input_files(file)
     await page.get_by_text("Sending").wait_for()
