@@ -70,8 +70,12 @@ class Ingest:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters[session].append(waiter)
         self.mark(session)
-        done, _ = await asyncio.wait([waiter], timeout=timeout_s)
-        return bool(done)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter
+        except TimeoutError:
+            return False
+        return True
 
     async def run(self) -> None:
         """Serve marked sessions until cancelled."""
@@ -147,8 +151,8 @@ class Ingest:
                 session.mark_tried(len(write.frames))
             self.mark(session)
         for session, waiting in waiters.items():
-            if waiting:
-                self._waiters[session] += waiting
+            if left := [waiter for waiter in waiting if not waiter.done()]:
+                self._waiters[session] += left
 
     def _settle(
         self,

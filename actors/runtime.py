@@ -41,12 +41,12 @@ from server.clock import Clock
 from server.config import Sessions
 from server.data.db import Database
 from server.data.neighbours import Neighbours
-from server.data.streams import Appended, Streams, stream_key
+from server.data.streams import FRAMES, Appended, Streams, stream_key
 from server.supervision import supervise
 
 log = structlog.get_logger()
 
-FRAMES, CLAIMED = "frames", "claimed"
+CLAIMED = "claimed"
 RESTART = 1012, "restart"
 # So long a round trip to Redis that is under way is waited for.
 SERVED_S = 1.0
@@ -83,14 +83,14 @@ class Runtime:
         self.reaper = Reaper(self.registry, self.checkpoints, db, streams, settings, clock, self.pulse)
         # What nudges of other kinds than ours, which concern no session, are told to.
         self.hearers: dict[str, Callable[[UUID], Awaitable[None]]] = {}
+        # The same for those that say more than an id; they must not wait, for frames are told of here, too.
+        self.readers: dict[str, Callable[[str], None]] = {}
+        # What others want to go on under our eyes, by name; added before the start.
+        self.companions: dict[str, Callable[[], Awaitable[None]]] = {}
         # Nudges that wait for their turn: sessions that were claimed elsewhere, and what hearers are told of.
         self._claimed: set[VideoSession] = set()
         self._heard: dict[tuple[str, UUID], None] = {}
         self._asked = asyncio.Event()
-        # What others want to go on under our eyes, by name; added before the start.
-        self.companions: dict[str, Callable[[], Awaitable[None]]] = {}
-        # The same for those that say more than an id; they must not wait, for frames are told of here, too.
-        self.readers: dict[str, Callable[[str], None]] = {}
         # What other sessions on a network get, and what ours have to tell of theirs.
         self.neighbours = neighbours
         self._levels: list[tuple[str, float]] = []
@@ -187,7 +187,7 @@ class Runtime:
         """Tell whoever holds the session under an older epoch that it is fenced off; best effort, their sweep finds it
         too."""
         with contextlib.suppress(*AWAY):
-            await self._streams.tell(CLAIMED, f"{session_id} {epoch}")
+            await self._streams.nudge(CLAIMED, f"{session_id} {epoch}")
 
     async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sessions that the caller has just ended under this process's id (rows of `end_sessions`): tell whoever holds

@@ -136,7 +136,7 @@ class Keeper:
         self._start_at, self._began = None, now
         try:
             self.part.start()
-        except processes.PartFailedError as error:
+        except (processes.PartFailedError, OSError) as error:  # the latter of a machine without memory or room
             return str(error)
         return f"{self.name} is started again"
 

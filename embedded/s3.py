@@ -55,13 +55,16 @@ class ObjectStore:
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
-        return self._process.pid if self._process is not None and self._process.poll() is None else None
+        """rclone's process id while both run."""
+        if self._process is None or self._front is None or self._front.poll() is not None:
+            return None
+        return self._process.pid if self._process.poll() is None else None
 
     def start(self) -> None:
         """Start, make the bucket `lectern`, and return when it answers; does nothing when it runs already."""
         if self.pid is not None:
             return
+        self.stop()  # of the two one may be left, and has the port
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)  # private files are plain files in here
         (self.data / BUCKET).mkdir(exist_ok=True)
         self.port = self.port or processes.free_port()

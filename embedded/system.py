@@ -71,8 +71,6 @@ class System:
         self.data_apart = ""
         # Where the mails are shown, when none leave this machine.
         self.mails_address = ""
-        # Where the stand-in model is told how to behave.
-        self.model_address = ""
         # Where payments are shown, when no money moves.
         self.ledger_address = ""
 
@@ -184,7 +182,6 @@ class System:
             "LECTERN_OPENAI__OUTPUT_PRICE": "0",
         }
         self._start_standin(MODEL, "model", {"--port": str(port), "--api-key": key})
-        self.model_address = f"http://{LOOPBACK}:{port}"
 
     def start_payments(self) -> None:
         """The stand-in that moves no money, unless Stripe is configured. It comes up by itself."""

@@ -115,7 +115,7 @@ async def change_password(call: Call[NewPassword]) -> None:
         )
         if changed is None:
             raise WrongPassword
-        await account.end_other_families(tx, user_id=user["id"], family_id=call.user.family_id)
+        await account.end_families(tx, user_id=user["id"], but_for=call.user.family_id)
         await account.forget_resets(tx, user_id=user["id"])
         await mails.tell_password_changed(call, tx, user["id"])
     await call.app[REVOCATION].announce(user["id"])

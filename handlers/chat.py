@@ -180,7 +180,7 @@ async def delete_history(call: Call[None]) -> None:
 async def list_recommendations(call: Call[None]) -> dict[str, Any]:
     """Courses to go on with, best first, with why: published ones that one has not, a few in all."""
     after = read_cursor(call.query.cursor, float, UUID)
-    told = await recommend(call.db, call.user.id, call.user.role)
+    told = await recommend(call.db, call.user.id)
     if after is not None:
         told = tuple(one for one in told if one.place > place_of(*after))
     answer = page(call, told, key=lambda one: (one.score, one.course_id))

@@ -7,7 +7,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from actors.video_session.messages import BadFrame, Bye, Error
+from actors.video_session.messages import BadFrame, Bye, Error, read_frame
 from server.data.db import DATABASE_AWAY
 from server.http.events import EVENTS as TOLD
 from server.http.events import Events, Listener
@@ -46,7 +46,7 @@ class Watching(Struct, tag="watching", tag_field="type"):
     course_id: UUID
 
 
-_read = msgspec.json.Decoder(Watch | Unwatch | Playing | Bye).decode
+_decoder: msgspec.json.Decoder[Watch | Unwatch | Playing | Bye] = msgspec.json.Decoder(Watch | Unwatch | Playing | Bye)
 
 
 @routes.socket(
@@ -84,7 +84,7 @@ async def _hear(call: Call[None], socket: Socket, events: Events, listener: List
         try:
             frame = _parse(text)
         except BadFrame as error:
-            socket.answer_offence(msgspec.json.encode(Error("bad_frame", error.detail)))
+            socket.answer_offence(msgspec.json.encode(Error("bad_frame", error.told)))
             continue
         match frame:
             case Bye():
@@ -99,10 +99,7 @@ async def _hear(call: Call[None], socket: Socket, events: Events, listener: List
 
 def _parse(text: str) -> Watch | Unwatch | Playing | Bye:
     """Raises BadFrame."""
-    try:
-        frame: Watch | Unwatch | Playing | Bye = _read(text)
-    except msgspec.DecodeError as error:
-        raise BadFrame(str(error)) from None
+    frame = read_frame(_decoder, text)
     if isinstance(frame, Watch | Unwatch) and (frame.topic_id is None) == (frame.course_id is None):
         raise BadFrame("Either `topic_id` or `course_id` is needed.")
     return frame

@@ -28,7 +28,7 @@ from server.domain.files import (
     show_file,
     thumbnail_name,
 )
-from server.http.keys import CLOCK, DATABASE, OBJECTS
+from server.http.keys import CLOCK, DATABASE
 from server.http.members import File
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
@@ -40,9 +40,9 @@ from server.http.problems import (
     RangeNotSatisfiable,
     Unauthorized,
 )
-from server.http.routing import ANONYMOUS, PUBLIC, STUDENT, Call, Query, Reply, Routes, untimed
+from server.http.routing import ANONYMOUS, PUBLIC, STUDENT, Call, Query, Reply, Routes, store_of, untimed
 from server.services.objects import Objects, chunks_of
-from server.services.outside import ServiceHasNone, ServiceNotConfigured
+from server.services.outside import ServiceHasNone
 
 routes = Routes("files")
 files = queries("files")
@@ -179,13 +179,10 @@ def remover(app: web.Application) -> Any:
     """The work of jobs of the kind `remove_file`: what is in the store of a file that has no row."""
 
     async def remove(job: Job) -> None:
-        file_id, store = UUID(job.payload["file_id"]), app[OBJECTS]
+        file_id, visibility = UUID(job.payload["file_id"]), job.payload["visibility"]
         if await files.get_by_id(app[DATABASE], file_id=file_id) is not None:
             return
-        if store is None:
-            raise ServiceNotConfigured("s3.access_key or s3.secret_key is empty")
-        visibility = job.payload["visibility"]
-        await store.remove(object_key(file_id, visibility, ""), object_key(file_id, visibility))
+        await store_of(app).remove(object_key(file_id, visibility, ""), object_key(file_id, visibility))
 
     return remove
 

@@ -15,6 +15,7 @@ from server.services.mail import mail_configured
 
 routes = Routes("auth")
 tokens = queries("mails")
+account = queries("account")
 
 
 class Forgotten(Body):
@@ -75,7 +76,7 @@ async def reset_password(call: Call[Reset]) -> None:
         user_id, _ = await _spend(tx, call.body.token, "reset")
         await tokens.reset_password(tx, user_id=user_id, password_hash=password_hash)
         await tokens.delete_tokens(tx, user_id=user_id, purpose=None)
-        await tokens.end_families(tx, user_id=user_id)
+        await account.end_families(tx, user_id=user_id, but_for=None)
         await mails.tell_password_changed(call, tx, user_id)
     await call.app[REVOCATION].announce(user_id)
 

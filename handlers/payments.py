@@ -191,7 +191,7 @@ async def purchase_course(call: Call[NewPurchase]) -> Reply:
     202 `requires_action`: the customer has to act (3-D Secure); the enrolment follows by itself.
     """
     charging = call.app[CHARGING]
-    assert charging.gateway.client is not None, "raises NotConfigured"
+    _ = charging.gateway.client  # raises ServiceNotConfigured
     row, is_new = await _begin_purchase(call)
     try:
         row, intent = await charging.pay(row)

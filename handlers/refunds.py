@@ -83,7 +83,7 @@ async def _find_or_begin(call: Call[NewRefund], tx: Connection) -> UUID:
     )
     if transaction_id is None:
         raise TransactionNotFound
-    assert call.app[CHARGING].gateway.client is not None, "raises NotConfigured"
+    _ = call.app[CHARGING].gateway.client  # raises ServiceNotConfigured
     key = read_key(call.request, required=False)
     if key is not None:
         known: Record | None = await payments.get_refund_by_key(

@@ -35,6 +35,7 @@ from server.data.neighbours import name_of
 from server.data.streams import REDIS_AWAY, StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CONFIG, EDGE, SOCKETS, VIDEO_HOST, WATCHING
+from server.http.members import Playback
 from server.http.parsing import check_json, media_type
 from server.http.problems import (
     BodyTooLarge,
@@ -56,6 +57,7 @@ from server.services.outside import ServiceError
 
 routes = Routes("sessions")
 sessions = queries("sessions")
+videos = queries("videos")
 log = structlog.get_logger()
 
 
@@ -90,14 +92,6 @@ class NewSession(Body):
     save_data: bool = False
     player: Word | None = None
     takeover: bool = False
-
-
-class Playback(BaseModel):
-    """Signed addresses of the manifests."""
-
-    hls: str
-    dash: str
-    expires_at: datetime
 
 
 class LadderRung(BaseModel):
@@ -455,7 +449,7 @@ async def _ladder(call: Call[Any], video: Record) -> tuple[list[dict[str, Any]],
     except (ServiceError, TimeoutError) as error:
         log.warning("ladder_not_read", video=str(video["id"]), error=repr(error))
         return USUAL_LADDER, USUAL_SEGMENT_S
-    await sessions.set_ladder(call.db, video_id=video["id"], ladder=ladder, segment_s=segment_s)
+    await videos.set_ladder(call.db, video_id=video["id"], ladder=ladder, segment_s=segment_s)
     return ladder, segment_s
 
 

@@ -156,7 +156,7 @@ async def subscribe(call: Call[NewSubscription]) -> Reply:
     202 `requires_action`: the customer has to act (3-D Secure); access follows by itself.
     """
     subscribing = call.app[SUBSCRIBING]
-    assert call.app[CHARGING].gateway.client is not None, "raises NotConfigured"
+    _ = call.app[CHARGING].gateway.client  # raises ServiceNotConfigured
     row, is_new = await _begin(call)
     try:
         row, intent = await subscribing.begin(row)

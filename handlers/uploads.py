@@ -35,7 +35,7 @@ from server.domain.files import (
     thumbnail_name,
     type_of,
 )
-from server.http.keys import CONFIG, DATABASE, OBJECTS
+from server.http.keys import CONFIG, DATABASE
 from server.http.keys import PICTURES as LOOKING
 from server.http.members import File
 from server.http.problems import (
@@ -48,10 +48,10 @@ from server.http.problems import (
     UploadNotFound,
     ValidationFailed,
 )
-from server.http.routing import STUDENT, Body, Call, Routes
+from server.http.routing import STUDENT, Body, Call, Routes, store_of
 from server.logs import get_logger
 from server.services.objects import Objects, Part
-from server.services.outside import ServiceError, ServiceHasNone, ServiceNotConfigured, ServiceRefused
+from server.services.outside import ServiceError, ServiceHasNone, ServiceRefused
 from server.services.pictures import NotAPicture, Picture, PicturesBusy
 
 routes = Routes("files")
@@ -69,7 +69,7 @@ _STORES_S = 60.0
 _NOTED_S = 600.0
 # A picture for which there was no time is looked at again.
 _LATER_S = 30.0
-_TIMES_SWEPT = 1000
+_SWEPT_AT_ONCE = 1000
 
 
 class NewFile(Body):
@@ -258,9 +258,9 @@ async def give_up_upload(call: Call[None]) -> None:
 
 async def sweep(app: web.Application) -> None:
     """Delete uploads that were not completed in time, and forget those that were. Raises DATABASE_AWAY."""
-    swept = await files.sweep_uploads(app[DATABASE], most=_TIMES_SWEPT)
+    swept = await files.sweep_uploads(app[DATABASE], most=_SWEPT_AT_ONCE)
     metrics.UPLOADS.labels("swept").inc(swept)
-    await files.forget_uploads(app[DATABASE], most=_TIMES_SWEPT)
+    await files.forget_uploads(app[DATABASE], most=_SWEPT_AT_ONCE)
 
 
 # -- what was announced, what arrived ----------------------------------------------------------------------------------
@@ -415,9 +415,7 @@ def looker(app: web.Application) -> Any:
         row = await files.get_by_id(app[DATABASE], file_id=UUID(job.payload["file_id"]))
         if row is None or row["width"] is not None or row["size_bytes"] > app[CONFIG].files.direct_bytes:
             return
-        store = app[OBJECTS]
-        if store is None:
-            raise ServiceNotConfigured("s3.access_key or s3.secret_key is empty")
+        store = store_of(app)
         try:
             picture = await _fetch_and_look(app, store, object_key(row["id"], row["visibility"]))
         except NotAPicture:

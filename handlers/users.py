@@ -1,13 +1,13 @@
 """Users as administrators see them, and their roles. One has exactly one role, which includes those below it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from server.data.audit import audit
 from server.data.db import Record, queries
-from server.http.auth import RANKS
+from server.http.auth import RANKS, Role
 from server.http.keys import REVOCATION
 from server.http.members import User
 from server.http.paging import Page, PageQuery, page, read_cursor
@@ -16,8 +16,6 @@ from server.http.routing import ADMIN, STUDENT, Body, Call, Routes
 
 routes = Routes("auth")
 users = queries("users")
-
-RoleName = Literal["student", "instructor", "admin"]
 
 
 class UserFilter(PageQuery):
@@ -29,15 +27,15 @@ class UserFilter(PageQuery):
 class NewRole(Body):
     """The role that one is to have, above or below the present one."""
 
-    role: RoleName
+    role: Role
 
 
 class Roles(BaseModel):
     """A user's role, and with it those included, highest first."""
 
     user_id: UUID
-    role: RoleName
-    roles: list[RoleName]
+    role: Role
+    roles: list[Role]
 
 
 @routes.get("/api/auth/users", role=ADMIN, query=UserFilter, answer=Page[User], rate="read")
@@ -94,7 +92,7 @@ async def _user(call: Call[Any]) -> Record:
     return row
 
 
-async def _set_role(call: Call[Any], role: RoleName, only_from: str | None = None) -> dict[str, Any]:
+async def _set_role(call: Call[Any], role: Role, only_from: str | None = None) -> dict[str, Any]:
     """Change the role in one transaction with the note of it, then tell every process. One that is there stays."""
     async with call.db.transaction() as tx:
         row = await users.lock_user(tx, user_id=call.path.user_id)

@@ -7,20 +7,16 @@ import argparse
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import asyncpg
 import orjson
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from actors.restoring import Restorer
 from server import admin_accounts, admin_payments
-from server.admin_accounts import connected_postgres, count_of_lines
-from server.config import Config, ConfigError, check_named, load_config
+from server.admin_accounts import connected_postgres, connected_redis, count_of_lines
+from server.config import Config, ConfigError, load_config
 from server.data.db import DATABASE_AWAY
 from server.data.dead_letters import DROPPED, list_letters, replay_letters
 from server.data.streams import REDIS_AWAY, StreamFull, Streams
@@ -49,23 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*DATABASE_AWAY, *REDIS_AWAY, *REFUSALS, StreamFull, ValueError) as error:
         print(f"bin/admin: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
-
-
-@asynccontextmanager
-async def connected_redis(config: Config) -> AsyncIterator[Redis]:
-    """Redis as the settings name it."""
-    check_named(config, "redis.url")
-    timeout_s = config.redis.timeout_s
-    client = Redis.from_url(
-        config.redis.url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
-    try:
-        yield client
-    finally:
-        await client.aclose()
 
 
 # Dead letters --------------------------------------------------------------------------------------------------------
@@ -107,7 +86,7 @@ async def _replay_dead_letters(config: Config, options: argparse.Namespace) -> i
         streams = Streams(redis, config.sessions.stream_ttl_s)
         letters = options.letters
         if options.all:
-            letters = [letter.id for letter in await list_letters(redis, count=MOST_AT_ONCE)][::-1]
+            letters = [letter.id for letter in await list_letters(redis)][::-1]
         restorer = Restorer(db, streams, config.sessions, complete_share=config.progress.complete_share)
         outcomes = await replay_letters(
             redis, streams, db, letters, most=config.sessions.unsaved_max, restore=restorer.restore
@@ -116,8 +95,6 @@ async def _replay_dead_letters(config: Config, options: argparse.Namespace) -> i
         print(f"{letter}: {outcome}")
     return 0 if all(outcome in DROPPED for outcome in outcomes) else 1
 
-
-MOST_AT_ONCE = 10_000
 
 # By name: what it is for, and what declares its options and sets `run`.
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Any]]] = {

@@ -13,6 +13,9 @@ from uuid import UUID
 import asyncpg
 import orjson
 from pydantic import TypeAdapter, ValidationError
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from server.config import Config, check_named
 from server.data.audit import audit
@@ -45,6 +48,20 @@ async def connected_postgres(config: Config) -> AsyncIterator[Database]:
         yield db
     finally:
         await db.close()
+
+
+@asynccontextmanager
+async def connected_redis(config: Config) -> AsyncIterator[Redis]:
+    """Redis as the settings name it."""
+    check_named(config, "redis.url")
+    timeout_s = config.redis.timeout_s
+    async with Redis.from_url(
+        config.redis.url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+    ) as client:
+        yield client
 
 
 def with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutine[Any, Any, int]]:
@@ -97,7 +114,7 @@ async def set_password(config: Config, database: Database, options: argparse.Nam
     password_hash = await _new_hash(config)
     async with database.transaction() as tx:
         await admin.set_password(tx, user_id=user["id"], password_hash=password_hash)
-        await admin.end_families(tx, user_id=user["id"])
+        await account.end_families(tx, user_id=user["id"], but_for=None)
         await account.forget_resets(tx, user_id=user["id"])
         await audit(tx, None, "password_set", "user", user["id"])
     await _announce(config, user["id"])
@@ -109,7 +126,7 @@ async def sign_out(config: Config, database: Database, options: argparse.Namespa
     user = await _find(database, options.user)
     async with database.transaction() as tx:
         await admin.raise_version(tx, user_id=user["id"])
-        await admin.end_families(tx, user_id=user["id"])
+        await account.end_families(tx, user_id=user["id"], but_for=None)
         await audit(tx, None, "signed_out", "user", user["id"])
     await _announce(config, user["id"])
     print(f"{user['username']} is signed out everywhere")
@@ -166,13 +183,10 @@ def _checked(kind: Any, text: str) -> str:
 
 async def _announce(config: Config, user_id: UUID) -> None:
     """Tell the processes; without Redis they find it within 5 s."""
-    if not config.redis.url:
-        return
-    from redis.asyncio import Redis  # noqa: PLC0415
-
-    async with Redis.from_url(config.redis.url, socket_timeout=config.redis.timeout_s) as redis:
-        with contextlib.suppress(*REDIS_AWAY):
-            await Streams(redis).nudge(REVOKED, user_id)
+    if config.redis.url:
+        async with connected_redis(config) as redis:
+            with contextlib.suppress(*REDIS_AWAY):
+                await Streams(redis).nudge(REVOKED, user_id)
 
 
 def print_row(row: Record) -> None:

@@ -340,7 +340,7 @@ async def stripe(app: web.Application) -> AsyncIterator[None]:
     told = app[WATCHING].announce_access_ended
     app[CHARGING] = charging = Charging(config, app[DATABASE], gateway, ring, app[CLOCK], told)
     app[PAYMENT_EVENTS] = events = PaymentEvents(app[DATABASE], charging)
-    app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging, app[CLOCK])
+    app[SUBSCRIBING] = subscribing = Subscribing(config, app[DATABASE], charging)
     events.kinds |= subscribing.kinds
     events.asks.append(subscribing.learn_of)
     yield

@@ -1,9 +1,12 @@
 """Fixtures that every test may use. The parts are real, started once a session on free places, and gone afterwards.
 
 `postgres_dsn`        a database of this test alone, migrated
+`sql`                 a connection to it, past the application
 `empty_postgres_dsn`  one of this test alone without any table
 `redis_url`           the session's Valkey, emptied before the test
+`redis`               a client of it
 `object_store`        the session's S3 store (`endpoint_url`, `access_key`, `secret_key`, bucket `lectern`)
+`box`, `model`, `stream`  a mail server, a language model and a video host, in the test's own process
 `own_postgres`, `own_valkey`  servers of this test alone (started), to be killed, paused or restarted
 `system`              everything as `bin/run` starts it, without the demo's courses
 `page`, `browser`     Playwright (async) in a real Chromium; mark such tests `browser`
@@ -11,17 +14,22 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
+from redis.asyncio import Redis
 
 from embedded.postgres import Postgres
 from embedded.s3 import ObjectStore
 from embedded.valkey import Valkey
 from tests.support import services
 from tests.support.browser import browser, page
+from tests.support.cloudflare import StreamHost, hosting
+from tests.support.language_model import LanguageModel, speaking
+from tests.support.mail import MailBox, catching
 from tests.support.once import made_once
 from tests.support.whole import system
 
@@ -106,6 +114,14 @@ def postgres_dsn(migrated_postgres: Postgres, psql: services.Psql) -> Iterator[s
 
 
 @pytest.fixture
+async def sql(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection past the application, to arrange what takes long to come about and to look at what is stored."""
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 def empty_postgres_dsn(postgres: Postgres, psql: services.Psql) -> Iterator[str]:
     """The DSN of a database of this test alone, without tables."""
     with services.fresh_database(postgres, psql, "template0") as dsn:
@@ -129,6 +145,13 @@ def redis_url(valkey: Valkey) -> str:
     return valkey.url
 
 
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of the Valkey that is empty."""
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
 @pytest.fixture(scope="session")
 def object_store() -> Iterator[ObjectStore]:
     """The session's S3 store with the bucket `lectern`."""
@@ -137,6 +160,27 @@ def object_store() -> Iterator[ObjectStore]:
         store.start()
         yield store
         store.stop()
+
+
+@pytest.fixture
+async def box() -> AsyncIterator[MailBox]:
+    """A mail server that keeps what it is sent."""
+    async with catching() as box:
+        yield box
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[LanguageModel]:
+    """A language model."""
+    async with speaking() as model:
+        yield model
+
+
+@pytest.fixture
+async def stream() -> AsyncIterator[StreamHost]:
+    """A video host."""
+    async with hosting() as stream:
+        yield stream
 
 
 @pytest.fixture

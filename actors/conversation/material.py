@@ -31,5 +31,5 @@ class CourseMaterial:
 
     async def recommend(self, turn: Turn) -> Sequence[dict[str, Any]]:
         """Courses to go on with, where the question asks for some or some fit it. Raises DATABASE_AWAY."""
-        told = await recommend(self._db, turn.viewer.id, turn.viewer.role, turn.question)
+        told = await recommend(self._db, turn.viewer.id, turn.question)
         return [one.shown for one in told]

@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta, Struct
 
-from actors.video_session.messages import BadFrame, Bye
+from actors.video_session.messages import Bye, read_frame
 
 MOST_CHUNKS = 1 << 53
 
@@ -136,11 +136,7 @@ _decoder: msgspec.json.Decoder[Ask | Stop | Resume | Bye] = msgspec.json.Decoder
 
 def parse_chat_frame(text: str) -> Ask | Stop | Resume | Bye:
     """The message in one text frame; unknown members are ignored. Raises BadFrame."""
-    try:
-        return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        detail, _, path = str(error).partition(" - at `$")
-        raise BadFrame(detail, path.rstrip("`").replace(".", "/").replace("[", "/").replace("]", "")) from None
+    return read_frame(_decoder, text)
 
 
 def encode(frame: Struct) -> bytes:

@@ -71,14 +71,12 @@ class Recommendation:
         return {"course_id": str(self.course_id), "title": self.title, "reason": self.reason}
 
 
-async def recommend(
-    db: Database, viewer_id: UUID, viewer_role: str, question: str | None = None
-) -> tuple[Recommendation, ...]:
-    """At most `MOST` courses to go on with, best first. With a question only if it asks for courses, or some fit it.
+async def recommend(db: Database, viewer_id: UUID, question: str | None = None) -> tuple[Recommendation, ...]:
+    """At most `MOST` courses to go on with, best first, of those that everybody may see, whoever asks. With a question
+    only if it asks for courses, or some fit it.
 
     Raises DATABASE_AWAY.
     """
-    del viewer_role  # whoever one is, one is recommended what everybody may see
     asked = _GENERAL.sub(" ", (question or "")[:2000].replace("\0", ""))
     async with db.connection() as connection:
         rows = await _named.list_candidates(

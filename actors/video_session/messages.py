@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -25,6 +25,7 @@ MAX_KBPS = 1_000_000.0
 MAX_MS = 86_400_000.0
 MAX_BYTES = 2**40
 
+T = TypeVar("T")
 Position = Annotated[float, Meta(ge=0, le=1_000_000)]
 Amount = Annotated[float, Meta(ge=0)]
 # CMCD version 1 sends a number, version 2 an inner list with one number per kind of object.
@@ -136,16 +137,21 @@ encode_frame: Callable[[Report], bytes] = _encoder.encode
 parse_kept_frame: Callable[[bytes], Report] = _kept_decoder.decode
 
 
-def parse_socket_frame(text: str | bytes) -> SocketTelemetry | Bye:
-    """The message in one text frame.
+def read_frame(decoder: msgspec.json.Decoder[T], text: str | bytes) -> T:
+    """The message in one text frame of any socket.
 
     Raises:
         BadFrame: not a JSON object, an unknown type, or a member that is missing, of the wrong type or out of range.
     """
     try:
-        return _socket_decoder.decode(text)
+        return decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise _offence(str(error)) from None
+
+
+def parse_socket_frame(text: str | bytes) -> SocketTelemetry | Bye:
+    """The message in one text frame of a player's. Raises BadFrame."""
+    return read_frame(_socket_decoder, text)
 
 
 def parse_plain_frame(text: str) -> PlainTelemetry | None:

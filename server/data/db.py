@@ -455,7 +455,7 @@ class Query:
         self.parameters = tuple(parameters)
 
     def __call__(self, connection: Any, **values: Any) -> Coroutine[Any, Any, Any]:
-        """`connection` is one of `Database.connection()`, `.transaction()`, or a Database. TypeError on other names."""
+        """On one of `Database.connection()`, `.transaction()`, or a Database. TypeError or KeyError on other names."""
         if len(values) != len(self.parameters):
             raise TypeError(f"{self.name} takes {', '.join(self.parameters)}; got {', '.join(values)}")
         args = [values[name] for name in self.parameters]

@@ -12,7 +12,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from server.data.db import Database, queries
-from server.data.streams import DEAD_LETTERS, Streams, refused_key, stream_key
+from server.data.streams import DEAD_LETTERS, FRAMES, Streams, refused_key, stream_key
 
 sessions_sql = queries("sessions")
 
@@ -47,8 +47,8 @@ DROPPED = (Outcome.REPLAYED, Outcome.SAVED)
 Restore: TypeAlias = Callable[[UUID, tuple[int, int], bytes], Awaitable[Outcome]]
 
 
-async def list_letters(redis: Redis, *, count: int) -> list[Letter]:
-    """The newest `count`, newest first. Raises RedisError."""
+async def list_letters(redis: Redis, *, count: int | None = None) -> list[Letter]:
+    """All, or the newest `count`, newest first. Raises RedisError."""
     found: Any = await redis.xrevrange(DEAD_LETTERS, count=count)
     return [_letter(letter_id, fields) for letter_id, fields in found]
 
@@ -93,22 +93,18 @@ async def _replay_frame(streams: Streams, db: Database, letter: Letter, most: in
     cursor = row["last_seq"], int(row["last_sub"])
     await streams.append(stream_key(letter.session_id), cursor, [(None, letter.frame)], most)
     await sessions_sql.give_to_reaper(db, session_ids=[letter.session_id])
-    await streams.nudge("frames", letter.session_id)
+    await streams.nudge(FRAMES, letter.session_id)
     return Outcome.REPLAYED
 
 
-def _letter(letter_id: bytes | str, fields: dict[bytes, bytes]) -> Letter:
-    name = _text(letter_id)
+def _letter(letter_id: bytes, fields: dict[bytes, bytes]) -> Letter:
+    name = letter_id.decode()
     return Letter(
         id=name,
         at=datetime.fromtimestamp(int(name.partition("-")[0]) / 1000, UTC),
-        session_id=UUID(_text(fields[b"stream"]).rpartition(":")[2]),
-        entry=_text(fields[b"id"]),
-        error=_text(fields[b"error"]),
+        session_id=UUID(fields[b"stream"].decode().rpartition(":")[2]),
+        entry=fields[b"id"].decode(),
+        error=fields[b"error"].decode(),
         frame=fields.get(b"frame"),
         state=fields.get(b"state"),
     )
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -97,14 +97,25 @@ class Jobs:
 
     async def begin_due(self, group: asyncio.TaskGroup) -> int:
         """Begin what is due, as far as there are places; how many jobs that were. Raises DATABASE_AWAY."""
-        rows = await _jobs.claim_jobs(
-            self._database, kinds=list(self._works), count=self._free, lease_s=self._settings.lease_s
-        )
-        for row in rows:
-            working = group.create_task(self._see_to(_job(row)))
+        jobs = await self._claim()
+        for job in jobs:
+            working = group.create_task(self._see_to(job))
             self._working.add(working)
             working.add_done_callback(self._working.discard)
-        return len(rows)
+        return len(jobs)
+
+    async def _claim(self) -> list[Job]:
+        """What is due. Who is stopped meanwhile gives back what was claimed already: the answer is on its way."""
+        claiming = asyncio.ensure_future(
+            _jobs.claim_jobs(self._database, kinds=list(self._works), count=self._free, lease_s=self._settings.lease_s)
+        )
+        try:
+            return [_job(row) for row in await asyncio.shield(claiming)]
+        except asyncio.CancelledError:
+            with suppress(Exception):  # then their lease has to run out
+                for row in await claiming:
+                    await self._give_back(_job(row))
+            raise
 
     @property
     def _free(self) -> int:
@@ -127,9 +138,7 @@ class Jobs:
                 await self._works[job.kind](job)
         except asyncio.CancelledError:
             with suppress(*DATABASE_AWAY):  # then its lease has to run out
-                await _jobs.repeat_job(
-                    self._database, job_id=job.id, attempts=job.attempts, in_s=0.0, error="its process was stopped"
-                )
+                await self._give_back(job)
             raise
         except Again as error:
             metrics.JOBS.labels(job.kind, "again").inc()
@@ -143,6 +152,11 @@ class Jobs:
         else:
             metrics.JOBS.labels(job.kind, "done").inc()
             await _jobs.finish_job(self._database, job_id=job.id, attempts=job.attempts)
+
+    async def _give_back(self, job: Job) -> None:
+        await _jobs.repeat_job(
+            self._database, job_id=job.id, attempts=job.attempts, in_s=0.0, error="its process was stopped"
+        )
 
     async def _postpone(self, job: Job, error: Exception, *, is_dead: bool) -> None:
         told = f"{type(error).__name__}: {error}"[:500].replace("\0", "")

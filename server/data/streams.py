@@ -27,6 +27,8 @@ MAX_DEAD_LETTERS = 10_000
 # A session that Postgres refuses comes back again and again: one letter of it in this time.
 REFUSED_AGAIN_S = 3600
 NUDGES = "nudge"
+# The kind of nudge that says that frames were written beside the session's owner.
+FRAMES = "frames"
 ANNOUNCED_WITHIN_S = 0.3
 # Who has heard no nudge for so long asks whether the connection lives, and waits as long for the answer.
 LISTEN_S = 4.0
@@ -187,7 +189,7 @@ class Streams:
         if isinstance(read, Exception):
             raise read
         streams = read.items() if isinstance(read, dict) else read
-        found = {_text(key): [_entry(*e) for e in entries] for key, entries in streams}
+        found = {key.decode(): [_entry(*e) for e in entries] for key, entries in streams}
         return [_settled(write, a, found) for write, a in zip(writes, answers, strict=False)], found
 
     def _queue_write(self, pipe: Any, write: Write) -> None:
@@ -269,20 +271,17 @@ class Streams:
             fields = {"stream": key, "id": f"{cursor[0]}-{cursor[1]}", "state": state, "error": error[:500]}
             await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
 
-    async def nudge(self, kind: str, subject_id: UUID) -> None:
-        """Tell every process that something concerns this session or user; best effort, a sweep stands behind it."""
-        await self._redis.publish(NUDGES, f"{kind} {subject_id}")
-
-    async def tell(self, kind: str, text: str) -> None:
-        """Tell every process more than an id; heard among the nudges, and best effort as they are."""
-        await self._redis.publish(NUDGES, f"{kind} {text}")
+    async def nudge(self, kind: str, what: object) -> None:
+        """Tell every process that something concerns this session or user (`what`, or more than an id); best effort, a
+        sweep stands behind it."""
+        await self._redis.publish(NUDGES, f"{kind} {what}")
 
     async def announce(self, kind: str, what: object) -> None:
         """Tell every process of what is done already, if Redis answers soon: whoever waits meanwhile shall not notice
         that it is away. Never raises then; who was not told finds out by looking."""
         with contextlib.suppress(*REDIS_AWAY):
             async with asyncio.timeout(ANNOUNCED_WITHIN_S):
-                await self._redis.publish(NUDGES, f"{kind} {what}")
+                await self.nudge(kind, what)
 
     async def ping(self) -> None:
         """Whether Redis answers."""
@@ -306,7 +305,7 @@ class Streams:
                         raise RedisTimeoutError("no answer on the connection that nudges come by")
                     await subscription.ping()
                 elif message["type"] == "message":
-                    yield _text(message["data"])
+                    yield message["data"].decode()
                 asked = message is None
 
 
@@ -332,8 +331,8 @@ def _written(answer: Any) -> Written:
     return Written(answer if isinstance(answer, int) else 1, None)
 
 
-def _entry(entry_id: bytes | str, fields: Mapping[bytes | str, bytes]) -> Entry:
-    seq, _, sub = _text(entry_id).partition("-")
+def _entry(entry_id: bytes, fields: Mapping[Any, bytes]) -> Entry:
+    seq, _, sub = entry_id.partition(b"-")
     return entry_of(int(seq), int(sub), fields)
 
 
@@ -342,7 +341,3 @@ def entry_of(seq: int, sub: int, fields: Mapping[Any, bytes]) -> Entry:
     it."""
     prev = fields.get(b"prev")
     return Entry(seq, sub, int(prev) if prev is not None and prev.isdigit() else None, fields.get(b"frame", b""))
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

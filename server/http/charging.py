@@ -156,8 +156,8 @@ class Charging:
         """
         if row["status"] not in OPEN:
             return row, None
-        intent = await self.find(row) if row["transaction_reference"] or not self._may_repeat(row) else None
-        if intent is None and self._may_repeat(row):
+        intent = await self.find(row) if row["transaction_reference"] or not self.may_repeat(row) else None
+        if intent is None and self.may_repeat(row):
             intent, failure = await self._charge(row)
             if intent is None and failure is not None:
                 failed = await self._keep(row["id"], has_failed=True, failure_code=failure)
@@ -203,7 +203,7 @@ class Charging:
         """See to it that nothing will be charged any more for a purchase; the row as it then is, which is paid if that
         came first."""
         intent = await self.find(row)
-        if intent is None and self._may_repeat(row):
+        if intent is None and self.may_repeat(row):
             # A request for it may still be on its way. Under a used key it does nothing.
             try:
                 customer = await self.customer_of(row["user_id"])
@@ -362,8 +362,8 @@ class Charging:
 
     # -- parts of them -------------------------------------------------------------------------------------------------
 
-    def _may_repeat(self, row: Record) -> bool:
-        """Whether Stripe still knows the key of the purchase."""
+    def may_repeat(self, row: Record) -> bool:
+        """Whether Stripe still knows the key under which it was asked for what this row is."""
         age_s: float = (self._clock.now() - row["created_at"]).total_seconds()
         return age_s <= REPEATABLE_S
 
@@ -452,7 +452,7 @@ async def note_refund(tx: Connection, transaction_id: UUID, refund: Refund) -> U
         raise Mismatch("a refund of another transaction or in another currency")
     status = _REFUND_STATUS.get(refund.status or "", "pending")
     user_id: UUID = row["user_id"]
-    ours = _uuid((refund.metadata or {}).get("refund_id"))
+    ours = uuid_of((refund.metadata or {}).get("refund_id"))
     if ours and await payments.get_own_refund(tx, refund_id=ours, transaction_id=transaction_id):
         await payments.note_refund(tx, refund_id=ours, stripe_id=refund.id, status=status)
         return user_id
@@ -515,7 +515,8 @@ def _amount(minor: int, currency: str) -> Any:
         raise Mismatch(str(error)) from None
 
 
-def _uuid(text: str | None) -> UUID | None:
+def uuid_of(text: str | None) -> UUID | None:
+    """An id of ours that stands in metadata, where anything may stand."""
     try:
         return UUID(text) if text else None
     except ValueError:

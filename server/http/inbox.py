@@ -5,7 +5,7 @@ costs more than all the rest. Here a text is first offered to whoever the socket
 the queue; what that one does not take goes into the queue as ever. Pings, closes, errors, backpressure and the parsing
 itself stay aiohttp's.
 
-This needs seven names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
+This needs names that aiohttp does not promise. For a version that it was not tried with it is off: every frame
 goes through the queue.
 """
 

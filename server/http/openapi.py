@@ -455,36 +455,11 @@ SOCKETS_DESCRIPTION = (
 
 def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
     """The sockets' document, as a value: one channel each, with the frames that their routes declare."""
-    sockets = [route for route in declared if route.socket]
-    structs = {struct: None for route in sockets for frames in route.messages.values() for struct in frames}
+    sockets = {route.handler.__name__: route for route in declared if route.socket}
+    structs = {struct: None for route in sockets.values() for frames in route.messages.values() for struct in frames}
     payloads, components = msgspec.json.schema_components(structs, ref_template=REF.replace("model", "name"))
     payload_of = dict(zip(structs, payloads, strict=True))
-    channels: dict[str, Any] = {}
-    operations: dict[str, Any] = {}
-    for route in sockets:
-        name = route.handler.__name__
-        channels[name] = {
-            "address": route.template,
-            "description": inspect.cleandoc(route.handler.__doc__ or ""),
-            "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
-            "bindings": {"ws": {"method": "GET"}},
-            "messages": {
-                struct.__name__: {
-                    "name": struct.__struct_config__.tag or struct.__name__,
-                    "summary": inspect.cleandoc(struct.__doc__ or ""),
-                    "contentType": "application/json",
-                    "payload": payload_of[struct],
-                }
-                for frames in route.messages.values()
-                for struct in frames
-            },
-        }
-        for action, frames in route.messages.items():
-            operations[f"{name}_{action}"] = {
-                "action": action,
-                "channel": {"$ref": f"#/channels/{name}"},
-                "messages": [{"$ref": f"#/channels/{name}/messages/{struct.__name__}"} for struct in frames],
-            }
+    bearer = "In `Authorization` or as a subprotocol `bearer.<token>`; never in the query."
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Lectern", "version": "1", "description": SOCKETS_DESCRIPTION},
@@ -496,17 +471,38 @@ def asyncapi(declared: Iterable[Route]) -> dict[str, Any]:
                 "security": [{"$ref": "#/components/securitySchemes/bearer"}],
             }
         },
-        "channels": channels,
-        "operations": operations,
+        "channels": {name: _channel(route, payload_of) for name, route in sockets.items()},
+        "operations": {
+            f"{name}_{action}": {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{name}"},
+                "messages": [{"$ref": f"#/channels/{name}/messages/{struct.__name__}"} for struct in frames],
+            }
+            for name, route in sockets.items()
+            for action, frames in route.messages.items()
+        },
         "components": {
             "schemas": components,
-            "securitySchemes": {
-                "bearer": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "In `Authorization` or as a subprotocol `bearer.<token>`; never in the query.",
-                }
-            },
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": bearer}},
+        },
+    }
+
+
+def _channel(route: Route, payload_of: Mapping[type[msgspec.Struct], Any]) -> dict[str, Any]:
+    return {
+        "address": route.template,
+        "description": inspect.cleandoc(route.handler.__doc__ or ""),
+        "parameters": {parameter: {} for parameter in re.findall(r"\{(\w+)\}", route.template)},
+        "bindings": {"ws": {"method": "GET"}},
+        "messages": {
+            struct.__name__: {
+                "name": struct.__struct_config__.tag or struct.__name__,
+                "summary": inspect.cleandoc(struct.__doc__ or ""),
+                "contentType": "application/json",
+                "payload": payload_of[struct],
+            }
+            for frames in route.messages.values()
+            for struct in frames
         },
     }
 

@@ -17,7 +17,7 @@ from server import metrics
 from server.data.db import Connection, Database, queries
 from server.data.jobs import Hopeless, Job, Work, add_job
 from server.domain.money import to_minor
-from server.http.charging import REFUNDS, Charging, Mismatch, note_dispute, note_intent, note_refund
+from server.http.charging import REFUNDS, Charging, Mismatch, note_dispute, note_intent, note_refund, uuid_of
 from server.services.outside import ServiceHasNone
 from server.services.payments import Dispute, Intent, Refund
 
@@ -253,7 +253,4 @@ async def _transaction_of(tx: Connection, intent_id: str | None) -> UUID:
 
 
 def _named(intent: Intent) -> UUID | None:
-    try:
-        return UUID(intent.metadata.get("transaction_id", ""))
-    except ValueError:
-        return None
+    return uuid_of(intent.metadata.get("transaction_id"))

@@ -162,15 +162,20 @@ class Call(Generic[B]):
     @property
     def objects(self) -> Objects:
         """The object store. Raises ServiceNotConfigured."""
-        store = self.app[OBJECTS]
-        if store is None:
-            raise ServiceNotConfigured("s3.access_key or s3.secret_key is empty")
-        return store
+        return store_of(self.app)
 
     @property
     def db(self) -> Database:
         """Postgres; for a request with an idempotency key a transaction of it, so ask one thing at a time."""
         return self._database or self.app[DATABASE]
+
+
+def store_of(app: web.Application) -> Objects:
+    """The object store. Raises ServiceNotConfigured."""
+    store = app[OBJECTS]
+    if store is None:
+        raise ServiceNotConfigured("s3.access_key or s3.secret_key is empty")
+    return store
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,16 +20,15 @@ from weakref import WeakValueDictionary
 import structlog
 from pydantic import BaseModel, Field
 
-from server.clock import Clock
 from server.config import Config
 from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Hopeless, Job, Work, add_job
 from server.domain.money import from_minor, to_minor
-from server.http.charging import Charging, Mismatch
+from server.http.charging import Charging, Mismatch, uuid_of
 from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
-from server.services.payments import REPEATABLE_S, CardRefused, Intent, KeyReused, RequestRefused
+from server.services.payments import CardRefused, Intent, KeyReused, RequestRefused
 
 LOOK, END = "subscription_look", "subscription_end"
 # How soon after something was begun or changed it is asked about, if nobody was told its end until then.
@@ -102,11 +101,10 @@ class Overtaken(ServiceAway):
 class Subscribing:
     """What the application does at Stripe about subscriptions."""
 
-    def __init__(self, config: Config, database: Database, charging: Charging, clock: Clock) -> None:
+    def __init__(self, config: Config, database: Database, charging: Charging) -> None:
         self._config = config
         self._database = database
         self._charging = charging
-        self._clock = clock
         # Within a process whoever asks about the same subscription waits for the other.
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self.billing = Billing(charging.gateway)
@@ -149,7 +147,7 @@ class Subscribing:
             return row, None
         asked_at = await self._clock_of_all()
         found = await self._find(row)
-        if found is None and self._may_repeat(row):
+        if found is None and self._charging.may_repeat(row):
             found, failure = await self._subscribe(row)
             if found is None and failure is not None:
                 return await self._end_here(row, failure), None
@@ -215,7 +213,7 @@ class Subscribing:
         """See to it that one that is incomplete never begins; the row then, which is live if that came first."""
         asked_at = await self._clock_of_all()
         found = await self._find(row)
-        if found is None and self._may_repeat(row):
+        if found is None and self._charging.may_repeat(row):
             # A request for it may still be on its way. Under a used key it does nothing.
             try:
                 found = await self.billing.subscribe(**await self._asked_for(row), token=None)
@@ -469,16 +467,11 @@ class Subscribing:
         named = UUID(job.payload["subscription_id"])
         return await subscriptions.get_subscription(self._database, subscription_id=named)
 
-    def _may_repeat(self, row: Record) -> bool:
-        """Whether Stripe still knows the key of its beginning."""
-        age_s: float = (self._clock.now() - row["created_at"]).total_seconds()
-        return age_s <= REPEATABLE_S
-
 
 async def _find_named(db: Connection | Database, hint: Hint | InvoiceHint) -> UUID | None:
     """Our subscription that an event is about."""
     stripe_id, ours = hint.names
-    found: UUID | None = await subscriptions.find_named(db, stripe_id=stripe_id, named=_uuid(ours))
+    found: UUID | None = await subscriptions.find_named(db, stripe_id=stripe_id, named=uuid_of(ours))
     return found
 
 
@@ -503,10 +496,3 @@ def _check(row: Record, found: Subscription) -> UUID:
 
 def _time(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def _uuid(text: str | None) -> UUID | None:
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return None

@@ -203,7 +203,7 @@ class Gateway:
             async with _speaking():
                 return await call()
 
-        assert self.client is not None
+        _ = self.client  # raises ServiceNotConfigured
         try:
             return await self._service.call(operation, once, timeout_s=self._settings.timeout_s, tries=_TRIES)
         except ServiceLeftAlone as error:

@@ -29,9 +29,9 @@ WHERE id = :user_id RETURNING *;
 UPDATE users SET password_hash = :password_hash, ver = ver + 1
 WHERE id = :user_id AND password_hash = :before AND erased_at IS NULL RETURNING *;
 
--- name: end_other_families(user_id, family_id)!
--- Signed out everywhere but in the family's own place; everywhere when that is NULL.
-DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FROM :family_id::uuid;
+-- name: end_families(user_id, but_for)!
+-- Signed out everywhere but in this family's own place; everywhere when that is NULL.
+DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FROM :but_for::uuid;
 
 -- name: forget_resets(user_id)!
 -- Links that were sent before the change set no password any more.

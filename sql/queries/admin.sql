@@ -10,6 +10,3 @@ UPDATE users SET password_hash = :password_hash, ver = ver + 1 WHERE id = :user_
 
 -- name: raise_version(user_id)!
 UPDATE users SET ver = ver + 1 WHERE id = :user_id;
-
--- name: end_families(user_id)!
-DELETE FROM refresh_tokens WHERE user_id = :user_id;

@@ -42,9 +42,6 @@ UPDATE users SET email_verified = true WHERE id = :user_id AND name_key(email) =
 -- Whoever reads the mail of the address has it.
 UPDATE users SET password_hash = :password_hash, ver = ver + 1, email_verified = true WHERE id = :user_id RETURNING *;
 
--- name: end_families(user_id)!
-DELETE FROM refresh_tokens WHERE user_id = :user_id;
-
 -- name: delete_tokens(user_id, purpose)!
 -- All purposes when that is NULL.
 DELETE FROM mail_tokens WHERE user_id = :user_id AND (:purpose::text IS NULL OR purpose = :purpose);

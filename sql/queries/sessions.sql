@@ -174,9 +174,6 @@ FROM unnest(:video_ids::uuid[], :viewer_ids::uuid[], :roles::text[])
 WHERE NOT may_watch(given.viewer_id, given.role, given.video_id)
   AND EXISTS (SELECT FROM videos AS v WHERE v.id = given.video_id);
 
--- name: set_ladder(video_id, ladder, segment_s)!
-UPDATE videos SET ladder = :ladder, segment_s = :segment_s WHERE id = :video_id;
-
 -- name: list_live_sessions(user_id, window_s)
 SELECT id, video_id, device, seen_at FROM video_sessions
 WHERE user_id = :user_id AND status <> 'ended' AND seen_at > now() - make_interval(secs => :window_s)

@@ -80,6 +80,19 @@ async def test_who_waits_for_a_session_is_told_of_that_one_alone(
         assert other.state.seq == 1
 
 
+async def test_who_gave_up_waiting_is_forgotten_while_redis_is_away(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url) as core:
+        ingest = core.runtime.ingest
+        session, _ = await core.open(await place.new_session(core))
+        own_valkey.kill()
+        core.runtime.submit(session, report(1))
+        for _ in range(5):
+            assert not await ingest.served(session, 0.01)
+        await eventually(lambda: not ingest._waiters)
+        own_valkey.start()
+        await eventually(lambda: session.state.seq == 1)
+
+
 async def test_a_paused_redis_makes_no_frame_count_twice(place: Place, own_valkey: Valkey) -> None:
     async with running(place.dsn, own_valkey.url, redis_timeout_s=0.5) as core:
         session, listener = await core.open(await place.new_session(core))

@@ -89,7 +89,7 @@ async def test_frames_do_not_wait_for_what_else_is_told(place: Place) -> None:
 
         core.runtime.hearers["slow"] = hear
         first, second = uuid4(), uuid4()
-        await core.streams.tell("no such", "thing")
+        await core.streams.nudge("no such", "thing")
         await core.streams.nudge("slow", first)
         await core.streams.nudge("slow", second)
         await core.streams.append(session.key, session.state.cursor, [(2, encode_frame(report(2)))], 100)

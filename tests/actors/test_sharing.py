@@ -1,6 +1,5 @@
 """On a full link that many share, those who get much leave an even part to those who run out of buffer."""
 
-from collections.abc import AsyncIterator
 from math import inf
 from uuid import uuid4
 
@@ -18,13 +17,6 @@ from tests.support.core import Listener
 from tests.support.lectures import LADDER
 
 SEGMENT_S = 4.0
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(redis_url)
-    yield client
-    await client.aclose()
 
 
 def session(network: str = "school") -> VideoSession:

@@ -1,7 +1,5 @@
 """What the migrated database and the named queries promise each other."""
 
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
 
@@ -40,22 +38,15 @@ BOOKKEEPING = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-async def connection(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
 async def test_every_query_is_understood_by_the_migrated_database(
-    connection: "asyncpg.Connection[asyncpg.Record]",
+    sql: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
     assert NAMED
     broken = {}
     for domain, name in NAMED:
         query = queries(domain).statements[name]
         try:
-            statement = await connection.prepare(query.sql)
+            statement = await sql.prepare(query.sql)
         except asyncpg.PostgresError as error:
             broken[f"{domain}.{name}"] = str(error)
         else:
@@ -63,18 +54,18 @@ async def test_every_query_is_understood_by_the_migrated_database(
     assert broken == {}
 
 
-async def test_every_foreign_key_has_an_index(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    rows = await connection.fetch(UNINDEXED, PARTIAL_IS_ENOUGH)
+async def test_every_foreign_key_has_an_index(sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await sql.fetch(UNINDEXED, PARTIAL_IS_ENOUGH)
     assert [row[0] for row in rows] == []
 
 
-async def test_every_row_says_when_it_was_made_and_changed(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    rows = await connection.fetch(UNSTAMPED, BOOKKEEPING)
+async def test_every_row_says_when_it_was_made_and_changed(sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await sql.fetch(UNSTAMPED, BOOKKEEPING)
     assert [row[0] for row in rows] == []
 
 
-async def test_no_time_is_without_its_zone(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    rows = await connection.fetch(
+async def test_no_time_is_without_its_zone(sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    rows = await sql.fetch(
         "SELECT table_name, column_name FROM information_schema.columns"
         " WHERE table_schema = 'public' AND data_type IN ('timestamp without time zone', 'time without time zone')"
     )
@@ -90,10 +81,10 @@ RESTLESS = {
 
 @pytest.mark.parametrize("table", RESTLESS)
 async def test_no_index_holds_what_every_checkpoint_changes(
-    connection: "asyncpg.Connection[asyncpg.Record]", table: str
+    sql: "asyncpg.Connection[asyncpg.Record]", table: str
 ) -> None:
     """Else every one of them writes into every index of the table (no HOT update), which costs more than the row."""
-    indexed = await connection.fetch(
+    indexed = await sql.fetch(
         """
         SELECT DISTINCT a.attname FROM pg_depend AS d
         JOIN pg_index AS i ON i.indexrelid = d.objid AND d.classid = 'pg_class'::regclass

@@ -27,12 +27,12 @@ class Mortal:
     def __init__(self) -> None:
         self.pid: int | None = 1
         self.starts = 0
-        self.fails = False
+        self.fails: Exception | None = None
 
     def start(self) -> None:
         self.starts += 1
-        if self.fails:
-            raise PartFailedError("it cannot")
+        if self.fails is not None:
+            raise self.fails
         self.pid = 1
 
     def stop(self) -> None:
@@ -97,10 +97,11 @@ def test_pauses_grow_while_it_keeps_dying_and_are_short_again_after_a_while(cloc
     assert keeper.due_in_s() == pytest.approx(0.2)
 
 
-def test_a_start_that_fails_is_told_and_tried_again(clock: Clock) -> None:
+@pytest.mark.parametrize("fault", [PartFailedError("it cannot"), OSError("it cannot")])
+def test_a_start_that_fails_is_told_and_tried_again(clock: Clock, fault: Exception) -> None:
     part = Mortal()
     keeper = Keeper("part", part)
-    part.pid, part.fails = None, True
+    part.pid, part.fails = None, fault
     keeper.tend()
     clock.now += 1
     assert keeper.tend() == "it cannot"

@@ -55,6 +55,20 @@ async def test_an_object_survives_a_kill(store: ObjectStore, client: Any) -> Non
     assert await answer["Body"].read() == b"bytes"
 
 
+@pytest.mark.parametrize("which", ["_process", "_front"])
+async def test_one_whose_half_died_is_started_again(store: ObjectStore, client: Any, which: str) -> None:
+    await client.put_object(Bucket=BUCKET, Key="half", Body=b"bytes")
+    half = getattr(store, which)
+    half.kill()
+    half.wait()
+    assert store.pid is None, "whoever keeps it running looks at this"
+
+    store.start()
+
+    answer = await client.get_object(Bucket=BUCKET, Key="half")
+    assert await answer["Body"].read() == b"bytes"
+
+
 async def test_a_wrong_secret_is_refused(store: ObjectStore) -> None:
     async with connect(store, "x" * 40) as stranger:
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):

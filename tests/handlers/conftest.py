@@ -74,14 +74,6 @@ async def client(postgres_dsn: str, redis_url: str, overrides: dict[str, dict[st
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection past the application, to arrange what takes long to come about and to look at what is stored."""
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
 def people(client: AppClient, sql: "asyncpg.Connection[asyncpg.Record]") -> People:
     """Makes signed-in users: `await people.join("ada", "instructor")`."""
     return People(client, sql)

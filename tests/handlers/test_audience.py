@@ -100,20 +100,18 @@ async def test_analytics_tell_what_was_watched_and_how_it_played(room: Room) -> 
     assert sum(told["decisions_by_reason"].values()) >= 4
 
 
-async def test_a_session_counts_on_the_utc_day_it_was_created(room: Room, postgres_dsn: str) -> None:
-    connection = await asyncpg.connect(postgres_dsn)
+async def test_a_session_counts_on_the_utc_day_it_was_created(room: Room, sql: Sql) -> None:
     ada, ben = await room.learner("ada"), await room.learner("ben")
     midnight = datetime(2026, 3, 1, tzinfo=UTC)
     for learner, at in ((ada, midnight - timedelta(microseconds=1)), (ada, midnight), (ben, midnight)):
         session = await room.watch(learner, bye=False)
-        await connection.execute(
+        await sql.execute(
             "UPDATE video_sessions SET created_at = $2 WHERE id = $1::text::uuid", session["session_id"], at
         )
         for each in (*playing(1, 12), {"type": "bye"}):
             await session["socket"].send_json(each)
         while not (await asyncio.wait_for(session["socket"].receive(), 30)).type.name.startswith("CLOS"):
             pass
-    await connection.close()
 
     async def seen(**days: str) -> tuple[int, int, float]:
         told = await room.analytics(**days)
@@ -138,15 +136,13 @@ async def test_days_that_are_none_are_pointed_at(room: Room, query: str, pointer
     assert [fault["pointer"] for fault in (await answer.json())["errors"]] == [pointer]
 
 
-async def test_a_session_that_nobody_came_to_is_an_exit_before_the_start(room: Room, postgres_dsn: str) -> None:
+async def test_a_session_that_nobody_came_to_is_an_exit_before_the_start(room: Room, sql: Sql) -> None:
     ada = await room.learner("ada")
     answer = await room.client.post(f"{room.path}/sessions", json={}, headers=ada)
     session_id = (await answer.json())["session_id"]
-    connection = await asyncpg.connect(postgres_dsn)
-    await connection.execute(
+    await sql.execute(
         "UPDATE video_sessions SET seen_at = now() - interval '2 minutes' WHERE id = $1::text::uuid", session_id
     )
-    await connection.close()
     async with asyncio.timeout(30):
         while (told := await room.analytics())["exits_before_start"] != 1:  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.05)
@@ -225,17 +221,13 @@ async def test_the_live_socket_ends_with_its_right_its_video_and_its_process(roo
     assert await code(drain) == 1012
 
 
-async def test_the_live_socket_ends_with_1011_when_what_it_would_tell_cannot_be_read(
-    room: Room, postgres_dsn: str
-) -> None:
+async def test_the_live_socket_ends_with_1011_when_what_it_would_tell_cannot_be_read(room: Room, sql: Sql) -> None:
     watching = await room.watch(await room.learner("ada"), *playing(1, 2), bye=False)
     socket = await room.client.ws_connect(f"{room.path}/live/ws", protocols=("lectern.v1",), headers=room.owner)
-    connection = await asyncpg.connect(postgres_dsn)
     with capture_logs() as logs:
         async with asyncio.timeout(30):
             while (told := await socket.receive_json())["type"] == "live":
-                await connection.execute("UPDATE video_sessions SET state = '[]'")
+                await sql.execute("UPDATE video_sessions SET state = '[]'")
             assert (told["code"], (await socket.receive()).data) == (1011, 1011)
     assert "socket_failed" in [line["event"] for line in logs]
-    await connection.close()
     await watching["socket"].close()

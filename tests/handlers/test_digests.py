@@ -1,7 +1,6 @@
 """Mails about what is unread: for those who want them, of what is new, and ended by a press."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 from uuid import uuid4
@@ -12,18 +11,12 @@ import pytest
 from server.http.digests import read_token, unsubscribe_token
 from server.http.keys import CONFIG
 from tests.support.app import AppClient, settings
-from tests.support.mail import LINK, MailBox, catching
+from tests.support.mail import LINK, MailBox
 from tests.support.people import People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SUBJECT = "New in your courses"
 PATIENCE_S = 30
-
-
-@pytest.fixture
-async def box() -> AsyncIterator[MailBox]:
-    async with catching() as box:
-        yield box
 
 
 @pytest.fixture

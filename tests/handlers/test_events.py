@@ -370,7 +370,7 @@ async def test_three_bad_frames_close_it(two: Two) -> None:
     ada = await two.learner("ada")
     page = await two.page(ada)
     both = f'{{"type": "watch", "course_id": "{two.course}", "topic_id": "{two.course}"}}'
-    for text in ("{", both):
+    for text in (both, '{"x": ' + "[" * 4000 + "]" * 4000 + "}"):
         await page.socket.send_str(text)
         assert (await page.hears("error"))["code"] == "bad_frame"
     await page.socket.send_str('{"type": "watch", "course_id": 1}')

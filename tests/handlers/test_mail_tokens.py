@@ -9,18 +9,12 @@ import asyncpg
 import pytest
 
 from tests.support.app import AppClient, serving, settings
-from tests.support.mail import LINK, MailBox, catching, token_of
+from tests.support.mail import LINK, MailBox, token_of
 from tests.support.people import PASSWORD, Answer, People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 ANOTHER = "another battery staple"
 VERIFY, RESET = "Confirm your e-mail", "Set a new password"
-
-
-@pytest.fixture
-async def box() -> AsyncIterator[MailBox]:
-    async with catching() as box:
-        yield box
 
 
 @pytest.fixture

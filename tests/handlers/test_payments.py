@@ -7,7 +7,8 @@ import pytest
 
 from server.config import Breaker
 from server.http.keys import CHARGING
-from tests.support.people import PASSWORD
+from tests.support.app import serving_unlimited
+from tests.support.people import PASSWORD, People
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
 from tests.support.stripe import LocalService
 
@@ -350,3 +351,19 @@ async def test_who_left_is_charged_for_nothing_that_waits_for_the_bank(shop: Sho
     assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
     await shop.once(lambda: sql.fetchval("SELECT status FROM transactions"), lambda status: status == "canceled")
     assert await shop.stripe.ledger() == []
+
+
+async def test_without_stripe_nothing_is_begun(postgres_dsn: str, redis_url: str, sql: Sql) -> None:
+    async with serving_unlimited(postgres_dsn, redis_url, {}) as client:
+        people = People(client, sql)
+        teacher, ada = await people.join("teacher", "instructor"), await people.join("ada")
+        course = await teacher.make("/api/courses", {"title": "Queues", "status": "published", "price": "49.00"})
+        await sql.execute(
+            "INSERT INTO payment_methods (user_id, sealed_token, token_hash, brand, card_last_four, card_expiry,"
+            " is_default) VALUES ($1, '', '', 'visa', '4242', '12/2040', true)",
+            ada.id,
+        )
+        key = {"Idempotency-Key": "one"}
+        answer = await ada.post(f"/api/payments/purchase/course/{course['id']}", {}, headers=key)
+        assert (answer.status, answer.code) == (503, "not_configured")
+        assert await sql.fetchval("SELECT count(*) FROM transactions") == 0

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
-import asyncpg
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
@@ -19,6 +18,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
 
 FAST = {"checkpoint_s": 0.1, "sweep_s": 0.3, "reaper_s": 0.2, "rest_idle_s": 0.3}
+Sql = Any
 
 
 @dataclass
@@ -61,16 +61,6 @@ class Player:
                 await asyncio.sleep(0.02)
         return shown
 
-    async def age(self, session: dict[str, Any], postgres_dsn: str, *, seconds: int) -> None:
-        """Let it be that much longer ago that the session was made."""
-        connection = await asyncpg.connect(postgres_dsn)
-        await connection.execute(
-            "UPDATE video_sessions SET created_at = created_at - make_interval(secs => $2) WHERE id = $1",
-            UUID(session["session_id"]),
-            seconds,
-        )
-        await connection.close()
-
     async def send_by_rest(self, session: dict[str, Any], frames: Any, **options: Any) -> tuple[int, dict[str, Any]]:
         options.setdefault("headers", {"Authorization": f"Bearer {session['token']}"})
         answer = await self.client.post(f"/api/videos/sessions/{session['session_id']}/network", json=frames, **options)
@@ -108,9 +98,6 @@ class Wire:
             while (await self.socket.receive()).type is WSMsgType.TEXT:
                 pass
         return self.socket.close_code
-
-
-Make = Callable[..., Awaitable[Player]]
 
 
 @pytest.fixture
@@ -331,14 +318,14 @@ async def test_control_frames_count_as_frames(player: Player, kind: WSMsgType) -
 
 
 async def test_a_player_that_comes_back_late_gets_new_credentials_before_its_old_ones_run_out(
-    player: Player, postgres_dsn: str
+    player: Player, sql: Sql
 ) -> None:
     session = await player.new_session()
     wire = await player.open(session)
     await wire.send(frame(1, 1.0))
     first = await wire.until(lambda m: m["type"] in ("token", "ack"))
     assert first["type"] == "ack", "those of a new session are good for long"
-    await player.age(session, postgres_dsn, seconds=3000)
+    await sql.execute("UPDATE video_sessions SET created_at = created_at - interval '50 minutes'")
     late = await player.open(session)
     renewed = await late.until(lambda m: m["type"] == "token")
     assert set(renewed) == {"type", "token", "playback", "expires_at"}
@@ -411,7 +398,7 @@ async def test_more_than_three_live_sessions_need_a_takeover(player: Player) -> 
 
 
 async def test_never_more_than_three_live_sessions_whichever_process_is_asked(
-    player: Player, postgres_dsn: str, redis_url: str
+    player: Player, postgres_dsn: str, sql: Sql, redis_url: str
 ) -> None:
     async with serving(settings(postgres_dsn, redis_url, sessions=FAST)) as other:
         path = f"/api/videos/{player.lecture.video_id}/sessions"
@@ -423,9 +410,7 @@ async def test_never_more_than_three_live_sessions_whichever_process_is_asked(
         answers = await asyncio.gather(*(ask(client) for client in clients))
         assert sorted(answers) == [201] * 3 + [409] * 7
         assert await asyncio.gather(*(ask(client, takeover=True) for client in clients)) == [201] * 10
-        connection = await asyncpg.connect(postgres_dsn)
-        rows = await connection.fetch("SELECT status, count(*) FROM video_sessions GROUP BY status ORDER BY status")
-        await connection.close()
+        rows = await sql.fetch("SELECT status, count(*) FROM video_sessions GROUP BY status ORDER BY status")
         assert [tuple(row) for row in rows] == [("active", 3), ("ended", 10)]
 
 
@@ -518,7 +503,7 @@ async def test_progress_may_be_put_by_rest_and_shows_in_the_course(player: Playe
 
 
 async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woken(
-    postgres_dsn: str, redis_url: str
+    postgres_dsn: str, sql: Sql, redis_url: str
 ) -> None:
     lecture = await make_lecture(postgres_dsn)
     user_id = await make_learner(postgres_dsn, lecture.course_id)
@@ -536,9 +521,7 @@ async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woke
         assert (await player.shown(session))["status"] == "active"
         await wire.socket.close()
         await player.eventually(session, lambda s: s["status"] == "suspended")
-        connection = await asyncpg.connect(postgres_dsn)
-        await connection.execute("UPDATE video_sessions SET seen_at = now() - interval '2 hours'")
-        await connection.close()
+        await sql.execute("UPDATE video_sessions SET seen_at = now() - interval '2 hours'")
         shown = await player.eventually(session, lambda s: s["status"] == "ended")
         assert shown["last_seq"] == 1
 
@@ -685,13 +668,12 @@ async def test_cmcd_of_another_session_or_of_none_is_refused(player: Player) -> 
     assert (await send_cmcd(player, mine | {"token": "x"}, "bl=1"))[0] == 401
 
 
-async def test_a_session_begins_with_what_others_on_its_network_got(player: Player, postgres_dsn: str) -> None:
-    connection = await asyncpg.connect(postgres_dsn)
+async def test_a_session_begins_with_what_others_on_its_network_got(player: Player, sql: Sql) -> None:
 
     async def watch() -> float:
         """What a new session was told of its network; it then measures 4 Mbit/s and leaves."""
         made = await player.new_session(connection="wifi", takeover=True)
-        state = await connection.fetchval("SELECT state FROM video_sessions WHERE id = $1", UUID(made["session_id"]))
+        state = await sql.fetchval("SELECT state FROM video_sessions WHERE id = $1", UUID(made["session_id"]))
         wire = await player.open(made)
         await wire.send(frame(1, 0.0, segments=[{"br": 300, "bytes": 1_000_000, "ms": 2000}] * 6))
         await wire.acked(1)
@@ -702,5 +684,4 @@ async def test_a_session_begins_with_what_others_on_its_network_got(player: Play
     async with asyncio.timeout(30):
         while (told := await watch()) == 0.0:  # noqa: ASYNC110  # nothing tells us
             await asyncio.sleep(0.2)
-    await connection.close()
     assert told == pytest.approx(4000, rel=0.01)

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from server.data.jobs import Again, Job
-from server.http.keys import CHARGING, CLOCK, CONFIG, DATABASE, SUBSCRIBING
+from server.http.keys import CHARGING, CONFIG, DATABASE, SUBSCRIBING
 from server.http.subscribing import LOOK, Subscribing
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Answer, Person
@@ -510,7 +510,7 @@ async def test_older_news_never_take_the_place_of_newer(
     row = (await subscribe(ada)).body
     await shop.stripe.control("POST", "webhooks", mode="drop")
     app = client.app
-    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING], app[CLOCK])
+    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING])
     # Another process asks; while the answer is on its way there the subscription is changed, and that is written.
     get, told, arrives = elsewhere.billing.get, asyncio.Event(), asyncio.Event()
 

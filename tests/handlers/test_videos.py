@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -13,19 +13,12 @@ import asyncpg
 import pytest
 
 from tests.support.app import serving, settings
-from tests.support.cloudflare import LADDER, StreamHost, hosting, sign_webhook, webhook_body
+from tests.support.cloudflare import LADDER, StreamHost, sign_webhook, webhook_body
 from tests.support.people import Answer, People, Person
 from tests.support.waiting import blocked
 
 WEBHOOK = "/api/videos/webhooks/cloudflare"
 VTT = b"WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n"
-
-
-@pytest.fixture
-async def stream() -> AsyncIterator[StreamHost]:
-    """A running video host."""
-    async with hosting() as stream:
-        yield stream
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.app import AppClient, serving, settings
-from tests.support.mail import MailBox, catching, token_of
-from tests.support.people import PASSWORD, Person
+from tests.support.mail import MailBox, token_of
+from tests.support.people import PASSWORD, Person, sign_in
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 ANOTHER = "another battery staple"
 A_THIRD = "a third battery staple"
-
-
-@pytest.fixture
-async def box() -> AsyncIterator[MailBox]:
-    async with catching() as box:
-        yield box
 
 
 @pytest.fixture
@@ -63,9 +57,7 @@ async def test_who_forgot_the_password_sets_another_by_mail_and_changes_it_again
     await page.get_by_text("Your password is set").wait_for()
 
     await page.get_by_role("main").get_by_role("link", name="Sign in").click()
-    await page.get_by_label("User name or e-mail").fill("ada")
-    await page.get_by_role("textbox", name="Password").fill(ANOTHER)
-    await page.get_by_role("button", name="Sign in").click()
+    await sign_in(page, "ada", ANOTHER)
     await page.get_by_role("link", name="ada").click()
     await page.get_by_role("textbox", name="Current password").fill(ANOTHER)
     await page.get_by_role("textbox", name="New password").fill(A_THIRD)

@@ -2,16 +2,15 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
-from server.config import Limits
-from tests.support.app import AppClient, serving, settings
+from tests.support.app import AppClient, serving_unlimited
 from tests.support.files import MEBIBYTE, picture, s3_settings
-from tests.support.people import PASSWORD, People
+from tests.support.people import People, Person, sign_in
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -21,34 +20,48 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 async def client(postgres_dsn: str, redis_url: str, object_store: ObjectStore) -> AsyncIterator[AppClient]:
-    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
-    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, s3=s3_settings(object_store))) as client:
+    async with serving_unlimited(postgres_dsn, redis_url, {"s3": s3_settings(object_store)}) as client:
         yield client
 
 
-async def sign_in(page: "Page", origin: str, name: str) -> None:
+@pytest.fixture
+async def people(client: AppClient, sql: "asyncpg.Connection[asyncpg.Record]") -> People:
+    return People(client, sql)
+
+
+@pytest.fixture
+async def teacher(people: People) -> Person:
+    return await people.join("teacher", "instructor")
+
+
+@pytest.fixture
+async def lecture(teacher: Person) -> Any:
+    """A preview of a published course."""
+    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
+    return await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "is_preview": True})
+
+
+@pytest.fixture
+def origin(client: AppClient) -> str:
+    return str(client.make_url("")).rstrip("/")
+
+
+async def enter(page: "Page", origin: str, name: str) -> None:
     await page.goto(f"{origin}/#/signin")
-    await page.get_by_label("User name or e-mail").fill(name)
-    await page.get_by_role("textbox", name="Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in").click()
+    await sign_in(page, name)
     await page.get_by_role("link", name=name).wait_for()
 
 
 async def test_a_material_reaches_a_learner_and_a_picture_the_account(
-    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path
+    page: "Page", origin: str, people: People, teacher: Person, lecture: Any, tmp_path: Path
 ) -> None:
-    origin = str(client.make_url("")).rstrip("/")
-    sql = await asyncpg.connect(postgres_dsn)
-    people = People(client, sql)
-    teacher, _ = await people.join("teacher", "instructor"), await people.join("learner")
-    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
-    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "is_preview": True})
+    await people.join("learner")
     # More than goes through the server: its parts go to the store, from another origin.
     large, face = tmp_path / "slides.pdf", tmp_path / "face.png"
     large.write_bytes(b"%PDF-" + bytes(26 * MEBIBYTE))
     face.write_bytes(picture())
 
-    await sign_in(page, origin, "teacher")
+    await enter(page, origin, "teacher")
     await page.goto(f"{origin}/#/lectures/{lecture['id']}")
     await page.get_by_label("Add a file").set_input_files(large)
     await page.get_by_text("“slides.pdf” is there.").wait_for()
@@ -60,8 +73,8 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
     await page.get_by_role("button", name="Sign out").click()
     await page.get_by_role("link", name="Sign in").first.wait_for()
 
-    await sign_in(page, origin, "learner")
-    await page.goto(f"{origin}/#/courses/{course['id']}")
+    await enter(page, origin, "learner")
+    await page.goto(f"{origin}/#/courses/{lecture['course_id']}")
     await page.get_by_role("button", name="Start learning").click()
     async with page.context.expect_page() as opened:
         await page.get_by_role("button", name="slides.pdf").click()
@@ -70,44 +83,32 @@ async def test_a_material_reaches_a_learner_and_a_picture_the_account(
     row = (await teacher.get(f"/api/lectures/{lecture['id']}")).body["files"][0]
     assert (row["size_bytes"], row["status"]) == (large.stat().st_size, "ready")
     assert address in ("about:blank", "") or row["id"] in address
-    await sql.close()
+
+
+async def send(page: "Page", origin: str, lecture: Any, file: Path) -> None:
+    """As the teacher, on the lecture's page, until the page is through with it."""
+    await enter(page, origin, "teacher")
+    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
+    await page.get_by_label("Add a file").set_input_files(file)
+    await page.get_by_text("Sending").wait_for()
+    await page.get_by_text("Sending").wait_for(state="hidden")
 
 
 async def test_a_large_file_that_does_not_get_through_is_given_up(
-    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path, object_store: ObjectStore
+    page: "Page", origin: str, teacher: Person, lecture: Any, tmp_path: Path, object_store: ObjectStore
 ) -> None:
-    origin = str(client.make_url("")).rstrip("/")
-    sql = await asyncpg.connect(postgres_dsn)
-    teacher = await People(client, sql).join("teacher", "instructor")
-    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
-    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
     large = tmp_path / "slides.pdf"
     large.write_bytes(b"%PDF-" + bytes(26 * MEBIBYTE))
-    await sign_in(page, origin, "teacher")
-    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
     await page.route(f"{object_store.endpoint_url}/**", lambda route: route.abort())
-    await page.get_by_label("Add a file").set_input_files(large)
-    await page.get_by_text("Sending").wait_for()
-    await page.get_by_text("Sending").wait_for(state="hidden")
+    await send(page, origin, lecture, large)
     assert (await teacher.get("/api/files")).body["items"] == [], "it counts against the quota no longer"
-    await sql.close()
 
 
 async def test_a_large_file_of_a_type_that_browsers_do_not_know_is_sent(
-    client: AppClient, page: "Page", postgres_dsn: str, tmp_path: Path
+    page: "Page", origin: str, teacher: Person, lecture: Any, tmp_path: Path
 ) -> None:
-    origin = str(client.make_url("")).rstrip("/")
-    sql = await asyncpg.connect(postgres_dsn)
-    teacher = await People(client, sql).join("teacher", "instructor")
-    course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
-    lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
     large = tmp_path / "Notebook.IPYNB"
     large.write_text('{"cells": [], "metadata": {"filler": "' + "x" * 26 * MEBIBYTE + '"}}')
-    await sign_in(page, origin, "teacher")
-    await page.goto(f"{origin}/#/lectures/{lecture['id']}")
-    await page.get_by_label("Add a file").set_input_files(large)
-    await page.get_by_text("Sending").wait_for()
-    await page.get_by_text("Sending").wait_for(state="hidden")
+    await send(page, origin, lecture, large)
     rows = (await teacher.get("/api/files")).body["items"]
     assert [(row["content_type"], row["status"]) for row in rows] == [("application/x-ipynb+json", "ready")]
-    await sql.close()

@@ -10,13 +10,12 @@ import asyncpg
 import orjson
 import pytest
 
-from server.config import Limits
 from server.http.digests import unsubscribe_token
 from server.http.keys import CONFIG
 from server.http.pages import VENDOR_DIR
-from tests.support.app import AppClient, serving, settings
+from tests.support.app import AppClient, serving_unlimited
 from tests.support.lectures import LADDER
-from tests.support.people import PASSWORD, People, Person
+from tests.support.people import People, Person, sign_in
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
@@ -72,9 +71,7 @@ class Scene:
     async def enter(self, page: "Page", name: str) -> None:
         """Sign in and open the lecture."""
         await page.goto(f"{self.origin}/#/signin")
-        await page.get_by_label("User name or e-mail").fill(name)
-        await page.get_by_role("textbox", name="Password").fill(PASSWORD)
-        await page.get_by_role("button", name="Sign in").click()
+        await sign_in(page, name)
         await page.get_by_role("link", name=name).wait_for()
         await page.goto(f"{self.origin}/#/lectures/{self.lecture_id}")
         await page.get_by_role("heading", name="Questions").wait_for()
@@ -87,15 +84,12 @@ class Scene:
 
 @pytest.fixture
 async def client(postgres_dsn: str, redis_url: str) -> AsyncIterator[AppClient]:
-    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
-    events = {"look_s": 0.1}
-    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, events=events)) as client:
+    async with serving_unlimited(postgres_dsn, redis_url, {"events": {"look_s": 0.1}}) as client:
         yield client
 
 
 @pytest.fixture
-async def scene(client: AppClient, postgres_dsn: str) -> Scene:
-    sql = await asyncpg.connect(postgres_dsn)
+async def scene(client: AppClient, sql: "asyncpg.Connection[asyncpg.Record]") -> Scene:
     people = People(client, sql)
     teacher, ada = await people.join("teacher", "instructor"), await people.join("ada")
     course = await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
@@ -107,7 +101,6 @@ async def scene(client: AppClient, postgres_dsn: str) -> Scene:
         teacher.id,
         orjson.dumps(LADDER).decode(),
     )
-    await sql.close()
     await ada.make("/api/enrollments", {"course_id": course["id"]})
     origin = str(client.make_url("")).rstrip("/")
     return Scene(origin, teacher, ada, course["id"], lecture["id"], str(video_id))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.app import AppClient, serving, settings
-from tests.support.people import PASSWORD, Person
+from tests.support.people import PASSWORD, Person, sign_in
 
 if TYPE_CHECKING:
     from playwright.async_api import Page
@@ -29,9 +29,7 @@ async def test_who_leaves_takes_everything_along_and_is_forgotten(
     ada = {"username": "ada", "email": "ada@example.com", "password": PASSWORD}
     await Person(client).make("/api/auth/register", ada)
     await page.goto(str(client.make_url("/#/signin?next=%23/account")))
-    await page.get_by_label("User name or e-mail").fill("ada")
-    await page.get_by_role("textbox", name="Password").fill(PASSWORD)
-    await page.get_by_role("button", name="Sign in").click()
+    await sign_in(page, "ada")
 
     async with page.expect_download() as started:
         await page.get_by_role("button", name="Download my data").click()

@@ -5,11 +5,9 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
-from server.config import Limits
-from tests.support.app import AppClient, serving, settings
+from tests.support.app import AppClient, serving_unlimited
 from tests.support.people import People
 from tests.support.shop import WEBHOOK, Sql, opened
 from tests.support.stripe import LocalService, payment_service
@@ -25,16 +23,8 @@ async def stripe(tmp_path: Path) -> AsyncIterator[LocalService]:
 
 @pytest.fixture
 async def client(postgres_dsn: str, redis_url: str, stripe: LocalService) -> AsyncIterator[AppClient]:
-    unlimited = {name: {"rate": 0} for name in Limits.model_fields}
-    async with serving(settings(postgres_dsn, redis_url, limits=unlimited, stripe=stripe.settings)) as client:
+    async with serving_unlimited(postgres_dsn, redis_url, {"stripe": stripe.settings}) as client:
         yield client
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def test_impatient_buyers_are_charged_once(client: AppClient, stripe: LocalService, sql: Sql) -> None:

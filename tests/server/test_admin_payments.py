@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 
 from server import admin
@@ -27,13 +26,6 @@ async def client(postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LECTERN_AUTH__SECRET", SECRET)
     async with serving(settings(postgres_dsn, redis_url, stripe=STRIPE, jobs={"poll_s": 0.05})) as client:
         yield client
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def run(*arguments: str) -> int:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
@@ -62,7 +61,7 @@ async def test_the_first_admin_takes_a_free_name(postgres_dsn: str, redis_url: s
         assert (await login(client, "Boss-2", ADMIN["first_admin_password"]))[0] == 200
 
 
-async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, redis_url: str) -> None:
+async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, sql: Any, redis_url: str) -> None:
     config = settings(postgres_dsn, redis_url, auth=ADMIN)
 
     async def start() -> int:
@@ -70,13 +69,10 @@ async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, r
             return (await client.get("/readyz")).status
 
     assert await asyncio.gather(*(start() for _ in range(3))) == [200, 200, 200]
-    connection = await asyncpg.connect(postgres_dsn)
-    assert await connection.fetchval("SELECT count(*) FROM users") == 1
-    await connection.close()
+    assert await sql.fetchval("SELECT count(*) FROM users") == 1
 
 
-async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str, redis_url: str) -> None:
-    sql = await asyncpg.connect(postgres_dsn)
+async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str, sql: Any, redis_url: str) -> None:
     course = await sql.fetchval(
         "WITH u AS (INSERT INTO users (username, email, password_hash) VALUES ('a', 'a@b.org', '') RETURNING id)"
         " INSERT INTO courses (creator_id, title) SELECT id, 'C' FROM u RETURNING id"
@@ -103,7 +99,6 @@ async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str,
         ("all", "9.00", True, 3, False, []),
         ("some", "5.00", False, 3, True, []),
     ]
-    await sql.close()
 
 
 async def test_what_goes_on_in_the_background_has_let_go_of_what_it_held_when_the_application_is_gone(

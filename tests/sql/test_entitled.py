@@ -1,13 +1,11 @@
 """The one rule of access, in every combination of what it asks, against the same rule in plain Python."""
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 
 Sql = Any
@@ -85,14 +83,6 @@ CASES = [
         ("student", "instructor", "admin"), (False, True), ("draft", "published", "archived"), ENROLMENTS, SUBSCRIPTIONS
     )
 ]
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    """A connection to an empty database."""
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def make_plan(sql: Sql, name: str, *, covers_all: bool = False) -> UUID:

@@ -1,7 +1,6 @@
 """Names and addresses are one in any case and spelling, whatever the database's own locale."""
 
 import unicodedata
-from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import asyncpg
@@ -16,13 +15,6 @@ NAMES = st.text(st.characters(exclude_categories=("Cs", "Cn", "Cc"), exclude_cha
 BUDGET = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def key(sql: Sql, name: str) -> str:

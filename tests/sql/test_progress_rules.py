@@ -1,6 +1,5 @@
 """The database's own rules of progress: any number of writers, in batches, lose nothing."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -15,17 +14,15 @@ RECORD = "SELECT * FROM record_progress($1, $2, $3::text[]::int4multirange[], $4
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    """A connection to a database with one user, one course and two lectures: 100 s, and of unknown length."""
-    connection = await asyncpg.connect(postgres_dsn)
-    await connection.execute("""
+async def sql(sql: Sql) -> Sql:
+    """With one user, one course and two lectures: 100 s, and of unknown length."""
+    await sql.execute("""
         INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', '');
         INSERT INTO courses (creator_id, title, status) SELECT id, 'C', 'published' FROM users;
         INSERT INTO lectures (course_id, title, duration, sequence_order)
             SELECT id, 'A', 100, 1 FROM courses UNION ALL SELECT id, 'B', NULL, 2 FROM courses;
     """)
-    yield connection
-    await connection.close()
+    return sql
 
 
 async def ids(sql: Sql) -> tuple[UUID, UUID, UUID]:

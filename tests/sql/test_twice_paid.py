@@ -1,9 +1,7 @@
 """The database's own rule of a course that was paid for twice: as much goes back as is left of one payment."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
-import asyncpg
 import pytest
 
 Sql = Any
@@ -15,15 +13,13 @@ DISPUTE = "INSERT INTO disputes (transaction_id, stripe_id, status, amount) VALU
 
 
 @pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    """A connection to a database with one user and one course."""
-    connection = await asyncpg.connect(postgres_dsn)
-    await connection.execute("""
+async def sql(sql: Sql) -> Sql:
+    """With one user and one course."""
+    await sql.execute("""
         INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@example.com', '');
         INSERT INTO courses (creator_id, title, status, price) SELECT id, 'C', 'published', 49 FROM users;
     """)
-    yield connection
-    await connection.close()
+    return sql
 
 
 async def to_give_back(sql: Sql) -> list[tuple[Any, str]]:

@@ -1,6 +1,5 @@
 """Whatever somebody types to find a course or a topic can be looked for, and whatever is written is soon found."""
 
-from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 import asyncpg
@@ -14,13 +13,6 @@ PIECES = st.sampled_from(SIGNS)
 BUDGET = settings(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def understood(sql: Sql, typed: str) -> str:

@@ -31,7 +31,7 @@ class MailBox:
         return list(self._app[BOX].mails)
 
     async def get(self, subject: str, to: str) -> Mail:
-        """The next mail of this subject to this address, which is taken out. Fails after five seconds."""
+        """The next mail of this subject to this address, which is taken out. Fails after thirty seconds."""
         async with asyncio.timeout(30):
             while True:
                 for mail in self.mails:

@@ -1,10 +1,13 @@
 """People who use a running application: signed-in users, and somebody who is not signed in."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from aiohttp.test_utils import TestClient
+
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 PASSWORD = "correct horse battery"
 
@@ -96,3 +99,10 @@ class People:
             await self._sql.execute("UPDATE users SET role = $2 WHERE id = $1", user_id, role)
             row = (await self.stranger.post("/api/auth/login", {"login": name, "password": PASSWORD})).body
         return Person(self._client, user_id, name, row["access_token"], row["refresh_token"])
+
+
+async def sign_in(page: "Page", name: str, password: str = PASSWORD) -> None:
+    """Fill the page's form and send it."""
+    await page.get_by_label("User name or e-mail").fill(name)
+    await page.get_by_role("textbox", name="Password").fill(password)
+    await page.get_by_role("button", name="Sign in").click()

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from actors.conversation.grounding import MOST_PASSAGES, Grounding, ground
@@ -30,13 +29,6 @@ async def db(postgres_dsn: str) -> AsyncIterator[Database]:
     database = await Database.open(postgres_dsn, pool_size=2, timeout_s=10)
     yield database
     await database.close()
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def say(sql: Sql, lecture: Lecture, texts: Sequence[str], *, piece_s: float = 30.0) -> None:

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from actors.conversation.recommendations import MOST, level_of, recommend
@@ -12,13 +11,6 @@ from server.data.db import Database
 from tests.support.lectures import make_learner
 
 Sql = Any
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
@@ -56,7 +48,7 @@ async def enrol(sql: Sql, user_id: UUID, course_id: UUID, *, active: bool = True
 
 
 async def titles(db: Database, viewer: UUID, question: str | None = None) -> list[str]:
-    return [one.title for one in await recommend(db, viewer, "student", question)]
+    return [one.title for one in await recommend(db, viewer, question)]
 
 
 async def test_only_published_courses_with_lectures_that_one_has_not_are_recommended(
@@ -107,12 +99,12 @@ async def test_what_learners_of_the_same_courses_take_comes_first_and_says_so(
         await enrol(sql, await make_learner(postgres_dsn, mine, name=f"peer-{n}"), theirs)
         await make_learner(postgres_dsn, popular, name=f"fan-{n}")
     await make_learner(postgres_dsn, rare, name="diver")
-    first, *others = await recommend(db, learner, "student")
+    first, *others = await recommend(db, learner)
     assert (first.title, first.reason) == ("Brewing", "Learners of “Baking” take it too.")
     assert [one.title for one in others] == ["Chess", "Diving"]
     assert first.shown == {"course_id": str(theirs), "title": "Brewing", "reason": first.reason}
     # The same facts, the same order.
-    assert await recommend(db, learner, "student") == (first, *others)
+    assert await recommend(db, learner) == (first, *others)
 
 
 async def test_one_other_learner_tells_nothing_of_what_they_take(
@@ -121,7 +113,7 @@ async def test_one_other_learner_tells_nothing_of_what_they_take(
     mine, theirs = await course(sql, teacher, "Baking"), await course(sql, teacher, "Secrets")
     learner = await make_learner(postgres_dsn, mine, name="learner")
     await enrol(sql, await make_learner(postgres_dsn, mine, name="peer"), theirs)
-    (told,) = await recommend(db, learner, "student")
+    (told,) = await recommend(db, learner)
     assert "Baking" not in told.reason
 
 

@@ -1,7 +1,6 @@
 """A user's stream of answers in a real Redis: in order, each once, and nothing after the end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,13 +8,6 @@ from redis.asyncio import Redis
 
 from server.data.answers import CHAT, END, Answers, Entry, answers_key
 from server.data.streams import NUDGES
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

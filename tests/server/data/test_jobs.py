@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+import server.data.jobs
 from server.config import Jobs as JobSettings
 from server.data.db import Database, queries
 from server.data.jobs import AT_ONCE, LONGEST_S, Hopeless, Job, Jobs, add_job, pause_s
@@ -214,6 +215,31 @@ async def test_who_stops_leaves_no_job_under_way_and_another_does_them_at_once(d
     work = Recorder()
     assert await run_due(Jobs(database, LONG, {"wave": work})) == 3
     assert [job.attempts for job in work.jobs] == [1] * 3, "to be stopped is no failure of the work"
+
+
+async def test_who_stops_while_an_answer_is_on_its_way_gives_back_what_was_claimed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_job(database, "wave", n=0)
+    claim, claimed, arrives = server.data.jobs._jobs.claim_jobs, asyncio.Event(), asyncio.Event()
+
+    async def claim_from_afar(*arguments: Any, **more: Any) -> Any:
+        rows = await claim(*arguments, **more)
+        claimed.set()
+        await arrives.wait()
+        return rows
+
+    monkeypatch.setattr(server.data.jobs._jobs, "claim_jobs", claim_from_afar)
+    task = asyncio.create_task(Jobs(database, LONG, {"wave": Recorder()}).run())
+    await claimed.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_later(0.05, arrives.set)
+    await asyncio.wait([task])
+    assert task.cancelled()
+    monkeypatch.undo()
+    work = Recorder()
+    assert await run_due(Jobs(database, LONG, {"wave": work})) == 1
+    assert work.jobs[0].attempts == 1, "to be stopped is no failure of the work"
 
 
 async def test_a_job_that_cannot_be_crossed_out_is_done_again_and_the_others_are_not(database: Database) -> None:

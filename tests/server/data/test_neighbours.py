@@ -1,6 +1,5 @@
 """Networks are known by what was measured there, and by nothing that tells who or where."""
 
-from collections.abc import AsyncIterator
 from math import exp, log
 
 import pytest
@@ -21,13 +20,6 @@ def test_a_network_is_a_24_or_a_48_over_one_kind_of_link() -> None:
 
 def test_only_the_secret_makes_the_name() -> None:
     assert name_of("192.0.2.7", "wifi", SECRET) != name_of("192.0.2.7", "wifi", SECRET[::-1])
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

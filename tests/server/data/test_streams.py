@@ -17,13 +17,6 @@ from tests.chaos.proxy import Proxy, unix_socket_of
 from tests.support.core import eventually
 
 
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = Redis.from_url(redis_url)
-    yield client
-    await client.aclose()
-
-
 @pytest.fixture(params=[Streams, HotStreams], ids=["redis-py", "packed by hand"])
 async def streams(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[Streams]:
     """The reference, and what the server runs: they promise the same."""

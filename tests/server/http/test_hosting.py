@@ -14,7 +14,7 @@ from aiohttp import web
 from server.http.keys import CONFIG, DATABASE, HOSTING
 from server.services.video_host import HostedVideo
 from tests.support.app import AppClient, serving, settings
-from tests.support.cloudflare import MASTER, StreamHost, hosting, sign_webhook, webhook_body
+from tests.support.cloudflare import MASTER, StreamHost, sign_webhook, webhook_body
 from tests.support.local_server import LocalServer
 from tests.support.people import People, Person
 from tests.support.waiting import blocked
@@ -25,20 +25,6 @@ VTT = (
     b"WEBVTT\n\n00:00.000 --> 00:04.000\nQueues are first in, first out.\n\n01:00.000 --> 01:04.000\nStacks are not.\n"
 )
 TEXT_VTT = {"Content-Type": "text/vtt"}
-
-
-@pytest.fixture
-async def stream() -> AsyncIterator[StreamHost]:
-    """A running video host."""
-    async with hosting() as stream:
-        yield stream
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

@@ -12,26 +12,13 @@ import pytest
 from embedded.s3 import ObjectStore
 from tests.support.app import AppClient, serving, settings
 from tests.support.files import pdf, s3_settings, upload
-from tests.support.language_model import LanguageModel, speaking
+from tests.support.language_model import LanguageModel
 from tests.support.people import People, Person
 
 if TYPE_CHECKING:
     Sql = asyncpg.Connection[asyncpg.Record]
 
 PIECES = "SELECT file_id::text, lecture_id::text, page, place, text FROM text_pieces ORDER BY source_id, place"
-
-
-@pytest.fixture
-async def sql(postgres_dsn: str) -> AsyncIterator[Sql]:
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def model() -> AsyncIterator[LanguageModel]:
-    async with speaking() as model:
-        yield model
 
 
 @pytest.fixture

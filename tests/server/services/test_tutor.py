@@ -20,7 +20,7 @@ from server.services.outside import (
 )
 from server.services.tutor import Answer, Tutor, Usage
 from tests.support.core import SetClock
-from tests.support.language_model import LanguageModel, speaking
+from tests.support.language_model import LanguageModel
 from tests.support.local_server import LocalServer
 
 MESSAGES = [{"role": "user", "content": "<question>anything</question>"}]
@@ -35,10 +35,9 @@ async def made(settings: dict[str, Any], breaker: Breaker | None = None) -> Asyn
 
 
 @pytest.fixture
-async def model() -> AsyncIterator[LanguageModel]:
-    async with speaking() as model:
-        model.behave(says=WORDS)
-        yield model
+def model(model: LanguageModel) -> LanguageModel:
+    model.behave(says=WORDS)
+    return model
 
 
 async def ask(model: LanguageModel, **settings: Any) -> tuple[list[str], Answer]:

@@ -24,7 +24,6 @@ from tests.support.cloudflare import (
     KEY_ID,
     LADDER,
     StreamHost,
-    hosting,
     sign_webhook,
     signing_key,
     signing_key_pem,
@@ -39,13 +38,6 @@ class SetClock(Clock):
 
     def now(self) -> datetime:
         return self.time
-
-
-@pytest.fixture
-async def stream() -> AsyncIterator[StreamHost]:
-    """A running host."""
-    async with hosting() as stream:
-        yield stream
 
 
 @pytest.fixture
