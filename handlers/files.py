@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from server import metrics
 from server.data.audit import audit_foreign
 from server.data.db import Record, queries
-from server.data.jobs import Job
+from server.data.jobs import Job, putting_off
 from server.domain.files import (
     ACTIVE,
     Purpose,
@@ -42,7 +42,7 @@ from server.http.problems import (
 )
 from server.http.routing import ANONYMOUS, PUBLIC, STUDENT, Call, Query, Reply, Routes, store_of, untimed
 from server.services.objects import Objects, chunks_of
-from server.services.outside import ServiceHasNone
+from server.services.outside import SERVICE_AWAY, ServiceHasNone
 
 routes = Routes("files")
 files = queries("files")
@@ -182,7 +182,8 @@ def remover(app: web.Application) -> Any:
         file_id, visibility = UUID(job.payload["file_id"]), job.payload["visibility"]
         if await files.get_by_id(app[DATABASE], file_id=file_id) is not None:
             return
-        await store_of(app).remove(object_key(file_id, visibility, ""), object_key(file_id, visibility))
+        with putting_off(job, *SERVICE_AWAY):
+            await store_of(app).remove(object_key(file_id, visibility, ""), object_key(file_id, visibility))
 
     return remove
 

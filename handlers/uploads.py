@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from server import metrics
 from server.data.audit import audit_foreign
 from server.data.db import Connection, Record, queries
-from server.data.jobs import Job, add_job
+from server.data.jobs import Job, add_job, putting_off
 from server.domain.files import (
     HEAD_BYTES,
     PICTURES,
@@ -51,7 +51,7 @@ from server.http.problems import (
 from server.http.routing import STUDENT, Body, Call, Routes, store_of
 from server.logs import get_logger
 from server.services.objects import Objects, Part
-from server.services.outside import ServiceError, ServiceHasNone, ServiceRefused
+from server.services.outside import SERVICE_AWAY, ServiceError, ServiceHasNone, ServiceRefused
 from server.services.pictures import NotAPicture, Picture, PicturesBusy
 
 routes = Routes("files")
@@ -415,12 +415,13 @@ def looker(app: web.Application) -> Any:
         row = await files.get_by_id(app[DATABASE], file_id=UUID(job.payload["file_id"]))
         if row is None or row["width"] is not None or row["size_bytes"] > app[CONFIG].files.direct_bytes:
             return
-        store = store_of(app)
-        try:
-            picture = await _fetch_and_look(app, store, object_key(row["id"], row["visibility"]))
-        except NotAPicture:
-            return
-        await _store_thumbnails(store, row["id"], row["visibility"], picture)
+        with putting_off(job, PicturesBusy, *SERVICE_AWAY):
+            store = store_of(app)
+            try:
+                picture = await _fetch_and_look(app, store, object_key(row["id"], row["visibility"]))
+            except NotAPicture:
+                return
+            await _store_thumbnails(store, row["id"], row["visibility"], picture)
         if await _set_picture(app[DATABASE], row["id"], picture) is None:
             await add_job(app[DATABASE], REMOVE, file_id=row["id"], visibility=row["visibility"])
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -26,6 +26,8 @@ AT_ONCE = 10
 # How much later each attempt is than the one before, and the latest.
 GROWTH = 3.0
 LONGEST_S = 3600.0
+# What is away is tried again after as long as it has been so already, but at the latest after this.
+FIRST_PUT_OFF_S, LONGEST_PUT_OFF_S = 5.0, 300.0
 # Work may use this share of its lease: when it is over, nobody else has begun.
 WORKING_SHARE = 0.8
 
@@ -56,6 +58,15 @@ class Again(Exception):
 
 
 Work = Callable[[Job], Awaitable[None]]
+
+
+@contextmanager
+def putting_off(job: Job, *away: type[Exception]) -> Iterator[None]:
+    """What the work asks may be away, which these errors say: that is no failure of the job. Raises Again."""
+    try:
+        yield
+    except away as error:
+        raise Again(min(max(FIRST_PUT_OFF_S, job.age_s), LONGEST_PUT_OFF_S), str(error)) from error
 
 
 async def add_job(tx: Connection | Database, kind: str, *, in_s: float = 0.0, **payload: Any) -> UUID:

@@ -23,7 +23,7 @@ from server.data.jobs import Again, Hopeless, Job, Work, add_job
 from server.data.sealing import CannotOpen, Ring
 from server.domain.money import NotAPrice, from_minor, to_minor
 from server.services.mail import page_address
-from server.services.outside import ServiceAway, ServiceHasNone, ServiceLeftAlone, ServiceNotConfigured, ServiceRefused
+from server.services.outside import SERVICE_AWAY, ServiceAway, ServiceHasNone, ServiceLeftAlone, ServiceRefused
 from server.services.payments import (
     REPEATABLE_S,
     Card,
@@ -376,7 +376,7 @@ class Charging:
         """Stripe away is no failure of the job; what will never be otherwise is dead at once."""
         try:
             yield
-        except (ServiceAway, ServiceNotConfigured) as error:
+        except SERVICE_AWAY as error:
             wait_s = error.retry_after_s if isinstance(error, ServiceLeftAlone) else self.pause_s(job)
             raise Again(min(max(wait_s, job.age_s / 2), _LONGEST_PUT_OFF_S, self._config.jobs.reconcile_s)) from error
         except Mismatch as error:

@@ -23,7 +23,7 @@ from server.data.jobs import Again, Job, Work, add_job
 from server.domain import transcripts
 from server.domain.videos import NEVER_ARRIVED
 from server.services.embeddings import Embedder
-from server.services.outside import ServiceAway, ServiceError, ServiceHasNone, ServiceNotConfigured, ServiceRefused
+from server.services.outside import SERVICE_AWAY, ServiceError, ServiceHasNone, ServiceRefused
 from server.services.video_host import HostedCaptions, HostedVideo, VideoHost
 
 STATUS, REMOVAL, TEXT, RETIREMENT = "video_status", "video_removal", "video_text", "video_retirement"
@@ -241,7 +241,7 @@ class Hosting:
         """A host that is away is no failure of the job."""
         try:
             yield
-        except (ServiceAway, ServiceNotConfigured) as error:
+        except SERVICE_AWAY as error:
             pause_s = min(max(self._config.cloudflare.poll_s, job.age_s), self._config.jobs.reconcile_s)
             raise Again(pause_s, str(error)) from error
 

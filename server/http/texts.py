@@ -13,20 +13,17 @@ from uuid import UUID
 
 from server.config import Files
 from server.data.db import Connection, Database, queries
-from server.data.jobs import Again, Job, Work, add_job
+from server.data.jobs import Again, Job, Work, add_job, putting_off
 from server.domain.files import object_key
 from server.domain.texts import TextPiece, cut_pages
 from server.services.documents import Documents, DocumentsBusy
 from server.services.embeddings import Embedder
 from server.services.objects import Objects
-from server.services.outside import ServiceAway, ServiceHasNone, ServiceNotConfigured, ServiceRefused
+from server.services.outside import SERVICE_AWAY, ServiceHasNone, ServiceNotConfigured, ServiceRefused
 
 FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
 # Pieces that the model is given at once.
 _EMBEDDED_AT_ONCE = 64
-# What is away is tried again after as long as it has been so already, but at the latest after this.
-_LONGEST_PUT_OFF_S = 300.0
-_FIRST_PUT_OFF_S = 5.0
 _BUSY_S = 1.0
 
 texts = queries("texts")
@@ -87,20 +84,16 @@ class Texts:
         while rows := await texts.list_pieces_to_embed(
             self._database, source_id=source_id, model=self._embedder.model, count=_EMBEDDED_AT_ONCE
         ):
-            try:
+            with putting_off(job, *SERVICE_AWAY):
                 vectors = await self._embedder.embed([row["text"] for row in rows])
-            except (ServiceAway, ServiceNotConfigured) as error:
-                raise Again(_put_off_s(job), str(error)) from error
             ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
             await texts.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
 
     async def _fetch(self, job: Job, key: str, content: IO[bytes]) -> None:
-        if self._store is None:
-            raise Again(_put_off_s(job), "there is no object store")
-        try:
+        with putting_off(job, *SERVICE_AWAY):
+            if self._store is None:
+                raise ServiceNotConfigured("there is no object store")
             await self._store.fetch(key, content, self._settings.direct_bytes)
-        except ServiceAway as error:
-            raise Again(_put_off_s(job), str(error)) from error
 
     async def _replace(
         self,
@@ -123,7 +116,3 @@ class Texts:
         )
         if pieces and self._embedder.is_configured:
             await add_job(tx, EMBEDDING, source_id=str(source_id))
-
-
-def _put_off_s(job: Job) -> float:
-    return min(max(_FIRST_PUT_OFF_S, job.age_s), _LONGEST_PUT_OFF_S)

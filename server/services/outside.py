@@ -66,6 +66,10 @@ class ServiceNotConfigured(ServiceError):
     """The settings that it needs are empty."""
 
 
+# For jobs, which wait until somebody has set them.
+SERVICE_AWAY = (ServiceAway, ServiceNotConfigured)
+
+
 class State(IntEnum):
     """Of a circuit breaker; the value of `lectern_service_state`."""
 

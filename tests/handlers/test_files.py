@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from embedded.s3 import BUCKET, ObjectStore
-from handlers import uploads
+from handlers import files, uploads
 from server import metrics
+from server.data.jobs import Again, Job
 from server.http.keys import OBJECTS
 from server.http.keys import PICTURES as LOOKING
 from server.services.outside import ServiceAway
@@ -547,6 +548,26 @@ async def test_what_was_stored_for_an_upload_that_failed_is_taken_away(
     await sql.execute("UPDATE jobs SET run_at = now()")
     await eventually(lambda: stored(object_store, file_id) == [])
     assert (await ada.get("/api/files")).body["items"] == []
+
+
+@pytest.mark.parametrize("work", [files.remover, uploads.looker])
+async def test_what_is_left_to_do_waits_for_a_store_that_is_away(
+    work: Any, ada: Person, client: AppClient, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_id = uuid4()
+    if work is uploads.looker:
+        file_id = (await upload(ada, picture())).body["id"]
+        await sql.execute("UPDATE files SET width = NULL, height = NULL")
+
+    async def be_away(*_: Any) -> None:
+        raise ServiceAway("the store is away")
+
+    for name in ("remove", "fetch"):
+        monkeypatch.setattr(client.app[OBJECTS], name, be_away)
+    job = Job(uuid4(), "any", {"file_id": str(file_id), "visibility": "private"}, attempts=8, age_s=100.0)
+    with pytest.raises(Again) as put_off:
+        await work(client.app)(job)
+    assert put_off.value.in_s == 100.0
 
 
 async def test_a_picture_for_which_there_was_no_time_is_looked_at_later(
