@@ -445,6 +445,16 @@ async def test_who_signs_in_after_somebody_else_in_the_same_tab_begins_at_the_be
     assert len(stage.created) == 2
 
 
+async def test_who_signs_out_leaves_nothing_behind_in_the_browser(page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    keys = "[localStorage, sessionStorage].flatMap(Object.keys)"
+    theirs = f"{keys}.filter((key) => /place|session|owed|account/.test(key))"
+    assert len(await page.evaluate(theirs)) >= 3
+    await page.click("text=Sign out")
+    await until(page, f"({theirs}).length === 0")
+
+
 async def test_where_somebody_else_signs_in_in_another_tab_the_lecture_is_opened_as_theirs(
     stage: Stage, origin: str, page: Page, enter: Enter
 ) -> None:
