@@ -13,9 +13,9 @@ DELETE FROM forum_digests WHERE user_id = :user_id;
 -- A job for each whose last one is so long ago; whatever process is first asks.
 WITH due AS (
     UPDATE forum_digests SET asked_at = now()
-    WHERE user_id IN (
+    WHERE user_id = ANY (ARRAY(
         SELECT user_id FROM forum_digests WHERE asked_at <= now() - make_interval(secs => :every_s)
-        ORDER BY asked_at LIMIT :most FOR UPDATE SKIP LOCKED)
+        ORDER BY asked_at LIMIT :most FOR UPDATE SKIP LOCKED))
     RETURNING user_id
 )
 INSERT INTO jobs (kind, payload) SELECT 'digest', jsonb_build_object('user_id', user_id) FROM due;
