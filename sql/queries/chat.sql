@@ -170,6 +170,6 @@ SELECT EXISTS (SELECT 1 FROM users WHERE id = :user_id);
 DELETE FROM conversations WHERE user_id = :user_id;
 
 -- name: sweep_usage(keep_days, most)!
-DELETE FROM chat_usage WHERE (user_id, day) IN (
-    SELECT user_id, day FROM chat_usage WHERE day < (now() AT TIME ZONE 'UTC')::date - :keep_days::integer
-    ORDER BY day LIMIT :most FOR UPDATE SKIP LOCKED);
+DELETE FROM chat_usage WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM chat_usage WHERE day < (now() AT TIME ZONE 'UTC')::date - :keep_days::integer
+    ORDER BY day LIMIT :most FOR UPDATE SKIP LOCKED));

@@ -13,9 +13,9 @@ DELETE FROM forum_digests WHERE user_id = :user_id;
 -- A job for each whose last one is so long ago; whatever process is first asks.
 WITH due AS (
     UPDATE forum_digests SET asked_at = now()
-    WHERE user_id IN (
+    WHERE user_id = ANY (ARRAY(
         SELECT user_id FROM forum_digests WHERE asked_at <= now() - make_interval(secs => :every_s)
-        ORDER BY asked_at LIMIT :most FOR UPDATE SKIP LOCKED)
+        ORDER BY asked_at LIMIT :most FOR UPDATE SKIP LOCKED))
     RETURNING user_id
 )
 INSERT INTO jobs (kind, payload) SELECT 'digest', jsonb_build_object('user_id', user_id) FROM due;
@@ -28,19 +28,25 @@ WHERE d.user_id = :user_id AND u.email_verified AND u.erased_at IS NULL;
 
 -- name: list_unread(user_id, since, most)
 -- Topics with posts of others since then that the user has not read, in courses that the user takes or owns; the newest
--- first.
+-- first. The courses before all else: of the topics of all courses those of one user are few.
+WITH own AS MATERIALIZED (
+    SELECT id FROM courses WHERE creator_id = :user_id
+    UNION
+    SELECT course_id FROM enrollments WHERE user_id = :user_id AND is_active
+), readable AS MATERIALIZED (
+    SELECT c.id, c.title FROM own JOIN courses AS c USING (id) JOIN users AS u ON u.id = :user_id
+    WHERE entitled(u.id, u.role, c.id)
+)
 SELECT c.id AS course_id, c.title AS course, t.title, t.lecture_id, n.posts
-FROM users AS u
-JOIN courses AS c ON c.creator_id = u.id OR EXISTS (
-    SELECT 1 FROM enrollments AS e WHERE e.user_id = u.id AND e.course_id = c.id AND e.is_active)
+FROM readable AS c
 JOIN forum_topics AS t ON t.course_id = c.id AND t.last_post_at > :since
 CROSS JOIN LATERAL (
     SELECT count(*) AS posts FROM forum_posts AS p
-    WHERE p.topic_id = t.id AND p.deleted_at IS NULL AND p.user_id <> u.id AND p.created_at > :since
-      AND p.id > coalesce((SELECT r.last_read_id FROM forum_reads AS r WHERE r.user_id = u.id AND r.topic_id = t.id),
+    WHERE p.topic_id = t.id AND p.deleted_at IS NULL AND p.user_id <> :user_id AND p.created_at > :since
+      AND p.id > coalesce((SELECT r.last_read_id FROM forum_reads AS r WHERE r.user_id = :user_id AND r.topic_id = t.id),
                           '00000000-0000-0000-0000-000000000000')
 ) AS n
-WHERE u.id = :user_id AND n.posts > 0 AND entitled(u.id, u.role, c.id)
+WHERE n.posts > 0
 ORDER BY t.last_post_at DESC LIMIT :most;
 
 -- name: note_told(user_id, until)!

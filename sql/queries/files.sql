@@ -80,14 +80,14 @@ SELECT * FROM files WHERE id = :file_id;
 
 -- name: sweep_uploads(most)!
 -- What was begun and not completed in time; the store is told by what the trigger notes.
-DELETE FROM files WHERE id IN (
+DELETE FROM files WHERE id = ANY (ARRAY(
     SELECT f.id FROM file_uploads AS u JOIN files AS f ON f.id = u.file_id
     WHERE u.expires_at < clock_timestamp() AND f.status = 'pending'
-    ORDER BY u.expires_at LIMIT :most FOR UPDATE OF f SKIP LOCKED);
+    ORDER BY u.expires_at LIMIT :most FOR UPDATE OF f SKIP LOCKED));
 
 -- name: forget_uploads(most)!
 -- Of those completed long ago.
-DELETE FROM file_uploads WHERE id IN (
+DELETE FROM file_uploads WHERE id = ANY (ARRAY(
     SELECT u.id FROM file_uploads AS u JOIN files AS f ON f.id = u.file_id
     WHERE u.expires_at < clock_timestamp() AND f.status = 'ready'
-    ORDER BY u.expires_at LIMIT :most FOR UPDATE OF u SKIP LOCKED);
+    ORDER BY u.expires_at LIMIT :most FOR UPDATE OF u SKIP LOCKED));

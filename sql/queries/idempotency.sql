@@ -28,7 +28,7 @@ UPDATE idempotency_keys SET running_until = now() WHERE user_id = :user_id AND k
 
 -- name: sweep_keys(most)!
 DELETE FROM idempotency_keys
-WHERE (user_id, key) IN (
-    SELECT user_id, key FROM idempotency_keys WHERE expires_at <= now()
+WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE expires_at <= now()
     ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
-);
+));

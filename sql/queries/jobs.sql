@@ -2,12 +2,13 @@
 INSERT INTO jobs (kind, payload, run_at) VALUES (:kind, :payload, now() + make_interval(secs => :in_s)) RETURNING id;
 
 -- name: claim_jobs(kinds, count, lease_s)
--- Those that are due, each to one process for the lease; should that one die, it is due again.
+-- Those that are due, each to one process for the lease; should that one die, it is due again. In an array, for that is
+-- asked for once: a join may ask anew for each row, and is given other jobs each time.
 UPDATE jobs SET attempts = attempts + 1, run_at = clock_timestamp() + make_interval(secs => :lease_s)
-WHERE id IN (
+WHERE id = ANY (ARRAY(
     SELECT id FROM jobs
     WHERE dead_at IS NULL AND run_at <= clock_timestamp() AND kind = ANY (:kinds::text[])
-    ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED)
+    ORDER BY run_at LIMIT :count FOR UPDATE SKIP LOCKED))
 RETURNING id, kind, payload, attempts, extract(epoch FROM clock_timestamp() - created_at)::double precision AS age_s;
 
 -- name: finish_job(job_id, attempts)!

@@ -226,6 +226,6 @@ WHERE status = 'dead' AND (:before_at::timestamptz IS NULL OR (created_at, id) <
 ORDER BY created_at DESC, id DESC LIMIT :count;
 
 -- name: sweep_events(keep_days, most)!
-DELETE FROM webhook_events WHERE id IN (
+DELETE FROM webhook_events WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_events WHERE status = 'done' AND created_at < now() - make_interval(days => :keep_days)
-    ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED);
+    ORDER BY created_at LIMIT :most FOR UPDATE SKIP LOCKED));

@@ -74,13 +74,17 @@ WHERE p.user_id = :user_id AND l.course_id = :course_id
 ORDER BY l.sequence_order;
 
 -- name: list_learners(course_id, before_at, before_id, page_size)
-SELECT e.user_id, u.username, e.enrolled_at, totals.*
-FROM enrollments AS e
-JOIN users AS u ON u.id = e.user_id
-CROSS JOIN LATERAL course_progress(e.user_id, e.course_id) AS totals
-WHERE e.course_id = :course_id AND e.is_active
-  AND (:before_at::timestamptz IS NULL OR (e.enrolled_at, e.user_id) < (:before_at, :before_id::uuid))
-ORDER BY e.enrolled_at DESC, e.user_id DESC LIMIT :page_size;
+-- The page first: how far somebody is takes a look at every lecture, and a course may have very many learners.
+SELECT page.user_id, u.username, page.enrolled_at, totals.*
+FROM (
+    SELECT e.user_id, e.course_id, e.enrolled_at FROM enrollments AS e
+    WHERE e.course_id = :course_id AND e.is_active
+      AND (:before_at::timestamptz IS NULL OR (e.enrolled_at, e.user_id) < (:before_at, :before_id::uuid))
+    ORDER BY e.enrolled_at DESC, e.user_id DESC LIMIT :page_size
+) AS page
+JOIN users AS u ON u.id = page.user_id
+CROSS JOIN LATERAL course_progress(page.user_id, page.course_id) AS totals
+ORDER BY page.enrolled_at DESC, page.user_id DESC;
 
 -- name: list_resume_points(user_id, user_role, before_at, before_id, page_size)
 -- One place per course that was begun and is not complete, and may still be watched.

@@ -1,5 +1,7 @@
 """What the migrated database and the named queries promise each other."""
 
+import re
+
 import asyncpg
 import pytest
 
@@ -52,6 +54,16 @@ async def test_every_query_is_understood_by_the_migrated_database(
         else:
             assert len(statement.get_parameters()) == len(query.parameters), (domain, name)
     assert broken == {}
+
+
+def test_what_is_limited_and_locked_is_asked_for_once() -> None:
+    """A join may ask again for each row; who skips what is locked is then given others each time."""
+    asked_again = [
+        f"{domain}.{name}"
+        for domain, name in NAMED
+        if re.search(r"\bIN \(\s*SELECT[^;]*\bLIMIT\b[^;]*\bSKIP LOCKED", queries(domain).statements[name].sql)
+    ]
+    assert asked_again == []
 
 
 async def test_every_foreign_key_has_an_index(sql: "asyncpg.Connection[asyncpg.Record]") -> None:

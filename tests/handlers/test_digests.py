@@ -2,12 +2,14 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from server.data.db import queries
 from server.http.digests import read_token, unsubscribe_token
 from server.http.keys import CONFIG
 from tests.support.app import AppClient, settings
@@ -119,6 +121,19 @@ async def test_nothing_is_told_of_a_course_that_one_left(people: People, sql: Sq
         await a_day_passes(sql)
         await digest_for(box, ben)
     assert not [mail for mail in box.mails if mail.recipients == ["ada@example.com"] and SUBJECT in mail.subject]
+
+
+async def test_what_is_unread_is_looked_for_in_ones_own_courses_alone(people: People, sql: Sql, course: Any) -> None:
+    """Of all courses' topics a mail took seconds to write, then longer than is waited for, and was dead in the end."""
+    for title in ("Second", "Third"):
+        await ask(course["teacher"], course, title)
+    given = {"user_id": (await people.join("stranger")).id, "since": datetime(2020, 1, 1, tzinfo=UTC), "most": 10}
+    query = queries("digests").statements["list_unread"]
+    async with sql.transaction():
+        await sql.execute("SET LOCAL track_functions = 'all'")
+        assert await sql.fetch(query.sql, *(given[name] for name in query.parameters)) == []
+        asked = await sql.fetchval("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'entitled'")
+    assert asked is None, "about courses that the stranger has nothing to do with"
 
 
 async def test_a_token_is_its_users_and_outlives_a_key_that_rotates(client: AppClient) -> None:

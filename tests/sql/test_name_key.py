@@ -57,6 +57,16 @@ async def test_these_are_one_name(sql: Sql, names: tuple[str, str]) -> None:
     assert await key(sql, names[0]) == await key(sql, names[1])
 
 
+async def test_plain_names_have_the_keys_that_all_of_unicode_gives_them(sql: Sql) -> None:
+    """They are found a shorter way, and the indexes of names hold keys that were found the long way."""
+    others = await sql.fetch("""
+        SELECT n FROM generate_series(1, 127) AS n
+        WHERE name_key(chr(n)) <> normalize(casefold(normalize(chr(n), NFKC) COLLATE pg_unicode_fast), NFKC)
+    """)
+    assert others == []
+    assert await sql.fetchval("SELECT name_key(NULL)") is None
+
+
 @BUDGET
 @given(name=NAMES)
 async def test_what_passes_for_a_user_name_never_passes_for_an_address(sql: Sql, name: str) -> None:

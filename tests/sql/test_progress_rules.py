@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from server.data.db import queries
+
 Sql = Any
 RECORD = "SELECT * FROM record_progress($1, $2, $3::text[]::int4multirange[], $4, $5, 0.9)"
 
@@ -105,3 +107,19 @@ async def test_who_began_first_and_writes_last_does_not_set_the_time_back(postgr
     await slow.close()
     assert after["updated_at"] == before["updated_at"] >= after["created_at"]
     assert pairs(after["watched_ranges"]) == [(0, 20)]
+
+
+async def test_a_page_of_learners_looks_at_no_others(sql: Sql) -> None:
+    """Of a course with very many learners each page would take as long as all of them, and be given up in the end."""
+    await sql.execute("""
+        INSERT INTO users (username, email, password_hash)
+            SELECT 'u' || n, n || '@x.io', '' FROM generate_series(1, 9) AS n;
+        INSERT INTO enrollments (user_id, course_id, source) SELECT u.id, c.id, 'free' FROM users AS u, courses AS c;
+    """)
+    page = queries("progress").statements["list_learners"]
+    async with sql.transaction():
+        await sql.execute("SET LOCAL track_functions = 'all'")
+        given = {"course_id": await sql.fetchval("SELECT id FROM courses"), "page_size": 3}
+        learners = await sql.fetch(page.sql, *(given.get(name) for name in page.parameters))
+        asked = await sql.fetchval("SELECT calls FROM pg_stat_xact_user_functions WHERE funcname = 'course_progress'")
+    assert (len(learners), asked) == (3, 3)

@@ -84,6 +84,15 @@ async def test_of_many_processes_each_takes_other_jobs(database: Database) -> No
     assert done == list(range(40))
 
 
+async def test_no_more_are_claimed_than_there_is_room_for_however_postgres_goes_about_it(database: Database) -> None:
+    await add_job(database, "wave")
+    await database.execute("ANALYZE jobs")  # as between two bursts: the plan of a table that is all but empty
+    for _ in range(2 * AT_ONCE):
+        await add_job(database, "wave")
+    claimed = await jobs_sql.claim_jobs(database, kinds=["wave"], count=AT_ONCE, lease_s=30.0)
+    assert len(claimed) == AT_ONCE
+
+
 async def test_what_fails_is_tried_again_later_and_is_dead_after_enough(database: Database) -> None:
     work = Recorder(raising(ConnectionError("nobody there")))
     process = Jobs(database, SETTINGS, {"wave": work})

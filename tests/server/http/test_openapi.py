@@ -189,7 +189,9 @@ async def test_the_documents_are_served(aiohttp_client: Any) -> None:
     client = await aiohttp_client(bare_app(routes, openapi.routes, health.routes, pages.routes))
     served = await (await client.get("/openapi.json")).json()
     assert served["openapi"] == "3.1.0"
-    assert "/web/{path}" in served["paths"]
+    answers = served["paths"]["/web/{path}"]["get"]["responses"]
+    assert "304" in answers
+    assert list(answers["200"]["content"]) == ["*/*"]  # modules, styles, pictures
     assert (await (await client.get("/asyncapi.json")).json())["asyncapi"] == "3.0.0"
     page = await client.get("/docs")
     assert page.content_type == "text/html"

@@ -46,6 +46,21 @@ async def test_modules_are_javascript_and_asked_again_by_their_etag(client: AppC
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"Range": "bytes=0-3"},
+        {"Range": "bytes=99-"},
+        {"Range": "bytes=0-3", "If-Range": '"another"'},
+        {"If-Match": '"another"'},
+        {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"},
+    ],
+)
+async def test_a_file_comes_whole(client: AppClient, headers: dict[str, str]) -> None:
+    response = await client.get("/web/player.js", headers=headers)
+    assert (response.status, await response.text()) == (200, "export {}")
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/web/nothing.js",

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel, Field
 from yarl import URL
 
+from server.http import parsing
 from server.http.problems import CourseNotFound
 from server.http.routing import (
     ADMIN,
@@ -322,6 +323,24 @@ async def test_an_invalid_member_is_422_with_its_pointer(client: AppClient, raw:
     body = await problem(await send(client, raw), 422, "validation_failed")
     assert pointer in [error["pointer"] for error in body["errors"]]
     assert all(error["detail"] for error in body["errors"])
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "code"),
+    [
+        ('{"title": ":", "parts": [{"a": 1}, {"a": 1}, {"a": 1}]}', 422, "validation_failed"),
+        ('{"title": ":", "parts": [{"a": 1}, {"a": 1}, {"a": 1}', 400, "malformed_json"),
+        ('{"title": ":", "unknown": {"a": 1}}', 422, "validation_failed"),
+    ],
+    ids=["long", "long and malformed", "invalid"],
+)
+async def test_a_body_that_is_long_or_invalid_is_not_looked_through(
+    client: AppClient, monkeypatch: pytest.MonkeyPatch, raw: str, status: int, code: str
+) -> None:
+    """For what cannot be stored, place by place: of a mebibyte that took most of a second, and held up everybody."""
+    monkeypatch.setattr(parsing, "MOST_VALUES", 7)
+    monkeypatch.setattr(parsing, "_parse_laxly", lambda _raw: pytest.fail("looked through"))
+    await problem(await send(client, raw), status, code)
 
 
 async def test_other_content_types_are_415_and_a_charset_is_fine(client: AppClient) -> None:
