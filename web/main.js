@@ -44,20 +44,17 @@ async function show() {
   classroom = null;
   const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
-  document.title = "Lectern";
   page.setAttribute("aria-busy", "true");
-  try {
-    const element = await build(kind, id, new URLSearchParams(query));
-    if (mine !== visit) return;
-    page.replaceChildren(element);
-    window.scrollTo(0, 0);
-    if (mine > 1) page.querySelector("h1")?.focus({ preventScroll: true });
-  } catch (error) {
-    if (mine === visit) page.replaceChildren(failed(error));
-  } finally {
-    if (mine === visit) page.removeAttribute("aria-busy");
-  }
-  if (classroom && mine === visit) await classroom.open();
+  const element = await build(kind, id, new URLSearchParams(query)).catch(failed);
+  if (mine !== visit) return;
+  page.removeAttribute("aria-busy");
+  page.replaceChildren(element);
+  window.scrollTo(0, 0);
+  const heading = page.querySelector("h1");
+  if (mine > 1) heading.focus({ preventScroll: true });
+  // A classroom does not know its lecture yet, and says itself what it is.
+  document.title = classroom ? "Lectern" : `${heading.textContent} · Lectern`;
+  await classroom?.open();
 }
 
 async function build(kind, id, query) {

@@ -63,12 +63,12 @@ export function signInPage({ api, next, navigate }) {
   return h("div", { class: "page narrow" }, holder);
 }
 
-/** A form on a card; its faults stand beside their fields. */
-export function entryForm({ title, action, fields, submit, aside }) {
+/** A form on a card; its faults stand beside their fields. `heading` is the level of its title. */
+export function entryForm({ title, heading = "h1", action, fields, submit, aside }) {
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
   const button = h("button", { class: "primary", type: "submit" }, action);
   const rows = fields.map(field);
-  const form = h("form", { "aria-label": title }, h("h1", { tabindex: "-1" }, title), failure, ...rows.map((row) => row.element), button);
+  const form = h("form", { "aria-label": title }, h(heading, { tabindex: "-1" }, title), failure, ...rows.map((row) => row.element), button);
   form.append(h("p", { class: "aside" }, ...aside));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

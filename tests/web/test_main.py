@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import Page
 
-from tests.web.stage import COURSE, FIRST, Stage
+from tests.web.stage import COURSE, FIRST, Stage, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -24,3 +24,17 @@ async def test_on_a_phone_all_is_within_the_window_and_can_be_reached(stage: Sta
         assert await page.evaluate(WIDER) == 0
     # What leads to the account is as wide as a thumb, whoever it names and whatever stands beside it.
     assert await page.evaluate("document.querySelector('.who').getBoundingClientRect().width") > 40
+
+
+async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, origin: str, page: Page) -> None:
+    await page.goto(origin)
+    for where, title in (
+        ("signin", "Sign in"),
+        (f"courses/{COURSE}", stage.course_title),
+        ("nowhere", "Nothing here"),
+        ("plans", "That did not work"),  # this server has none
+        ("", "Courses"),
+    ):
+        await page.evaluate("where => (location.hash = '#/' + where)", where)
+        await until(page, f"document.title === '{title} · Lectern'")
+        assert await page.evaluate("document.activeElement.textContent") == title
