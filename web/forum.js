@@ -4,7 +4,7 @@
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
 import { explain, Problem } from "./api.js";
-import { h, setText } from "./dom.js";
+import { h, oneAtATime, setText } from "./dom.js";
 import { clock, plural } from "./format.js";
 import { newId } from "./ids.js";
 import { showMarkdown } from "./markdown.js";
@@ -144,12 +144,13 @@ export class ForumPanel {
 
   #offerMore(next) {
     this.#more.hidden = !next;
-    this.#more.onclick = () =>
+    this.#more.onclick = oneAtATime(() =>
       this.#try(async () => {
         const answer = await this.#api.more(next);
         this.#list.append(...answer.items.map((topic) => this.#entry(topic)));
         this.#offerMore(answer.next);
-      });
+      }),
+    );
   }
 
   #entry(topic) {
@@ -349,7 +350,7 @@ export class ForumPanel {
         this.#showList("The question is gone.");
         await this.refresh();
       });
-    const button = (label, onclick) => h("button", { type: "button", class: "plain", onclick }, label);
+    const button = (label, work) => h("button", { type: "button", class: "plain", onclick: oneAtATime(work) }, label);
     const mine = topic.creator_id === this.#api.user?.id;
     return [
       this.#owner && button(topic.is_pinned ? "Unpin" : "Pin", change({ is_pinned: !topic.is_pinned })),
@@ -397,8 +398,8 @@ export class ForumPanel {
       });
     const solve = after(() => this.#api.call("PUT", `${path}/solution`, { is_solution: !post.is_solution }));
     const remove = after(() => this.#api.call("DELETE", path));
-    const edit = () => element.querySelector(".text").replaceWith(this.#editForm(post, topic));
-    const button = (label, onclick) => h("button", { type: "button", class: "link", onclick }, label);
+    const edit = () => element.querySelector(".text")?.replaceWith(this.#editForm(post, topic));
+    const button = (label, work) => h("button", { type: "button", class: "link", onclick: oneAtATime(work) }, label);
     return [
       judge && button(post.is_solution ? "Not the solution" : "This is the solution", solve),
       mine && button("Edit", edit),

@@ -183,6 +183,13 @@ async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scen
     topics = (await scene.ada.get(f"/api/forums/courses/{scene.course_id}/topics")).body["items"]
     assert [(topic["title"], topic["post_count"]) for topic in topics] == [("Why a queue?", 3)]
     assert len(lost) == 2
+    # Nor is what was posted deleted twice, which would be told as a fault.
+    deleted: list[str] = []
+    page.on("request", lambda request: deleted.append(request.url) if request.method == "DELETE" else None)
+    button = page.locator(".posts > li").nth(2).get_by_role("button", name="Delete")
+    await button.evaluate("button => { button.click(); button.click(); }")
+    await page.get_by_text("This post was deleted.").wait_for()
+    assert len(deleted) == 1
 
 
 async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:
