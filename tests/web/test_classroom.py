@@ -89,8 +89,14 @@ async def test_from_the_catalogue_to_a_playing_lecture(
     assert [text for text in refused if "Security Policy" in text] == []
 
 
-async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(page: Page, enter: Enter) -> None:
+async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    # The manifest is read before there is a session.
+    stage.sessions_open.clear()
     await enter()
+    await eventually(lambda: stage.pictures)
+    stage.sessions_open.set()
     shown = "[...(document.querySelector('video')?.textTracks ?? [])].filter(t => t.mode === 'showing')"
     assert await until(page, f"{shown}[0]?.activeCues?.[0]?.text") == CAPTION
     await page.click("text=Captions")
