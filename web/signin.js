@@ -1,7 +1,7 @@
 /**
  * Signing in and making an account, on one page.
  */
-import { explain } from "./api.js";
+import { explain, sentence } from "./api.js";
 import { h, setText } from "./dom.js";
 
 /**
@@ -96,7 +96,7 @@ function placeFaults(error, rows) {
   for (const { pointer, detail } of faults) {
     const row = rows.find(({ name }) => pointer === `/${name}`);
     if (!row) continue;
-    row.fault(detail);
+    row.fault(sentence(detail));
     if (placed === 0) row.input.focus();
     placed += 1;
   }

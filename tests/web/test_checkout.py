@@ -207,3 +207,6 @@ async def test_on_the_page_of_plans_what_failed_may_be_tried_again_and_what_is_c
     await page.get_by_role("button", name="Show more").evaluate("button => { button.click(); button.click(); }")
     await page.get_by_role("button", name="Show more").wait_for(state="hidden")
     assert await page.locator(".paid tbody tr").count() == 2
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await page.add_style_tag(url="/web/style.css")
+    assert await page.evaluate("document.documentElement.scrollWidth") == 360

@@ -880,7 +880,7 @@ async def test_faults_of_a_form_stand_beside_their_fields(origin: str, page: Pag
     await until(page, "document.querySelector('#username-note').textContent.includes('taken')")
     await page.fill("#username", "ada")
     await page.click("button[type=submit]")
-    await until(page, "document.querySelector('#password-note').textContent.includes('too common')")
+    await until(page, "document.querySelector('#password-note').textContent.includes('too common.')")
     assert await page.get_attribute("#password", "aria-invalid") == "true"
 
 
