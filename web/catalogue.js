@@ -280,7 +280,8 @@ function lectureRow(lecture, current, onpick) {
   const share = duration > 0 ? Math.min((progress?.watched_duration ?? 0) / duration, 1) : 0;
   const percent = Math.round((progress?.completed ? 1 : share) * 100);
   const pick = (event) => {
-    if (!onpick) return;
+    // With a key held, it is for a tab or window of its own.
+    if (!onpick || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     onpick(lecture);
   };

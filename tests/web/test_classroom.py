@@ -89,6 +89,18 @@ async def test_from_the_catalogue_to_a_playing_lecture(
     assert [text for text in refused if "Security Policy" in text] == []
 
 
+async def test_what_is_around_a_lecture_comes_although_it_failed_at_first(page: Page, enter: Enter) -> None:
+    asked: list[str] = []
+
+    async def fail_once(route: Route) -> None:
+        asked.append(route.request.url)
+        await (route.abort() if len(asked) == 1 else route.continue_())
+
+    await page.route(f"**/api/courses/{COURSE}/lectures*", fail_once)
+    await enter()
+    await page.wait_for_selector(".lectures [aria-current]")
+
+
 async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
