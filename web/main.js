@@ -38,6 +38,12 @@ function navigate(hash) {
   else location.hash = hash;
 }
 
+/** In place of the page that is shown: who goes back from there does not want to sign in once more. */
+function moveOn(hash) {
+  if (location.hash === hash) show();
+  else location.replace(hash.replace(/^#?/, "#")); // what an address names is a page of ours, whatever it says
+}
+
 async function show() {
   const mine = ++visit;
   classroom?.close();
@@ -45,7 +51,9 @@ async function show() {
   const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
   page.setAttribute("aria-busy", "true");
-  const element = await build(kind, id, new URLSearchParams(query)).catch(failed);
+  const element = await build(kind, id, new URLSearchParams(query)).catch((error) =>
+    error.status === 401 ? signInPage({ api, next: location.hash, navigate }) : failed(error),
+  );
   if (mine !== visit) return;
   page.removeAttribute("aria-busy");
   page.replaceChildren(element);
@@ -70,7 +78,7 @@ async function build(kind, id, query) {
     case "videos":
       return audiencePage({ api, videoId: id });
     case "signin":
-      return signInPage({ api, next: query.get("next") ?? "#/", navigate });
+      return signInPage({ api, next: query.get("next") ?? "#/", navigate: moveOn });
     case "account":
       if (!api.user) return signInPage({ api, next: "#/account", navigate });
       return accountPage({ api });
