@@ -136,6 +136,8 @@ export class TutorPanel {
     const answering = this.#running !== null;
     this.#ask.disabled = this.#explain.disabled = answering || asking || stopped;
     this.#stop.hidden = !answering;
+    // Read out when it is whole, not anew with each of its words.
+    this.#log.setAttribute("aria-busy", String(answering));
     if (stopped) this.#note("The tutor is not there just now. Reload the page to try again.");
     else if (!connected && (answering || asking)) this.#note("Connecting…");
     else if (this.#said.textContent === "Connecting…") this.#note("");

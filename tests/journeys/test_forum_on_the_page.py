@@ -268,5 +268,11 @@ async def test_a_page_says_where_the_other_device_is(scene: Scene, page: "Page")
     frame = {"seq": 1, "position": 125.0, "cmcd": {"sta": "p"}}
     await scene.ada.post(f"/api/videos/sessions/{session['session_id']}/network", frame)
     await page.get_by_text("Your phone is at 2:05.").wait_for()
-    await page.get_by_role("button", name="Continue from there").click()
-    assert await page.evaluate("document.querySelector('video').currentTime") == 125
+    await page.get_by_role("button", name="Continue from there").focus()
+    frame = {"seq": 2, "position": 127.0, "cmcd": {"sta": "p"}}
+    await scene.ada.post(f"/api/videos/sessions/{session['session_id']}/network", frame)
+    await page.get_by_text("Your phone is at 2:07.").wait_for()
+    # What leads there is still under one's fingers.
+    await page.keyboard.press("Enter")
+    await page.get_by_text("Your phone is at").wait_for(state="hidden")
+    assert await page.evaluate("document.querySelector('video').currentTime") == 127

@@ -736,9 +736,11 @@ async def test_who_reloads_in_mid_answer_sees_it_go_on_in_its_place_and_can_stop
     talk = "[...document.querySelectorAll('.talk p:not([hidden])')].map((part) => part.textContent).join('|')"
     broke_off = "What came|The answer broke off. Ask again"
     await until(page, f"{talk} === 'What is a queue?|{broke_off}|And a stack?|So far.'")
+    assert await page.get_attribute(".talk", "aria-busy") == "true"
     await page.get_by_role("button", name="Stop").click()
     await until(page, "lectern.state().tutor.running === null")
     assert stage.tutor_stopped == ["m2"]
+    assert await page.get_attribute(".talk", "aria-busy") == "false"
     assert await page.is_enabled(".ask-tutor button[type=submit]")
 
 
