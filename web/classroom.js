@@ -205,8 +205,9 @@ export class Classroom {
     this.open();
   }
 
+  /** In place of this page, which comes after it: once in the history is enough. */
   #signIn() {
-    this.#navigate(`#/signin?next=${encodeURIComponent(`#/lectures/${this.lectureId}`)}`);
+    location.replace(`#/signin?next=${encodeURIComponent(`#/lectures/${this.lectureId}`)}`);
   }
 
   /** Waits until the video can be played, and plays it. */

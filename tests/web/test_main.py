@@ -48,18 +48,27 @@ async def test_who_must_be_known_signs_in_and_is_shown_what_was_asked_for(origin
 
 
 async def test_who_has_signed_in_goes_back_to_what_was_before_and_nowhere_else(origin: str, page: Page) -> None:
+    async def sign_in_here() -> None:
+        await page.fill("#login", "ada")
+        await page.fill("#password", "correct horse")
+        await page.click("button[type=submit]")
+
     await page.goto(f"{origin}/#/courses/{COURSE}")
     await page.click("text=Start learning")
-    await page.fill("#login", "ada")
-    await page.fill("#password", "correct horse")
-    await page.click("button[type=submit]")
+    await sign_in_here()
     await until(page, f"location.hash === '#/lectures/{FIRST}'")
     await page.evaluate("history.back()")
     await until(page, f"location.hash === '#/courses/{COURSE}'")
+    await page.click("text=Sign out")
+    await until(page, "location.hash === '#/'")
+    # By a lecture's own address, too.
+    await page.evaluate(f"location.hash = '#/lectures/{FIRST}'")
+    await sign_in_here()
+    await until(page, f"location.hash === '#/lectures/{FIRST}'")
+    await page.evaluate("history.back()")
+    await until(page, "location.hash === '#/'")
     # What comes after it is never another's address.
     await page.goto(f"{origin}/#/signin?next=https://example.org/")
-    await page.fill("#login", "ada")
-    await page.fill("#password", "correct horse")
-    await page.click("button[type=submit]")
+    await sign_in_here()
     await until(page, "document.title === 'Courses · Lectern'")
     assert page.url.startswith(origin)
