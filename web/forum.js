@@ -11,6 +11,8 @@ import { showMarkdown } from "./markdown.js";
 
 const SOON_MS = 150; // what comes together is asked for together
 const SEARCH_MS = 300;
+const TOPICS = 20;
+const TOPICS_MOST = 100;
 
 export class ForumPanel {
   /**
@@ -78,7 +80,7 @@ export class ForumPanel {
 
   /** Asks for everything that is shown. */
   async refresh() {
-    await Promise.all([this.#refreshList(), this.#refreshMarks(), this.#refreshBadge()]);
+    await Promise.all([this.#refreshList(this.#list.children.length), this.#refreshMarks(), this.#refreshBadge()]);
     if (this.#topicId) await this.#refreshTopic();
   }
 
@@ -128,8 +130,9 @@ export class ForumPanel {
     );
   }
 
-  async #refreshList() {
-    const query = { limit: 20 };
+  /** @param {number} [shown]  about so many, as far as one page of the server's holds them */
+  async #refreshList(shown = TOPICS) {
+    const query = { limit: Math.min(Math.ceil(shown / TOPICS) * TOPICS, TOPICS_MOST) || TOPICS };
     if (this.#search.value.trim()) query.q = this.#search.value.trim();
     if (this.#scope.value === "here") query.lecture_id = this.#lecture.id;
     if (this.#scope.value === "unsolved") query.solved = "false";
@@ -276,7 +279,7 @@ export class ForumPanel {
 
   async #open(topicId) {
     this.#showTopic(await this.#api.call("GET", `/api/forums/topics/${topicId}?limit=100`));
-    await Promise.all([this.#refreshList(), this.#refreshBadge()]);
+    await Promise.all([this.#refreshList(this.#list.children.length), this.#refreshBadge()]);
   }
 
   #showList(words = "") {

@@ -192,6 +192,19 @@ async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scen
     assert len(deleted) == 1
 
 
+async def test_what_was_shown_of_a_long_list_is_still_there_when_something_new_comes(
+    scene: Scene, page: "Page"
+) -> None:
+    for number in range(21):
+        await scene.ask(f"Question {number}", "Many words.")
+    await scene.enter(page, "teacher")
+    await page.get_by_role("button", name="More").click()
+    await page.get_by_role("button", name="Question 0").wait_for()
+    await scene.ask("Another one", "Few words.")
+    await page.get_by_role("button", name="Another one").wait_for()
+    assert await page.get_by_role("button", name="Question 0").is_visible()
+
+
 async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:
     long = await scene.ask("A long one", "Many words.")
     for number in range(100):
