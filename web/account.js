@@ -115,6 +115,7 @@ export async function accountPage({ api }) {
   });
   const form = entryForm({
     title: "Change your password",
+    heading: "h2",
     action: "Change password",
     fields: [
       { name: "current_password", label: "Current password", type: "password", autocomplete: "current-password" },
@@ -128,6 +129,7 @@ export async function accountPage({ api }) {
     aside: [],
   });
   card.append(
+    h("h1", { tabindex: "-1" }, "Your account"),
     h("p", null, h("strong", null, user.username), ` · ${user.email}`),
     avatar({ api, user }),
     user.email_verified

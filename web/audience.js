@@ -4,6 +4,7 @@
  * @typedef {{username: string, position: number, sta: string|null, bitrate_kbps: number|null, buffer: number|null,
  *            stalls: number}} Viewer
  */
+import { explain } from "./api.js";
 import { h, setText } from "./dom.js";
 import { clock, plural, rateText, rungName, span } from "./format.js";
 import { PROTOCOL } from "./session.js";
@@ -24,10 +25,15 @@ export async function audiencePage({ api, videoId }) {
   const shown = h("div", { class: "audience" });
   const live = h("div", { class: "live-viewers" });
   const days = h("select", { "aria-label": "Days" }, ...SPANS.map(([name, back]) => h("option", { value: back ?? "" }, name)));
+  let newest = 0;
   days.addEventListener("change", async () => {
+    const mine = ++newest;
     shown.setAttribute("aria-busy", "true");
     const first = days.value && new Date(Date.now() - (days.value - 1) * DAY_MS).toISOString().slice(0, 10);
-    shown.replaceChildren(...figures(await api.analytics(videoId, first || null)));
+    const failed = (error) => [h("p", { class: "failure", role: "alert" }, explain(error))];
+    const parts = await api.analytics(videoId, first || null).then(figures, failed);
+    if (mine !== newest) return;
+    shown.replaceChildren(...parts);
     shown.removeAttribute("aria-busy");
   });
   shown.replaceChildren(...figures(told));

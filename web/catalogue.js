@@ -59,13 +59,15 @@ export async function cataloguePage({ api, words }) {
     history.replaceState(null, "", sought ? `#/?q=${encodeURIComponent(sought)}` : "#/");
     try {
       const page = await api.courses(sought);
-      if (mine !== newest) return;
+      if (mine !== newest) return true;
       if (resume) resume.hidden = Boolean(sought);
       list.replaceChildren();
       add(page, sought);
     } catch (error) {
       if (mine === newest) fail(error);
+      return false;
     }
+    return true;
   };
   add(first, words);
   return h(
@@ -87,7 +89,7 @@ export async function cataloguePage({ api, words }) {
 /** Only a convenience: the catalogue is there without it. */
 const begun = (api) => (api.user ? api.continuations().catch(() => []) : []);
 
-/** @param {string} words @param {(words: string) => void} onsearch */
+/** @param {string} words @param {(words: string) => Promise<boolean>} onsearch  whether it could be looked for */
 function searchBox(words, onsearch) {
   const field = h("input", {
     type: "search",
@@ -100,11 +102,11 @@ function searchBox(words, onsearch) {
   });
   let typing = 0;
   let sought = words;
-  const look = () => {
+  const look = async () => {
     clearTimeout(typing);
     if (!field.isConnected || field.value.trim() === sought) return;
     sought = field.value.trim();
-    onsearch(sought);
+    if (!(await onsearch(sought))) sought = null; // the same words may be looked for once more
   };
   field.addEventListener("input", () => {
     clearTimeout(typing);
@@ -224,8 +226,8 @@ export async function coursePage({ api, courseId, navigate }) {
       ),
     ),
     till,
-    h("h2", { class: "section" }, "Lectures"),
-    lectureList(lectures, { onpick: begin }),
+    lectures.length > 0 && h("h2", { class: "section" }, "Lectures"),
+    lectures.length > 0 && lectureList(lectures, { onpick: begin }),
   );
 }
 
@@ -278,7 +280,8 @@ function lectureRow(lecture, current, onpick) {
   const share = duration > 0 ? Math.min((progress?.watched_duration ?? 0) / duration, 1) : 0;
   const percent = Math.round((progress?.completed ? 1 : share) * 100);
   const pick = (event) => {
-    if (!onpick) return;
+    // With a key held, it is for a tab or window of its own.
+    if (!onpick || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     onpick(lecture);
   };

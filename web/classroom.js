@@ -85,6 +85,7 @@ export class Classroom {
   #screen = h("video", { playsinline: true, controls: true, preload: "auto", tabindex: "0" });
   #notices = new Notices();
   #title = h("h1", { tabindex: "-1" }, " ");
+  #audience = h("p", { class: "meta beside", hidden: true });
   #description = h("p", { class: "description" });
   #controls = new Controls(this.#screen, () => this.player);
   #side = h("aside", { class: "side", "aria-label": "Tutor and live quality" });
@@ -151,7 +152,7 @@ export class Classroom {
         this.#stage,
         around.marks,
         this.#controls.element,
-        h("header", { class: "about" }, around.crumbs, this.#title, this.#description),
+        h("header", { class: "about" }, around.crumbs, this.#title, this.#audience, this.#description),
         around.workshop,
         around.files,
         around.questions,
@@ -166,9 +167,11 @@ export class Classroom {
     setText(this.#title, title);
     setText(this.#description, description ?? "");
     document.title = `${title} · Lectern`;
+    this.#screen.setAttribute("aria-label", title);
     const { video } = this.#lecture;
     // Only an owner is told what the video host calls it.
-    if (video?.cloudflare_uid) this.#title.after(h("p", { class: "meta beside" }, h("a", { href: `#/videos/${video.id}` }, "Audience")));
+    this.#audience.hidden = !video?.cloudflare_uid;
+    this.#audience.replaceChildren(h("a", { href: `#/videos/${video?.id}` }, "Audience"));
   }
 
   /** To a second of this lecture, or of another. */
@@ -201,8 +204,9 @@ export class Classroom {
     this.open();
   }
 
+  /** In place of this page, which comes after it: once in the history is enough. */
   #signIn() {
-    this.#navigate(`#/signin?next=${encodeURIComponent(`#/lectures/${this.lectureId}`)}`);
+    location.replace(`#/signin?next=${encodeURIComponent(`#/lectures/${this.lectureId}`)}`);
   }
 
   /** Waits until the video can be played, and plays it. */

@@ -2,6 +2,11 @@
 
 if (window.SwaggerUIBundle) {
   document.querySelector("#plain").hidden = true;
+  // It has a dark scheme of its own, and takes it by this class alone.
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+  dark.addEventListener("change", follow);
+  follow();
   window.SwaggerUIBundle({
     url: "/openapi.json",
     domNode: document.querySelector("#reader"),

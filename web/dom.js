@@ -18,6 +18,24 @@ export function h(tag, properties, ...children) {
   return element;
 }
 
+/**
+ * A listener that is deaf while its work goes on: who clicks twice means it once.
+ *
+ * @param {(...details: any[]) => Promise<unknown>} work
+ */
+export function oneAtATime(work) {
+  let going = false;
+  return async (...details) => {
+    if (going) return;
+    going = true;
+    try {
+      await work(...details);
+    } finally {
+      going = false;
+    }
+  };
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** A stroked icon on a 24 x 24 grid. @param {string} path */

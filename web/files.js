@@ -3,7 +3,7 @@
  * straight to the store.
  */
 import { explain, Problem } from "./api.js";
-import { h, setText } from "./dom.js";
+import { h, oneAtATime, setText } from "./dom.js";
 
 const DIRECT_BYTES = 25 * 2 ** 20;
 // What browsers, or the systems that they ask, often have no type for.
@@ -135,7 +135,7 @@ function material(api, file, { owner, told, fail }) {
       fail(error);
     }
   };
-  const remove = async () => {
+  const remove = oneAtATime(async () => {
     try {
       await api.call("DELETE", `/api/files/${file.id}`);
       row.remove();
@@ -143,7 +143,7 @@ function material(api, file, { owner, told, fail }) {
     } catch (error) {
       fail(error);
     }
-  };
+  });
   const row = h(
     "li",
     null,

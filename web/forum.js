@@ -4,13 +4,15 @@
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
 import { explain, Problem } from "./api.js";
-import { h, setText } from "./dom.js";
+import { h, oneAtATime, setText } from "./dom.js";
 import { clock, plural } from "./format.js";
 import { newId } from "./ids.js";
 import { showMarkdown } from "./markdown.js";
 
 const SOON_MS = 150; // what comes together is asked for together
 const SEARCH_MS = 300;
+const TOPICS = 20;
+const TOPICS_MOST = 100;
 
 export class ForumPanel {
   /**
@@ -78,7 +80,7 @@ export class ForumPanel {
 
   /** Asks for everything that is shown. */
   async refresh() {
-    await Promise.all([this.#refreshList(), this.#refreshMarks(), this.#refreshBadge()]);
+    await Promise.all([this.#refreshList(this.#list.children.length), this.#refreshMarks(), this.#refreshBadge()]);
     if (this.#topicId) await this.#refreshTopic();
   }
 
@@ -128,8 +130,9 @@ export class ForumPanel {
     );
   }
 
-  async #refreshList() {
-    const query = { limit: 20 };
+  /** @param {number} [shown]  about so many, as far as one page of the server's holds them */
+  async #refreshList(shown = TOPICS) {
+    const query = { limit: Math.min(Math.ceil(shown / TOPICS) * TOPICS, TOPICS_MOST) || TOPICS };
     if (this.#search.value.trim()) query.q = this.#search.value.trim();
     if (this.#scope.value === "here") query.lecture_id = this.#lecture.id;
     if (this.#scope.value === "unsolved") query.solved = "false";
@@ -144,12 +147,13 @@ export class ForumPanel {
 
   #offerMore(next) {
     this.#more.hidden = !next;
-    this.#more.onclick = () =>
+    this.#more.onclick = oneAtATime(() =>
       this.#try(async () => {
         const answer = await this.#api.more(next);
         this.#list.append(...answer.items.map((topic) => this.#entry(topic)));
         this.#offerMore(answer.next);
-      });
+      }),
+    );
   }
 
   #entry(topic) {
@@ -275,7 +279,7 @@ export class ForumPanel {
 
   async #open(topicId) {
     this.#showTopic(await this.#api.call("GET", `/api/forums/topics/${topicId}?limit=100`));
-    await Promise.all([this.#refreshList(), this.#refreshBadge()]);
+    await Promise.all([this.#refreshList(this.#list.children.length), this.#refreshBadge()]);
   }
 
   #showList(words = "") {
@@ -349,7 +353,7 @@ export class ForumPanel {
         this.#showList("The question is gone.");
         await this.refresh();
       });
-    const button = (label, onclick) => h("button", { type: "button", class: "plain", onclick }, label);
+    const button = (label, work) => h("button", { type: "button", class: "plain", onclick: oneAtATime(work) }, label);
     const mine = topic.creator_id === this.#api.user?.id;
     return [
       this.#owner && button(topic.is_pinned ? "Unpin" : "Pin", change({ is_pinned: !topic.is_pinned })),
@@ -397,8 +401,8 @@ export class ForumPanel {
       });
     const solve = after(() => this.#api.call("PUT", `${path}/solution`, { is_solution: !post.is_solution }));
     const remove = after(() => this.#api.call("DELETE", path));
-    const edit = () => element.querySelector(".text").replaceWith(this.#editForm(post, topic));
-    const button = (label, onclick) => h("button", { type: "button", class: "link", onclick }, label);
+    const edit = () => element.querySelector(".text")?.replaceWith(this.#editForm(post, topic));
+    const button = (label, work) => h("button", { type: "button", class: "link", onclick: oneAtATime(work) }, label);
     return [
       judge && button(post.is_solution ? "Not the solution" : "This is the solution", solve),
       mine && button("Edit", edit),

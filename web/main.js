@@ -38,26 +38,31 @@ function navigate(hash) {
   else location.hash = hash;
 }
 
+/** In place of the page that is shown: who goes back from there does not want to sign in once more. */
+function moveOn(hash) {
+  if (location.hash === hash) show();
+  else location.replace(hash.replace(/^#?/, "#")); // what an address names is a page of ours, whatever it says
+}
+
 async function show() {
   const mine = ++visit;
   classroom?.close();
   classroom = null;
   const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
-  document.title = "Lectern";
   page.setAttribute("aria-busy", "true");
-  try {
-    const element = await build(kind, id, new URLSearchParams(query));
-    if (mine !== visit) return;
-    page.replaceChildren(element);
-    window.scrollTo(0, 0);
-    if (mine > 1) page.querySelector("h1")?.focus({ preventScroll: true });
-  } catch (error) {
-    if (mine === visit) page.replaceChildren(failed(error));
-  } finally {
-    if (mine === visit) page.removeAttribute("aria-busy");
-  }
-  if (classroom && mine === visit) await classroom.open();
+  const element = await build(kind, id, new URLSearchParams(query)).catch((error) =>
+    error.status === 401 ? signInPage({ api, next: location.hash, navigate }) : failed(error),
+  );
+  if (mine !== visit) return;
+  page.removeAttribute("aria-busy");
+  page.replaceChildren(element);
+  window.scrollTo(0, 0);
+  const heading = page.querySelector("h1");
+  if (mine > 1) heading.focus({ preventScroll: true });
+  // A classroom does not know its lecture yet, and says itself what it is.
+  document.title = classroom ? "Lectern" : `${heading.textContent} · Lectern`;
+  await classroom?.open();
 }
 
 async function build(kind, id, query) {
@@ -73,7 +78,7 @@ async function build(kind, id, query) {
     case "videos":
       return audiencePage({ api, videoId: id });
     case "signin":
-      return signInPage({ api, next: query.get("next") ?? "#/", navigate });
+      return signInPage({ api, next: query.get("next") ?? "#/", navigate: moveOn });
     case "account":
       if (!api.user) return signInPage({ api, next: "#/account", navigate });
       return accountPage({ api });

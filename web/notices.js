@@ -21,7 +21,7 @@ export class Notices {
     delete this.element.dataset.kind;
   }
 
-  /** Asks whether to watch here, which stops the lectures that are open elsewhere. @param {number} count @returns {Promise<boolean>} */
+  /** Asks whether to watch here, which stops one of the lectures that are open elsewhere. @param {number} count @returns {Promise<boolean>} */
   askTakeover(count) {
     return new Promise((resolve) => {
       const settle = (answer) => () => {
@@ -30,7 +30,7 @@ export class Notices {
       };
       this.say(
         "Watching elsewhere",
-        `You have ${count} lectures open already. Watching here stops the others.`,
+        `You have ${count} lectures open already. Watching here stops one of them.`,
         ["Watch here", settle(true)],
         ["Not now", settle(false)],
       );

@@ -3,8 +3,8 @@
  */
 import { explain } from "./api.js";
 import { checkout } from "./checkout.js";
-import { h, setText } from "./dom.js";
-import { price } from "./format.js";
+import { h, oneAtATime, setText } from "./dom.js";
+import { plural, price } from "./format.js";
 
 const PERIODS = { monthly: "a month", yearly: "a year" };
 const STATES = {
@@ -31,24 +31,25 @@ async function sections(api, again) {
   const told = h("p", { role: "status" });
   const [plans, subscriptions] = await Promise.all([api.plans(), api.user ? api.subscriptions() : []]);
   const live = subscriptions.find(({ status }) => status !== "canceled");
-  const telling = (work) => async () => {
-    try {
-      await work();
-      await again();
-    } catch (error) {
-      setText(told, explain(error));
-    }
-  };
+  const telling = (work) =>
+    oneAtATime(async () => {
+      try {
+        await work();
+        await again();
+      } catch (error) {
+        setText(told, explain(error));
+      }
+    });
   const parts = [h("h1", { tabindex: "-1" }, "Plans"), told];
-  if (live) parts.push(mine(api, live, telling));
+  if (live) parts.push(await mine(api, live, telling, again));
   parts.push(...plans.map((plan) => planCard(api, plan, live, telling, again)));
   if (plans.length === 0) parts.push(h("p", { class: "quiet" }, "There is nothing to subscribe to here."));
   if (!api.user) parts.push(h("p", null, h("a", { class: "plain", href: "#/signin?next=%23/plans" }, "Sign in to subscribe")));
-  if (api.user) parts.push(await cards(api, telling), await paid(api));
+  if (api.user) parts.push(await cards(api, telling), await paid(api, told));
   return parts;
 }
 
-function mine(api, row, telling) {
+async function mine(api, row, telling, again) {
   const until = row.current_period_end && new Date(row.current_period_end).toLocaleDateString();
   const goesOn = row.cancel_at_period_end ? `ends on ${until}` : `renewed on ${until}`;
   const end = () => api.endSubscription(row.id);
@@ -61,13 +62,30 @@ function mine(api, row, telling) {
     row.cancel_at_period_end
       ? h("button", { class: "plain", type: "button", onclick: telling(keep) }, "Keep it")
       : h("button", { class: "plain", type: "button", onclick: telling(end) }, "Cancel it"),
+    row.status === "past_due" && (await cardForm(api, row, again)),
   );
+}
+
+/** By another card, which pays what is due at once. */
+function cardForm(api, row, again) {
+  const form = checkout({
+    api,
+    action: "Pay by this card",
+    what: `subscription.${row.id}`,
+    currency: row.currency,
+    amount: Number(row.price),
+    pay: (payment_method_id) => api.changeSubscription(row.id, { payment_method_id }),
+    standing: async () => "paid",
+    done: again,
+  });
+  return form.catch((error) => h("p", { class: "failure", role: "alert" }, explain(error)));
 }
 
 function planCard(api, plan, live, telling, again) {
   const card = h("section", { class: "card entry plan", "aria-label": plan.plan_name }, h("h2", null, plan.plan_name));
-  const covers = plan.courses === "all" ? "All courses." : `${plan.courses.length} courses.`;
-  card.append(h("p", null, covers));
+  const covers = plan.courses === "all" ? "All courses." : `${plural(plan.courses.length, "course")}.`;
+  const failure = h("p", { class: "failure", role: "alert", hidden: true });
+  card.append(h("p", null, covers), failure);
   for (const period of Object.keys(PERIODS)) {
     const cost = { price: plan.prices[period], currency: plan.currency };
     const text = `${price(cost)} ${PERIODS[period]}`;
@@ -78,10 +96,16 @@ function planCard(api, plan, live, telling, again) {
       const change = () => api.changeSubscription(live.id, { plan_name: plan.plan_name, billing_period: period });
       card.append(h("p", null, h("button", { class: "plain", type: "button", onclick: telling(change) }, `Change to ${text}`)));
     } else {
-      const open = async () => card.append(await subscribeForm(api, plan, period, text, again));
-      const begin = (event) => {
-        event.target.disabled = true;
-        return open().catch((error) => card.append(h("p", { class: "failure", role: "alert" }, explain(error))));
+      const begin = async ({ target }) => {
+        target.disabled = true;
+        failure.hidden = true;
+        try {
+          card.append(await subscribeForm(api, plan, period, text, again));
+        } catch (error) {
+          target.disabled = false;
+          setText(failure, explain(error));
+          failure.hidden = false;
+        }
       };
       card.append(h("p", null, h("button", { class: "plain", type: "button", onclick: begin }, `Subscribe for ${text}`)));
     }
@@ -119,13 +143,13 @@ async function cards(api, telling) {
   );
 }
 
-async function paid(api) {
+async function paid(api, told) {
   const rows = h("tbody");
   const more = h("button", { class: "plain", type: "button", hidden: true }, "Show more");
   const add = (page) => {
     rows.append(...page.items.map(transactionRow));
     more.hidden = page.next === null;
-    more.onclick = async () => add(await api.more(page.next));
+    more.onclick = oneAtATime(() => api.more(page.next).then(add, (error) => setText(told, explain(error))));
   };
   add(await api.transactions());
   const head = h("tr", null, ...["When", "What", "Amount", "State"].map((name) => h("th", { scope: "col" }, name)));

@@ -158,6 +158,7 @@ export class Player extends EventTarget {
       this.#hls.bandwidthEstimate = Math.min(Math.max(estimateKbps ?? 1_000, 200), 5_000) * 1_000;
     }
     this.#match();
+    this.#tellCaptions(); // nobody listened yet when the manifest came
     if (Math.abs(position - this.#lastPosition) < 0.5) return;
     this.#lastPosition = this.#hls.config.startPosition = position;
     if (this.#hls.levels.length > 0) this.#hls.startLoad(position);

@@ -1,7 +1,7 @@
 /**
  * Signing in and making an account, on one page.
  */
-import { explain } from "./api.js";
+import { explain, sentence } from "./api.js";
 import { h, setText } from "./dom.js";
 
 /**
@@ -63,12 +63,12 @@ export function signInPage({ api, next, navigate }) {
   return h("div", { class: "page narrow" }, holder);
 }
 
-/** A form on a card; its faults stand beside their fields. */
-export function entryForm({ title, action, fields, submit, aside }) {
+/** A form on a card; its faults stand beside their fields. `heading` is the level of its title. */
+export function entryForm({ title, heading = "h1", action, fields, submit, aside }) {
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
   const button = h("button", { class: "primary", type: "submit" }, action);
   const rows = fields.map(field);
-  const form = h("form", { "aria-label": title }, h("h1", { tabindex: "-1" }, title), failure, ...rows.map((row) => row.element), button);
+  const form = h("form", { "aria-label": title }, h(heading, { tabindex: "-1" }, title), failure, ...rows.map((row) => row.element), button);
   form.append(h("p", { class: "aside" }, ...aside));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -96,7 +96,7 @@ function placeFaults(error, rows) {
   for (const { pointer, detail } of faults) {
     const row = rows.find(({ name }) => pointer === `/${name}`);
     if (!row) continue;
-    row.fault(detail);
+    row.fault(sentence(detail));
     if (placed === 0) row.input.focus();
     placed += 1;
   }

@@ -11,6 +11,7 @@ import { UploadPanel } from "./upload.js";
 
 const PROGRESS_MS = 15_000;
 const PLAYING_MS = 1_000;
+const AGAIN_MS = 2_500;
 
 export class Surroundings {
   /**
@@ -39,6 +40,7 @@ export class Surroundings {
   #events = null;
   #forum = null;
   #clocks = [];
+  #waiting = 0; // for what did not come to be asked for again
   #closed = false;
 
   // Where each of these stands is the page's business.
@@ -68,7 +70,8 @@ export class Surroundings {
     const { course_id: courseId } = lecture;
     try {
       [this.#course, this.#lectures] = await Promise.all([this.#api.course(courseId), this.#api.lectures(courseId)]);
-    } catch {
+    } catch (error) {
+      this.#later(error, () => this.open(lecture));
       return;
     }
     rememberCourse(this.#lectures, courseId);
@@ -83,10 +86,17 @@ export class Surroundings {
     await this.#openForum(owner);
   }
 
+  /** Asks again for what did not come; what was refused stays away. */
+  #later(error, work) {
+    clearTimeout(this.#waiting);
+    if (!this.#closed && (error.status === 0 || error.status >= 429)) this.#waiting = setTimeout(work, AGAIN_MS);
+  }
+
   /** Lets go of what goes on by itself. */
   close() {
     this.#closed = true;
     this.#clocks.forEach(clearInterval);
+    clearTimeout(this.#waiting);
     this.#upload?.close();
     this.#forum?.close();
     this.#events?.close();
@@ -157,8 +167,9 @@ export class Surroundings {
     if (!this.#api.user || this.#events) return;
     try {
       await this.#api.call("GET", `/api/forums/courses/${this.#lecture.course_id}/topics?limit=1`);
-    } catch {
-      return; // a preview has no forum
+    } catch (error) {
+      this.#later(error, () => this.#openForum(owner)); // a preview has none
+      return;
     }
     if (this.#closed || this.#events) return;
     const { lectureId, position, seek, session } = this.#picture;

@@ -9,6 +9,8 @@ import { TutorSocket } from "./tutor.js";
 
 const EXPLAIN = "Explain what was just said.";
 const HISTORY = 20;
+// By these numbers the model names what it was given, and a learner sees none of them: what is cited stands below.
+const MARKS = /\s*(?<![\p{L}\p{N}_)\]])(?:[[【]\d{1,2}[\]】])+/gu;
 
 const WORDS = {
   busy: "The tutor is still answering. Stop that answer, or wait for its end.",
@@ -134,6 +136,8 @@ export class TutorPanel {
     const answering = this.#running !== null;
     this.#ask.disabled = this.#explain.disabled = answering || asking || stopped;
     this.#stop.hidden = !answering;
+    // Read out when it is whole, not anew with each of its words.
+    this.#log.setAttribute("aria-busy", String(answering));
     if (stopped) this.#note("The tutor is not there just now. Reload the page to try again.");
     else if (!connected && (answering || asking)) this.#note("Connecting…");
     else if (this.#said.textContent === "Connecting…") this.#note("");
@@ -174,7 +178,7 @@ export class TutorPanel {
   }
 
   #show(element, text) {
-    element.replaceChildren(...text.split(/\n{2,}/).map((paragraph) => h("p", null, paragraph)));
+    element.replaceChildren(...text.replace(MARKS, "").split(/\n{2,}/).map((paragraph) => h("p", null, paragraph)));
   }
 
   #finish({ turn, citations, recommendations, stopped }) {

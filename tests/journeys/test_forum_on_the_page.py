@@ -176,6 +176,26 @@ async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scen
     topics = (await scene.ada.get(f"/api/forums/courses/{scene.course_id}/topics")).body["items"]
     assert [(topic["title"], topic["post_count"]) for topic in topics] == [("Why a queue?", 3)]
     assert len(lost) == 2
+    # Nor is what was posted deleted twice, which would be told as a fault.
+    deleted: list[str] = []
+    page.on("request", lambda request: deleted.append(request.url) if request.method == "DELETE" else None)
+    button = page.locator(".posts > li").nth(2).get_by_role("button", name="Delete")
+    await button.evaluate("button => { button.click(); button.click(); }")
+    await page.get_by_text("This post was deleted.").wait_for()
+    assert len(deleted) == 1
+
+
+async def test_what_was_shown_of_a_long_list_is_still_there_when_something_new_comes(
+    scene: Scene, page: "Page"
+) -> None:
+    for number in range(21):
+        await scene.ask(f"Question {number}", "Many words.")
+    await scene.enter(page, "teacher")
+    await page.get_by_role("button", name="More").click()
+    await page.get_by_role("button", name="Question 0").wait_for()
+    await scene.ask("Another one", "Few words.")
+    await page.get_by_role("button", name="Another one").wait_for()
+    assert await page.get_by_role("button", name="Question 0").is_visible()
 
 
 async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:
@@ -254,5 +274,11 @@ async def test_a_page_says_where_the_other_device_is(scene: Scene, page: "Page")
     frame = {"seq": 1, "position": 125.0, "cmcd": {"sta": "p"}}
     await scene.ada.post(f"/api/videos/sessions/{session['session_id']}/network", frame)
     await page.get_by_text("Your phone is at 2:05.").wait_for()
-    await page.get_by_role("button", name="Continue from there").click()
-    assert await page.evaluate("document.querySelector('video').currentTime") == 125
+    await page.get_by_role("button", name="Continue from there").focus()
+    frame = {"seq": 2, "position": 127.0, "cmcd": {"sta": "p"}}
+    await scene.ada.post(f"/api/videos/sessions/{session['session_id']}/network", frame)
+    await page.get_by_text("Your phone is at 2:07.").wait_for()
+    # What leads there is still under one's fingers.
+    await page.keyboard.press("Enter")
+    await page.get_by_text("Your phone is at").wait_for(state="hidden")
+    assert await page.evaluate("document.querySelector('video').currentTime") == 127

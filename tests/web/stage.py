@@ -161,6 +161,7 @@ class Stage:
         self.in_pages = False  # whether a course has more lectures than one page holds
         self.continuations: list[Message] = []
         self.waiting: dict[str, list[Message]] = {"events": [], "jobs": []}  # for an operator
+        self.course_title = "How a live lecture stays alive"
         self.owns = False  # whether who asks is the course's owner
         self.days: list[str] = []  # from which days analytics were asked for
         self.asked: list[Message] = []  # of the tutor
@@ -407,7 +408,7 @@ class Stage:
             end = {"type": "failed", "code": "interrupted", "retryable": True}
         told: list[Message] = [
             {"type": "accepted", "id": asked["id"], "message": text, **turn},
-            {"type": "delta", "chunk": 1, "text": "An answer.", **turn},
+            {"type": "delta", "chunk": 1, "text": "An answer. [1]", **turn},
         ]
         return told if self.tutor_hangs else [*told, {**end, **turn}]
 
@@ -416,7 +417,7 @@ class Stage:
     def _course_row(self) -> Message:
         return {
             "id": COURSE,
-            "title": "How a live lecture stays alive",
+            "title": self.course_title,
             "description": "Streams, actors, fences and checkpoints: what happens between a player’s report and the "
             "picture that it shows a second later, and why nothing is lost when a process dies in between.",
             "price": "0.00",

@@ -1,5 +1,7 @@
 """A video's audience in a browser: from the lecture to who watches now and to what was watched."""
 
+import json
+
 import pytest
 from playwright.async_api import Page
 
@@ -27,4 +29,22 @@ async def test_an_owner_finds_the_audience_beside_the_lecture(stage: Stage, orig
     assert stage.days[0] == ""
     assert len(stage.days[1]) == len("2026-01-31")
     assert page.url.endswith(f"#/videos/{VIDEO}")
+    await page.route("**/analytics*", lambda route: route.fulfill(status=503, body="{}"))
+    await page.select_option("select", label="All time")
+    await page.wait_for_selector(".audience:not([aria-busy]) [role=alert]")
     assert said == []
+
+
+async def test_a_video_that_becomes_ready_while_its_owner_waits_has_one_audience(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    stage.role, stage.owns, stage.video_status = "admin", True, "processing"
+    await sign_in(page, origin)
+    await until(page, "document.querySelector('.who') !== null")
+    begun = json.dumps({FIRST: {"video_id": VIDEO, "expires_at": "2100-01-01T00:00:00Z"}})
+    await page.evaluate("begun => localStorage.setItem('lectern.uploads', begun)", begun)
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    await page.wait_for_selector("text=The video is being prepared")
+    stage.video_status = "ready"
+    await until(page, "lectern.state().connection === 'live'")
+    assert await page.locator("text=Audience").count() == 1

@@ -104,8 +104,11 @@ async def test_a_catalogue_without_its_conveniences_is_still_one(stage: Stage, o
     await page.reload()
     await until(page, f"{TITLES}.length === 1")
     await page.route("**/api/courses?*", lambda route: route.fulfill(status=503, body="{}"))
-    await page.fill("input[type=search]", "x")
+    await page.fill("input[type=search]", "live")
     await until(page, f"{NOTE} !== ''")
+    await page.unroute("**/api/courses?*")
+    await page.press("input[type=search]", "Enter")
+    await until(page, f"{NOTE} === ''")
 
 
 async def test_a_course_shows_all_of_its_lectures_however_many(stage: Stage, origin: str, page: Page) -> None:
@@ -113,3 +116,9 @@ async def test_a_course_shows_all_of_its_lectures_however_many(stage: Stage, ori
     await page.goto(f"{origin}/#/courses/{COURSE}")
     await page.wait_for_selector("text=An actor is a fold")
     await page.wait_for_selector("text=The epoch is the fence")
+    # A click for a tab of its own is the browser's.
+    await page.evaluate("addEventListener('click', (e) => (window.left = !e.defaultPrevented, e.preventDefault()))")
+    await page.click("text=An actor is a fold", modifiers=["Control"])
+    assert await page.evaluate("window.left")
+    await page.click("text=An actor is a fold")
+    assert not await page.evaluate("window.left")

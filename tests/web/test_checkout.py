@@ -153,3 +153,60 @@ STANDINGS = {
 async def test_what_is_open_is_asked_for_what_is_paid_is_had_and_all_else_is_bought_anew(till: Till) -> None:
     became = {each: await till.page.evaluate(SOLD, list(each)) for each in STANDINGS}
     assert became == STANDINGS
+
+
+# The plans of somebody whose card was refused, where the provider cannot be reached at first.
+PAST_DUE = """async () => {
+    const { plansPage } = await import("/web/plans.js");
+    const { Problem } = await import("/web/api.js");
+    const prices = { monthly: "9.00", yearly: "90.00" };
+    const cost = { price: "9.00", amount: "9.00", currency: "usd" };
+    const row = { id: "1", plan_name: "All", billing_period: "monthly", status: "past_due", ...cost };
+    const bought = [1, 2].map((id) => ({ id, created_at: "2030-01-01", status: "succeeded", ...cost }));
+    const api = {
+        ...till.api,
+        user: {},
+        plans: async () => [{ id: "1", plan_name: "All", prices, currency: "usd", courses: ["1"] }],
+        subscriptions: async () => (till.subscribed ? [row] : []),
+        changeSubscription: async (id, wish) => (till.sent.push(wish), { ...row, status: "active" }),
+        transactions: async () => ({ items: bought.slice(0, 1), next: "more" }),
+        more: async () => ({ items: bought.slice(1), next: null }),
+    };
+    const { paymentMethods } = api;
+    api.paymentMethods = async () => {
+        if (till.away) throw new Problem(0);
+        return paymentMethods();
+    };
+    till.show = async () => document.body.replaceChildren(await plansPage({ api }));
+    await till.show();
+}"""
+
+
+async def test_who_could_not_be_charged_pays_by_another_card(till: Till) -> None:
+    await till.page.evaluate("(till.subscribed = true, void 0)")
+    await till.page.evaluate(PAST_DUE)
+    await till.page.check(".mine input[value=two]")
+    await till.page.click("text=Pay by this card")
+    await until(till.page, "till.sent.length > 0")
+    assert await till.page.evaluate("till.sent") == [{"payment_method_id": "two"}]
+
+
+async def test_on_the_page_of_plans_what_failed_may_be_tried_again_and_what_is_clicked_twice_is_done_once(
+    till: Till,
+) -> None:
+    page = till.page
+    await page.evaluate(PAST_DUE)
+    assert await page.inner_text(".plan p") == "1 course."
+    await page.evaluate("till.away = true")
+    await page.click("text=Subscribe for $9.00 a month")
+    await page.get_by_text("The server cannot be reached.").wait_for()
+    await page.evaluate("till.away = false")
+    await page.click("text=Subscribe for $9.00 a month")
+    await page.get_by_role("button", name="Pay $9.00 a month").wait_for()
+    assert await page.get_by_text("The server cannot be reached.").is_hidden()
+    await page.get_by_role("button", name="Show more").evaluate("button => { button.click(); button.click(); }")
+    await page.get_by_role("button", name="Show more").wait_for(state="hidden")
+    assert await page.locator(".paid tbody tr").count() == 2
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await page.add_style_tag(url="/web/style.css")
+    assert await page.evaluate("document.documentElement.scrollWidth") == 360

@@ -90,8 +90,26 @@ async def test_from_the_catalogue_to_a_playing_lecture(
     assert [text for text in refused if "Security Policy" in text] == []
 
 
-async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(page: Page, enter: Enter) -> None:
+async def test_what_is_around_a_lecture_comes_although_it_failed_at_first(page: Page, enter: Enter) -> None:
+    asked: list[str] = []
+
+    async def fail_once(route: Route) -> None:
+        asked.append(route.request.url)
+        await (route.abort() if len(asked) == 1 else route.continue_())
+
+    await page.route(f"**/api/courses/{COURSE}/lectures*", fail_once)
     await enter()
+    await page.wait_for_selector(".lectures [aria-current]")
+
+
+async def test_captions_are_shown_from_the_manifest_and_can_be_turned_off(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    # The manifest is read before there is a session.
+    stage.sessions_open.clear()
+    await enter()
+    await eventually(lambda: stage.pictures)
+    stage.sessions_open.set()
     shown = "[...(document.querySelector('video')?.textTracks ?? [])].filter(t => t.mode === 'showing')"
     assert await until(page, f"{shown}[0]?.activeCues?.[0]?.text") == CAPTION
     await page.click("text=Captions")
@@ -771,9 +789,11 @@ async def test_who_reloads_in_mid_answer_sees_it_go_on_in_its_place_and_can_stop
     talk = "[...document.querySelectorAll('.talk p:not([hidden])')].map((part) => part.textContent).join('|')"
     broke_off = "What came|The answer broke off. Ask again"
     await until(page, f"{talk} === 'What is a queue?|{broke_off}|And a stack?|So far.'")
+    assert await page.get_attribute(".talk", "aria-busy") == "true"
     await page.get_by_role("button", name="Stop").click()
     await until(page, "lectern.state().tutor.running === null")
     assert stage.tutor_stopped == ["m2"]
+    assert await page.get_attribute(".talk", "aria-busy") == "false"
     assert await page.is_enabled(".ask-tutor button[type=submit]")
 
 
@@ -927,7 +947,7 @@ async def test_faults_of_a_form_stand_beside_their_fields(origin: str, page: Pag
     await until(page, "document.querySelector('#username-note').textContent.includes('taken')")
     await page.fill("#username", "ada")
     await page.click("button[type=submit]")
-    await until(page, "document.querySelector('#password-note').textContent.includes('too common')")
+    await until(page, "document.querySelector('#password-note').textContent.includes('too common.')")
     assert await page.get_attribute("#password", "aria-invalid") == "true"
 
 

@@ -1,0 +1,74 @@
+"""The page's frame in a browser: what stands above every page, and what holds for all of them."""
+
+import pytest
+from playwright.async_api import Page
+
+from tests.web.stage import COURSE, FIRST, VIDEO, Stage, until
+from tests.web.test_catalogue import sign_in
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+async def test_on_a_phone_all_is_within_the_window_and_can_be_reached(stage: Stage, origin: str, page: Page) -> None:
+    stage.course_title = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
+    stage.role = "admin"
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await sign_in(page, origin, "W" * 64)
+    await page.wait_for_selector(".who", state="attached")
+    for where, shown in ((f"courses/{COURSE}", ".lectures"), (f"lectures/{FIRST}", ".upload")):
+        await page.goto(f"{origin}/#/{where}")
+        await page.wait_for_selector(shown)
+        assert await page.evaluate(WIDER) == 0
+    # What leads to the account is as wide as a thumb, whoever it names and whatever stands beside it.
+    assert await page.evaluate("document.querySelector('.who').getBoundingClientRect().width") > 40
+
+
+async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, origin: str, page: Page) -> None:
+    await page.goto(origin)
+    for where, title in (
+        ("signin", "Sign in"),
+        (f"courses/{COURSE}", stage.course_title),
+        ("nowhere", "Nothing here"),
+        ("plans", "That did not work"),  # this server has none
+        ("", "Courses"),
+    ):
+        await page.evaluate("where => (location.hash = '#/' + where)", where)
+        await until(page, f"document.title === '{title} · Lectern'")
+        assert await page.evaluate("document.activeElement.textContent") == title
+
+
+@pytest.mark.parametrize("wanted", [f"videos/{VIDEO}", "account"])
+async def test_who_must_be_known_signs_in_and_is_shown_what_was_asked_for(origin: str, page: Page, wanted: str) -> None:
+    await page.route("**/api/videos/**", lambda route: route.fulfill(status=401, body="{}"))
+    await page.goto(f"{origin}/#/{wanted}")
+    await page.wait_for_selector("#login")
+    assert await page.evaluate("location.hash") == f"#/{wanted}"
+
+
+async def test_who_has_signed_in_goes_back_to_what_was_before_and_nowhere_else(origin: str, page: Page) -> None:
+    async def sign_in_here() -> None:
+        await page.fill("#login", "ada")
+        await page.fill("#password", "correct horse")
+        await page.click("button[type=submit]")
+
+    await page.goto(f"{origin}/#/courses/{COURSE}")
+    await page.click("text=Start learning")
+    await sign_in_here()
+    await until(page, f"location.hash === '#/lectures/{FIRST}'")
+    await page.evaluate("history.back()")
+    await until(page, f"location.hash === '#/courses/{COURSE}'")
+    await page.click("text=Sign out")
+    await until(page, "location.hash === '#/'")
+    # By a lecture's own address, too.
+    await page.evaluate(f"location.hash = '#/lectures/{FIRST}'")
+    await sign_in_here()
+    await until(page, f"location.hash === '#/lectures/{FIRST}'")
+    await page.evaluate("history.back()")
+    await until(page, "location.hash === '#/'")
+    # What comes after it is never another's address.
+    await page.goto(f"{origin}/#/signin?next=https://example.org/")
+    await sign_in_here()
+    await until(page, "document.title === 'Courses · Lectern'")
+    assert page.url.startswith(origin)
