@@ -78,6 +78,18 @@ async def test_the_same_card_again_is_the_same_row_and_anothers_is_refused(shop:
     assert (declined.status, declined.code) == (402, "card_declined")
 
 
+async def test_a_card_that_is_being_removed_is_not_taken_again(shop: Shop, sql: Sql) -> None:
+    ada = await shop.people.join("ada")
+    card = await shop.add_card(ada, "visa")
+    token = (await shop.stripe.events("payment_method.attached"))[0]["data"]["object"]["id"]
+    # Stripe is not told yet.
+    detaching = f"/v1/payment_methods/{token}/detach"
+    await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, path=detaching)
+    assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    again = await ada.post("/api/payments/methods", {"token": token})
+    assert (again.status, again.pointers) == (422, ["/token"])
+
+
 @pytest.mark.parametrize("number", CARD_NUMBERS)
 async def test_a_card_number_is_refused_wherever_it_stands_and_never_said_again(shop: Shop, number: str) -> None:
     ada = await shop.people.join("ada")
