@@ -29,7 +29,7 @@ from server.http.charging import Charging, Mismatch
 from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
-from server.services.payments import REPEATABLE_S, CardRefused, Intent, KeyReused, RequestRefused
+from server.services.payments import ENDED_S, REPEATABLE_S, CardRefused, Intent, KeyReused, RequestRefused
 
 LOOK, END = "subscription_look", "subscription_end"
 # How soon after something was begun or changed it is asked about, if nobody was told its end until then.
@@ -221,7 +221,7 @@ class Subscribing:
                 found = await self.billing.subscribe(**await self._asked_for(row), token=None)
             except KeyReused:
                 found = await self._find(row)
-                if found is None:
+                if found is None and self._age_s(row) <= ENDED_S:
                     raise ServiceAway("a subscription is just being made") from None
             except RequestRefused as refused:  # then the other one would be, too
                 log.info("key_not_blocked", subscription_id=str(row["id"]), error=str(refused))
@@ -471,8 +471,11 @@ class Subscribing:
 
     def _may_repeat(self, row: Record) -> bool:
         """Whether Stripe still knows the key of its beginning."""
+        return self._age_s(row) <= REPEATABLE_S
+
+    def _age_s(self, row: Record) -> float:
         age_s: float = (self._clock.now() - row["created_at"]).total_seconds()
-        return age_s <= REPEATABLE_S
+        return age_s
 
 
 async def _find_named(db: Connection | Database, hint: Hint | InvoiceHint) -> UUID | None:

@@ -297,6 +297,18 @@ async def test_what_never_reached_stripe_is_not_charged_later(shop: Shop) -> Non
     assert await shop.stripe.ledger() == []
 
 
+async def test_what_broke_at_stripe_is_given_up_though_its_key_is_used_up(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/payment_intents")
+    assert (await shop.buy(ada, key="one")).status == 503
+    path = f"/api/payments/transactions/{(await shop.transaction(ada))['id']}"
+    assert (await ada.delete(path)).status == 503  # it may just be being made
+    await sql.execute("UPDATE transactions SET created_at = created_at - interval '6 minutes'")
+    given_up = await shop.once(lambda: ada.delete(path), lambda answer: answer.status != 503)
+    assert (given_up.status, given_up.body["status"]) == (200, "canceled")
+    assert (await shop.buy(ada, key="two")).status == 201
+
+
 async def test_while_stripe_is_left_alone_nothing_stays_open(shop: Shop, stripe: LocalService) -> None:
     ada = await shop.customer("ada")
     await stripe.stop()

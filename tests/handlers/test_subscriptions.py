@@ -167,6 +167,18 @@ async def test_what_never_arrived_is_begun_by_the_same_request_or_given_up(shop:
     assert len(await shop.stripe.ledger()) == 1
 
 
+async def test_what_broke_at_stripe_is_given_up_though_its_key_is_used_up(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/subscriptions")
+    assert (await subscribe(ada, key="one")).status == 503
+    path = f"{SUBSCRIPTIONS}/{(await subscription(ada))['id']}"
+    assert (await ada.delete(path)).status == 503  # it may just be being made
+    await sql.execute("UPDATE subscriptions SET created_at = created_at - interval '6 minutes'")
+    given_up = await shop.once(lambda: ada.delete(path), lambda answer: answer.status != 503)
+    assert (given_up.status, given_up.body["status"]) == (200, "canceled")
+    assert (await subscribe(ada, key="two")).status == 201
+
+
 async def test_a_declined_card_subscribes_nobody(shop: Shop) -> None:
     ada = await shop.customer("ada", "chargeCustomerFail")
     declined = await subscribe(ada, key="k")
