@@ -150,7 +150,13 @@ class Subscribing:
         asked_at = await self._clock_of_all()
         found = await self._find(row)
         if found is None and self._may_repeat(row):
-            found, failure = await self._subscribe(row)
+            token = await self._charging.token_of(row["payment_method_id"])
+            if token is None:  # it was removed since then; a request for it may still be on its way
+                await subscriptions.note_failure(
+                    self._database, subscription_id=row["id"], failure_code="payment_method_unusable"
+                )
+                return await self._give_up(row), None
+            found, failure = await self._subscribe(row, token)
             if found is None and failure is not None:
                 return await self._end_here(row, failure), None
         if found is None:
@@ -178,11 +184,8 @@ class Subscribing:
         await subscriptions.note_failure(self._database, subscription_id=row["id"], failure_code=failure)
         return await self._cancel(row)
 
-    async def _subscribe(self, row: Record) -> tuple[Subscription | None, str | None]:
+    async def _subscribe(self, row: Record, token: str) -> tuple[Subscription | None, str | None]:
         """What Stripe has begun, or why it has not."""
-        token = await self._charging.token_of(row["payment_method_id"])
-        if token is None:
-            return None, "payment_method_unusable"
         try:
             return await self.billing.subscribe(**await self._asked_for(row), token=token), None
         except CardRefused as refused:
