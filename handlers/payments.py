@@ -100,10 +100,12 @@ async def create_method(call: Call[NewMethod]) -> Reply:
     except CardRefused as refused:
         raise CardDeclined(failure_code=refused.code) from None
     except (ServiceHasNone, RequestRefused):
-        raise ValidationFailed.at("/token", "Stripe knows no such payment method that could be yours.") from None
+        raise _unknown_token() from None
     token_hash = sha256(card.id.encode()).digest()
     async with call.db.transaction() as tx:
         await payments.lock_methods(tx, user_id=user_id)
+        if await payments.is_removed_method(tx, user_id=user_id, token_hash=token_hash):
+            raise _unknown_token()
         known = await payments.find_method(tx, user_id=user_id, token_hash=token_hash)
         method_id = (
             known["id"]
@@ -123,6 +125,10 @@ async def create_method(call: Call[NewMethod]) -> Reply:
             await payments.set_default_method(tx, method_id=method_id)
         row = await payments.get_method(tx, user_id=user_id, method_id=method_id)
     return Reply(row, status=200 if known else 201)
+
+
+def _unknown_token() -> ValidationFailed:
+    return ValidationFailed.at("/token", "Stripe knows no such payment method that could be yours.")
 
 
 @routes.get("/api/payments/methods", role=STUDENT, query=PageQuery, answer=Page[PaymentMethod], rate="read")

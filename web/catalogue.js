@@ -181,10 +181,18 @@ export async function coursePage({ api, courseId, navigate }) {
   const [course, lectures] = await Promise.all([api.course(courseId), api.lectures(courseId)]);
   rememberCourse(lectures, courseId);
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
+  const meta = h("p", { class: "meta" }, courseMeta(course));
   const till = h("div");
+  const reprice = (now) => {
+    Object.assign(course, now);
+    setText(meta, courseMeta(course));
+    till.replaceChildren();
+    setText(failure, `The price has changed: it is ${price(course)} now.`);
+    failure.hidden = false;
+  };
   const buy = async (target) => {
     try {
-      till.replaceChildren(h("div", { class: "card entry" }, await payForm(api, course, () => navigate(target))));
+      till.replaceChildren(h("div", { class: "card entry" }, await payForm(api, course, () => navigate(target), reprice)));
       till.querySelector("button[type=submit]").scrollIntoView({ block: "nearest" });
     } catch (error) {
       setText(failure, explain(error));
@@ -220,7 +228,7 @@ export async function coursePage({ api, courseId, navigate }) {
         null,
         h("h1", { tabindex: "-1" }, course.title),
         h("p", null, course.description),
-        h("p", { class: "meta" }, courseMeta(course)),
+        meta,
         failure,
         startButton(lectures, begin),
       ),
@@ -231,14 +239,24 @@ export async function coursePage({ api, courseId, navigate }) {
   );
 }
 
-function payForm(api, course, done) {
+function payForm(api, course, done, reprice) {
+  const shown = price(course);
   return checkout({
     api,
-    action: `Buy for ${price(course)}`,
-    what: `course.${course.id}`,
+    action: `Buy for ${shown}`,
+    // One that was begun for another price is another one.
+    what: `course.${course.id}.${course.price}.${course.currency}`,
     currency: course.currency,
     amount: Number(course.price),
-    pay: (methodId, key) => purchase(api, course.id, methodId, key),
+    pay: async (methodId, key) => {
+      // Nobody pays what they were not shown: the page may have been open for long.
+      const now = await api.course(course.id);
+      if (price(now) !== shown) {
+        reprice(now);
+        throw new Error("The price has changed.");
+      }
+      return purchase(api, course.id, methodId, key);
+    },
     standing: async (answer) => STANDINGS[(await api.transaction(answer.transaction.id)).status] ?? "over",
     done,
   });

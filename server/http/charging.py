@@ -25,6 +25,7 @@ from server.domain.money import NotAPrice, from_minor, to_minor
 from server.services.mail import page_address
 from server.services.outside import SERVICE_AWAY, ServiceAway, ServiceHasNone, ServiceLeftAlone, ServiceRefused
 from server.services.payments import (
+    ENDED_S,
     REPEATABLE_S,
     Card,
     CardRefused,
@@ -210,7 +211,7 @@ class Charging:
                 intent = await self.gateway.block_key(**_asked_for(row), customer=customer)
             except KeyReused:
                 intent = await self.find(row)
-                if intent is None:
+                if intent is None and self.age_s(row) <= ENDED_S:
                     raise ServiceAway("a payment intent is just being made") from None
             except RequestRefused as refused:  # then a charge would be, too
                 log.info("key_not_blocked", transaction_id=str(row["id"]), error=str(refused))
@@ -364,8 +365,12 @@ class Charging:
 
     def may_repeat(self, row: Record) -> bool:
         """Whether Stripe still knows the key under which it was asked for what this row is."""
+        return self.age_s(row) <= REPEATABLE_S
+
+    def age_s(self, row: Record) -> float:
+        """Since it was begun."""
         age_s: float = (self._clock.now() - row["created_at"]).total_seconds()
-        return age_s <= REPEATABLE_S
+        return age_s
 
     def pause_s(self, job: Job) -> float:
         """Seldomer with time: what takes an hour is not asked for every second."""

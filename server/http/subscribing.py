@@ -28,7 +28,7 @@ from server.http.charging import Charging, Mismatch, uuid_of
 from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
-from server.services.payments import CardRefused, Intent, KeyReused, RequestRefused
+from server.services.payments import ENDED_S, CardRefused, Intent, KeyReused, RequestRefused
 
 LOOK, END = "subscription_look", "subscription_end"
 # How soon after something was begun or changed it is asked about, if nobody was told its end until then.
@@ -148,7 +148,13 @@ class Subscribing:
         asked_at = await self._clock_of_all()
         found = await self._find(row)
         if found is None and self._charging.may_repeat(row):
-            found, failure = await self._subscribe(row)
+            token = await self._charging.token_of(row["payment_method_id"])
+            if token is None:  # it was removed since then; a request for it may still be on its way
+                await subscriptions.note_failure(
+                    self._database, subscription_id=row["id"], failure_code="payment_method_unusable"
+                )
+                return await self._give_up(row), None
+            found, failure = await self._subscribe(row, token)
             if found is None and failure is not None:
                 return await self._end_here(row, failure), None
         if found is None:
@@ -176,11 +182,8 @@ class Subscribing:
         await subscriptions.note_failure(self._database, subscription_id=row["id"], failure_code=failure)
         return await self._cancel(row)
 
-    async def _subscribe(self, row: Record) -> tuple[Subscription | None, str | None]:
+    async def _subscribe(self, row: Record, token: str) -> tuple[Subscription | None, str | None]:
         """What Stripe has begun, or why it has not."""
-        token = await self._charging.token_of(row["payment_method_id"])
-        if token is None:
-            return None, "payment_method_unusable"
         try:
             return await self.billing.subscribe(**await self._asked_for(row), token=token), None
         except CardRefused as refused:
@@ -219,7 +222,7 @@ class Subscribing:
                 found = await self.billing.subscribe(**await self._asked_for(row), token=None)
             except KeyReused:
                 found = await self._find(row)
-                if found is None:
+                if found is None and self._charging.age_s(row) <= ENDED_S:
                     raise ServiceAway("a subscription is just being made") from None
             except RequestRefused as refused:  # then the other one would be, too
                 log.info("key_not_blocked", subscription_id=str(row["id"]), error=str(refused))

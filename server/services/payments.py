@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 # Stripe forgets keys after 24 h.
 REPEATABLE_S = 23 * 3600.0
+# By then Stripe has ended whatever it was asked for. A key that is used up and under which nothing was made by then was
+# answered with an error of Stripe's own, which is the answer to all that comes under it.
+ENDED_S = 300.0
 # So many of a customer's intents are looked through for one; a purchase is among the newest.
 _MOST_INTENTS = 1000
 _PAGE = 100

@@ -11,6 +11,11 @@ ON CONFLICT (user_id) DO UPDATE SET stripe_id = kept.stripe_id RETURNING stripe_
 -- name: find_method(user_id, token_hash)^
 SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL;
 
+-- name: is_removed_method(user_id, token_hash)$
+-- Whether Stripe is being told to forget it, or was just now: it takes no such card again.
+SELECT EXISTS (SELECT 1 FROM payment_methods
+               WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NOT NULL);
+
 -- name: lock_methods(user_id)!
 -- Whoever changes a user's methods takes turns with others who do.
 SELECT 1 FROM users WHERE id = :user_id FOR NO KEY UPDATE;

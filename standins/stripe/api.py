@@ -96,7 +96,8 @@ async def _answer(request: web.Request, declared: Operation, body: str, request_
         return Answer(500, "")
     if fault is not None and fault["do"] == "fail":
         raise ApiError("The stand-in was told to fail.", status=fault["status"], kind="api_error")
-    answer = _act(app, declared, request, body, key, request_id)
+    broken = fault["status"] if fault is not None and fault["do"] == "break" else None
+    answer = _act(app, declared, request, body, key, request_id, broken=broken)
     app[DELIVERIES].wake()
     if fault is not None:
         app[IN_FLIGHT].add(key or "")
@@ -110,9 +111,17 @@ async def _answer(request: web.Request, declared: Operation, body: str, request_
 
 
 def _act(
-    app: web.Application, declared: Operation, request: web.Request, body: str, key: str | None, request_id: str
+    app: web.Application,
+    declared: Operation,
+    request: web.Request,
+    body: str,
+    key: str | None,
+    request_id: str,
+    *,
+    broken: int | None,
 ) -> Answer:
-    """In one transaction: what was answered before under this key, or the operation and its answer."""
+    """In one transaction: what was answered before under this key, or the operation and its answer; with `broken` that
+    is an error with this status."""
     store, settings = app[STORE], app[SETTINGS]
     run_due(store, settings)
     headers = {} if key is None else {"Idempotency-Key": key}
@@ -139,6 +148,8 @@ def _act(
         error: ApiError | None = None
         with store.attempt() as undo:
             try:
+                if broken is not None:
+                    raise ApiError("The stand-in was told to break.", status=broken, kind="api_error")
                 call.given = check(declared.parameters, read_form(body))
                 result = expanded(declared.serve(call), call.given.expand, store.get, includes(call))
                 answer = Answer(200, json.dumps(result, indent=2), headers)

@@ -9,7 +9,8 @@ Under `/_control`, for the secret key:
 - `GET /_control/events` `?type=`: all events, the oldest first, each with `delivery`.
 - `POST /_control/answers` `{do, method?, path?, times?, status?, delay_s?}`, `GET`, `DELETE`: what happens to the next
   requests whose path begins so. `lose`: acted upon, then the connection is cut. `slow`: acted upon, answered after
-  `delay_s`. `cut`: before anything is done. `fail`: answered with `status`, nothing done.
+  `delay_s`. `cut`: before anything is done. `fail`: answered with `status`, nothing done. `break`: the same, and
+  so is from then on what comes under its key, as Stripe has it with errors of its own.
 - `POST /_control/payment_intents/{id}/authenticate` `{approved}`: what the holder answers the bank.
 - `POST /_control/disputes` `{payment_intent, reason?}`: the holder takes it back. `POST /_control/disputes/{id}/close`
   `{won}`: it is decided.
@@ -57,7 +58,7 @@ class Deliver(Wish):
 
 
 class Fault(Wish):
-    do: Literal["lose", "slow", "cut", "fail"]
+    do: Literal["lose", "slow", "cut", "fail", "break"]
     method: str = "POST"
     path: str = "/v1/"
     times: int = Field(default=1, ge=1)

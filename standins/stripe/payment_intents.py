@@ -15,6 +15,9 @@ from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_m
 # In the smallest unit, as Stripe has them.
 SMALLEST = {"usd": 50, "eur": 50, "gbp": 30, "jpy": 50, "chf": 50, "cad": 50, "aud": 50, "sek": 300, "dkk": 250}
 LARGEST = 99_999_999
+# Amounts are whole tens where a currency has three decimals, and whole hundreds where it has none but is counted in two
+# (https://docs.stripe.com/currencies#three-decimal and #special-cases).
+STEPS = dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10) | dict.fromkeys(("isk", "ugx"), 100)
 
 Text = str | None
 
@@ -148,6 +151,12 @@ def _note(call: Call[Any], intent: Json) -> None:
         intent["payment_method"] = usable_method(call, given.payment_method, intent["customer"])["id"]
         if intent["status"] == "requires_payment_method":
             intent["status"] = "requires_confirmation"
+
+
+def chargeable(amount: float, currency: str) -> int:
+    """The nearest amount that can be charged."""
+    step = STEPS.get(currency, 1)
+    return round(amount / step) * step
 
 
 def check_amount(amount: int, currency: str) -> None:

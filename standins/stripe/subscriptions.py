@@ -8,6 +8,7 @@ from standins.stripe import confirming, invoices
 from standins.stripe.catalog import PriceData, make_price
 from standins.stripe.customers import living_customer, usable_method
 from standins.stripe.operations import AnyCall, Call, Page, operation, page_of
+from standins.stripe.payment_intents import chargeable
 from standins.stripe.periods import period_after
 from standins.stripe.wire import ApiError, Json, Metadata, Parameters, as_list, changed_metadata, new_id
 
@@ -396,7 +397,7 @@ def _swap(call: Call[SubscriptionUpdate], subscription: Json, items: list[Item])
     lines: list[Json] = []
     prorates = given.proration_behavior != "none" and not same and subscription["status"] != "incomplete"
     if prorates:
-        credit = -round(old["unit_amount"] * left)
+        credit = -chargeable(old["unit_amount"] * left, old["currency"])
         lines.append(invoices.line_of(call, subscription, item, credit, (now, end), proration="Unused time"))
     item["price"] = new
     if resets:
@@ -409,7 +410,7 @@ def _swap(call: Call[SubscriptionUpdate], subscription: Json, items: list[Item])
         period = (call.now, item["current_period_end"])
         lines.append(invoices.line_of(call, subscription, item, new["unit_amount"], period))
     elif prorates:
-        debit = round(new["unit_amount"] * left)
+        debit = chargeable(new["unit_amount"] * left, new["currency"])
         lines.append(invoices.line_of(call, subscription, item, debit, (now, end), proration="Remaining time"))
         if given.proration_behavior == "create_prorations":
             subscription["_"]["prorations"] += lines

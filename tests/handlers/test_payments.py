@@ -79,6 +79,18 @@ async def test_the_same_card_again_is_the_same_row_and_anothers_is_refused(shop:
     assert (declined.status, declined.code) == (402, "card_declined")
 
 
+async def test_a_card_that_is_being_removed_is_not_taken_again(shop: Shop, sql: Sql) -> None:
+    ada = await shop.people.join("ada")
+    card = await shop.add_card(ada, "visa")
+    token = (await shop.stripe.events("payment_method.attached"))[0]["data"]["object"]["id"]
+    # Stripe is not told yet.
+    detaching = f"/v1/payment_methods/{token}/detach"
+    await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, path=detaching)
+    assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    again = await ada.post("/api/payments/methods", {"token": token})
+    assert (again.status, again.pointers) == (422, ["/token"])
+
+
 @pytest.mark.parametrize("number", CARD_NUMBERS)
 async def test_a_card_number_is_refused_wherever_it_stands_and_never_said_again(shop: Shop, number: str) -> None:
     ada = await shop.people.join("ada")
@@ -284,6 +296,18 @@ async def test_what_never_reached_stripe_is_not_charged_later(shop: Shop) -> Non
     late = await shop.buy(ada, key="one")
     assert (late.status, late.code) == (409, "purchase_canceled")
     assert await shop.stripe.ledger() == []
+
+
+async def test_what_broke_at_stripe_is_given_up_though_its_key_is_used_up(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/payment_intents")
+    assert (await shop.buy(ada, key="one")).status == 503
+    path = f"/api/payments/transactions/{(await shop.transaction(ada))['id']}"
+    assert (await ada.delete(path)).status == 503  # it may just be being made
+    await sql.execute("UPDATE transactions SET created_at = created_at - interval '6 minutes'")
+    given_up = await shop.once(lambda: ada.delete(path), lambda answer: answer.status != 503)
+    assert (given_up.status, given_up.body["status"]) == (200, "canceled")
+    assert (await shop.buy(ada, key="two")).status == 201
 
 
 async def test_while_stripe_is_left_alone_nothing_stays_open(shop: Shop, stripe: LocalService) -> None:

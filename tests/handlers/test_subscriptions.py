@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+import aiohttp
 import pytest
 
 from server.data.jobs import Again, Job
@@ -13,7 +14,7 @@ from server.http.subscribing import LOOK, Subscribing
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Answer, Person
 from tests.support.shop import Shop, Sql, shop, stripe
-from tests.support.stripe import LocalService
+from tests.support.stripe import SECRET_KEY, LocalService
 
 __all__ = ["shop", "stripe"]
 
@@ -165,6 +166,34 @@ async def test_what_never_arrived_is_begun_by_the_same_request_or_given_up(shop:
     assert (given_up.status, given_up.body["status"]) == (200, "canceled")
     assert (await subscribe(ben, key="k")).status == 409
     assert len(await shop.stripe.ledger()) == 1
+
+
+async def test_what_is_still_on_its_way_when_its_card_is_removed_begins_nothing(shop: Shop) -> None:
+    ada = await shop.people.join("ada")
+    card = await shop.add_card(ada, "visa")
+    await shop.stripe.control("POST", "answers", do="cut", path="/v1/subscriptions", times=2)
+    assert (await subscribe(ada, key="k")).status == 503
+    await ada.delete(f"/api/payments/methods/{card['id']}")
+    refused = await shop.once(lambda: subscribe(ada, key="k"), lambda answer: answer.status != 503)
+    assert (refused.status, refused.body["failure_code"]) == (402, "payment_method_unusable")
+    late = {"Authorization": f"Bearer {SECRET_KEY}", "Idempotency-Key": (await subscription(ada))["id"]}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{shop.stripe.origin}/v1/subscriptions", headers=late, data={"customer": "cus_1"}) as answer,
+    ):
+        assert (await answer.json())["error"]["type"] == "idempotency_error"
+
+
+async def test_what_broke_at_stripe_is_given_up_though_its_key_is_used_up(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/subscriptions")
+    assert (await subscribe(ada, key="one")).status == 503
+    path = f"{SUBSCRIPTIONS}/{(await subscription(ada))['id']}"
+    assert (await ada.delete(path)).status == 503  # it may just be being made
+    await sql.execute("UPDATE subscriptions SET created_at = created_at - interval '6 minutes'")
+    given_up = await shop.once(lambda: ada.delete(path), lambda answer: answer.status != 503)
+    assert (given_up.status, given_up.body["status"]) == (200, "canceled")
+    assert (await subscribe(ada, key="two")).status == 201
 
 
 async def test_a_declined_card_subscribes_nobody(shop: Shop) -> None:

@@ -78,7 +78,13 @@ async def test_a_course_is_bought_with_a_test_card_and_played(system: System, pa
         await page.click("text=Start learning")
         await page.get_by_label("Another card").check()
         await card.locator("#offered").select_option("4242424242424242")
+        # The price is another one by now, and nobody pays more than the button says.
+        await teacher.call("PUT", f"/api/courses/{course['id']}", {"price": "59.00"})
         await page.click("text=Buy for $49.00")
+        await page.wait_for_selector("text=The price has changed: it is $59.00 now.")
+        await page.click("text=Start learning")
+        await page.get_by_label("ending in 4242").check()
+        await page.click("text=Buy for $59.00")
         await page.wait_for_url(f"**/#/lectures/{lecture['id']}")
         await page.wait_for_function("() => (window.lectern.state()?.position ?? 0) > 1")
 
@@ -98,7 +104,7 @@ async def test_a_course_is_bought_with_a_test_card_and_played(system: System, pa
         await page.click("text=Cancel it")
         await page.wait_for_selector("text=Keep it")
         rows = await page.locator("table.paid tbody tr").all_inner_texts()
-        assert ["$9.00" in rows[0], "$49.00" in rows[1]] == [True, True]
+        assert ["$9.00" in rows[0], "$59.00" in rows[1]] == [True, True]
 
         ours = (await learner.call("GET", "/api/payments/transactions"))["items"]
         charged = {row["transaction_reference"]: row["amount"] for row in ours if row["status"] == "succeeded"}

@@ -82,6 +82,17 @@ async def test_a_request_that_never_arrives_is_not_acted_upon(service: Service) 
     assert await service.control("GET", "answers") == []
 
 
+async def test_an_error_of_its_own_is_the_answer_under_its_key_too(service: Service) -> None:
+    await service.control("POST", "answers", do="break")
+    for _ in range(2):
+        with pytest.raises(stripe.APIError) as failed:
+            await service.pay(options=KEY)
+        assert failed.value.http_status == 500
+    with pytest.raises(stripe.IdempotencyError):
+        await service.pay(amount=5000, options=KEY)
+    assert (await service.api.payment_intents.list_async()).data == []
+
+
 async def test_a_key_is_in_use_while_its_first_request_is_not_answered(service: Service) -> None:
     await service.control("POST", "answers", do="slow", delay_s=30)
     slow = asyncio.create_task(service.pay(options=KEY))

@@ -211,6 +211,19 @@ async def test_prorations_that_can_wait_come_with_the_next_invoice(service: Serv
     assert await service.ledger() == {"usd": pytest.approx(900 + 1000 + 1900, abs=2)}
 
 
+@pytest.mark.parametrize(("currency", "step"), [("kwd", 10), ("isk", 100)])
+async def test_prorations_are_amounts_that_can_be_charged(service: Service, currency: str, step: int) -> None:
+    cheap = await price(service, 99_900) | {"currency": currency}
+    subscription = await subscribe(service, items=[{"price_data": cheap}])
+    await service.control("POST", "clock", advance_s=11 * DAY_S + 12_345)
+    item = {"id": subscription["items"].data[0].id, "price_data": cheap | {"unit_amount": 299_900}}
+    wish: Any = {"items": [item], "proration_behavior": "always_invoice"}
+    await service.api.subscriptions.update_async(subscription.id, wish)
+    charged = (await service.ledger())[currency]
+    assert charged > 99_900
+    assert charged % step == 0
+
+
 async def test_it_is_canceled_now_or_at_the_end_of_its_period(service: Service) -> None:
     subscription = await subscribe(service)
     ending = await service.api.subscriptions.update_async(subscription.id, {"cancel_at_period_end": True})
