@@ -156,7 +156,8 @@ export class Surroundings {
   #offerUpload() {
     if (this.#upload) return;
     const { lectureId, uploaded } = this.#picture;
-    this.#upload = new UploadPanel({ api: this.#api, lectureId, replaces: this.#lecture.video?.status === "ready" });
+    const { video } = this.#lecture;
+    this.#upload = new UploadPanel({ api: this.#api, lectureId, shown: video?.status === "ready" ? video.id : null });
     this.#upload.addEventListener("ready", uploaded);
     this.workshop.replaceChildren(this.#upload.element);
     this.#upload.open();

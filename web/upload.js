@@ -28,14 +28,14 @@ export class UploadPanel extends EventTarget {
    * @param {object} options
    * @param {import("./api.js").Api} options.api
    * @param {string} options.lectureId
-   * @param {boolean} options.replaces  whether the lecture has a video that plays meanwhile
+   * @param {string|null} options.shown  the id of the lecture's video, which plays meanwhile
    */
-  constructor({ api, lectureId, replaces }) {
+  constructor({ api, lectureId, shown }) {
     super();
     this.#api = api;
     this.#lectureId = lectureId;
-    this.#replaces = replaces;
-    setText(this.#title, replaces ? "Replace the video" : "Upload the video");
+    this.#shown = shown;
+    setText(this.#title, shown ? "Replace the video" : "Upload the video");
     this.#choose.addEventListener("change", () => this.#chosen());
     this.#stop.addEventListener("click", () => this.#discard());
     this.#again.addEventListener("click", () => this.#send());
@@ -52,7 +52,7 @@ export class UploadPanel extends EventTarget {
 
   #api;
   #lectureId;
-  #replaces = false;
+  #shown;
   #file = null;
   #sending = null;
   #followed = null; // the id of the video that is being prepared
@@ -177,9 +177,9 @@ export class UploadPanel extends EventTarget {
 
   #end(video) {
     if (video.status === "ready") {
-      const old = this.#replaces ? " Who watches the old one goes on with it; reload the page for the new one." : "";
+      const old = this.#shown && this.#shown !== video.id ? " Who watches the old one goes on with it; reload the page for the new one." : "";
       this.#say(`The new video is ready.${old}`);
-      this.#replaces = true;
+      this.#shown = video.id;
       setText(this.#title, "Replace the video");
       this.dispatchEvent(new CustomEvent("ready", { detail: video }));
     } else if (video.status === "error") this.#say(video.error);

@@ -48,3 +48,7 @@ async def test_a_video_that_becomes_ready_while_its_owner_waits_has_one_audience
     stage.video_status = "ready"
     await until(page, "lectern.state().connection === 'live'")
     assert await page.locator("text=Audience").count() == 1
+    # Who reloads just then is shown the new video already.
+    await page.evaluate("begun => localStorage.setItem('lectern.uploads', begun)", begun)
+    await page.reload()
+    await until(page, "lectern.state()?.upload?.note === 'The new video is ready.'")
