@@ -63,5 +63,7 @@ export class Notices {
     this.element.replaceChildren(...content);
     delete this.element.dataset.kind;
     this.element.hidden = false;
+    // A browser shows nothing over a picture that fills the screen.
+    if (document.fullscreenElement) document.exitFullscreen();
   }
 }

@@ -702,8 +702,11 @@ async def test_the_next_lecture_begins_with_what_was_fetched_while_this_one_ende
 async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await page.keyboard.press("f")
+    await until(page, "document.fullscreenElement?.localName === 'video'")
     await stage.close(4409)
     await page.wait_for_selector("text=Playing on another device")
+    await until(page, "document.fullscreenElement === null")  # for there nobody would see it
     assert (await state(page))["paused"]
     stage.held.position = 30.0
     await page.click("text=Continue here")
