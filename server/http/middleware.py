@@ -77,7 +77,11 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
     # The next request belongs to another process; or nobody can tell where it begins, for this body cannot be read.
     app = request.app
     leaving = app[DRAINING].is_set() and response.status != HTTPStatus.SWITCHING_PROTOCOLS
-    if leaving or request.content.exception() is not None:
+    unread = hdrs.CONTENT_ENCODING in request.headers and not request.content.is_eof()
+    if unread:
+        # aiohttp would unpack it all for ten seconds, to come to the next request: a few kilobytes of gigabytes.
+        request.protocol._lingering_time = 0.0
+    if leaving or unread or request.content.exception() is not None:
         response.force_close()
         headers[hdrs.CONNECTION] = "close"
     if hdrs.CACHE_CONTROL not in headers:

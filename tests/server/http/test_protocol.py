@@ -158,6 +158,15 @@ async def test_a_body_may_be_gzipped_and_chunked_and_is_limited_as_it_unfolds(po
     assert (await tell(port, chunked))[2] == {"length": 1}
 
 
+@pytest.mark.parametrize("asked", [b"POST /nowhere", b"GET /said"])
+async def test_what_nobody_reads_is_not_unpacked_to_come_to_the_next_request(port: int, asked: bytes) -> None:
+    bomb = posted(b"Content-Encoding: gzip\r\n", gzip.compress(bytes(20_000_000))).replace(b"POST /said", asked)
+    async with connected(port) as (reader, writer):
+        writer.write(bomb + b"GET /said" + HEAD + b"\r\n")
+        assert b"connection: close" in (await reader.readuntil(b"\r\n\r\n")).lower()
+        assert b"HTTP/1.1" not in await reader.read()
+
+
 async def test_a_body_of_one_mebibyte_is_taken_and_one_byte_more_is_not(port: int) -> None:
     def body(size: int) -> bytes:
         return b'{"text":"' + b"a" * (size - 11) + b'"}'
