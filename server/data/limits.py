@@ -151,8 +151,14 @@ class Limiter:
     async def give_back(self, name: str, who: Hashable, *, times: float = 1.0) -> None:
         """Undo a `take` that shall not count after all, such as a sign-in that succeeded."""
         bucket = self._bucket(name, times)
-        if bucket is not None:
-            await self._count(name, who, bucket, -1, False)
+        if bucket is None:
+            return
+        counting = asyncio.ensure_future(self._count(name, who, bucket, -1, False))
+        try:
+            await asyncio.shield(counting)
+        except asyncio.CancelledError:  # who is stopped meanwhile has taken all the same
+            await counting
+            raise
 
     def _bucket(self, name: str, times: float) -> Bucket | None:
         try:

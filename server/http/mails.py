@@ -158,12 +158,12 @@ class Post:
         link = page_address(self._config, page)
         minutes = max(1, round(self._config.auth.mail_token_ttl_s / 60))
         whose = account_of(None, to)
-        verdict = await self._limiter.take(LIMIT, whose)
-        if verdict is not None and not verdict.allowed:
-            log.warning("mail_held_back", subject=subject, user=str(user["id"]))
-            return
         try:
+            verdict = await self._limiter.take(LIMIT, whose)
+            if verdict is not None and not verdict.allowed:
+                log.warning("mail_held_back", subject=subject, user=str(user["id"]))
+                return
             await self._mailer.send(to, subject, text.format(username=user["username"], link=link, minutes=minutes))
-        except BaseException:
+        except BaseException:  # also where nobody knows whether it was counted: rather one mail more than none
             await self._limiter.give_back(LIMIT, whose)
             raise

@@ -134,6 +134,18 @@ async def test_what_is_given_back_may_be_taken_again(client: Redis, name: str) -
     assert [(await must(limiter, name)).allowed for _ in range(5)] == [True, True, True, False, False]
 
 
+async def test_who_is_stopped_while_giving_back_has_given_back(client: Redis) -> None:
+    limiter = Limiter(limits(write=SLOW), Clock(), client, wait_s=PATIENCE_S)
+    for _ in range(3):
+        assert (await must(limiter, "write")).allowed
+    giving = asyncio.create_task(limiter.give_back("write", "ada"))
+    await asyncio.sleep(0)
+    giving.cancel()
+    await asyncio.wait([giving])
+    assert giving.cancelled()
+    assert (await must(limiter, "write")).allowed
+
+
 async def test_a_limit_may_be_a_multiple_of_its_class(client: Redis) -> None:
     limiter = Limiter(limits(login_account=SLOW), Clock(), client, wait_s=PATIENCE_S)
     allowed = [verdict for _ in range(40) if (verdict := await limiter.take("login_account", "ada", times=10))]
