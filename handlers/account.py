@@ -13,9 +13,10 @@ from server.data.db import Connection, Record, queries
 from server.data.jobs import Job, add_job
 from server.data.streams import REDIS_AWAY
 from server.http import mails
-from server.http.keys import CLOCK, DATABASE, EDGE, PASSWORDS, REDIS, REVOCATION
+from server.http.keys import CLOCK, DATABASE, EDGE, REDIS, REVOCATION
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
+from server.http.passwords import hash_password, verify_password
 from server.http.problems import (
     EmailTaken,
     LastAdmin,
@@ -108,7 +109,7 @@ async def change_me(call: Call[AccountChange]) -> Record:
 async def change_password(call: Call[NewPassword]) -> None:
     """Set another password. One is signed out everywhere else; here the refresh token gives the next access token."""
     user = await _own_account(call, call.body.current_password)
-    password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
+    password_hash = await hash_password(call, call.body.new_password)
     async with call.db.transaction() as tx:
         changed = await account.change_password(
             tx, user_id=user["id"], before=user["password_hash"], password_hash=password_hash
@@ -201,7 +202,7 @@ async def _own_account(call: Call[Any], password: str) -> Record:
         raise UserNotFound
     try:
         async with guarded(call, account_of(user["id"]), known_here=user["known_here"], closed=False):
-            if not await call.app[PASSWORDS].verify(password, user["password_hash"]):
+            if not await verify_password(call, password, user["password_hash"]):
                 raise Wrong
     except Wrong:
         raise WrongPassword from None

@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field
 from server.data.db import Connection, Record, queries
 from server.http import mails
 from server.http.auth import verify_current
-from server.http.keys import EDGE, PASSWORDS, TOKENS
+from server.http.keys import EDGE, TOKENS
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
+from server.http.passwords import hash_password, verify_password
 from server.http.problems import (
     BadCredentials,
     EmailTaken,
@@ -98,7 +99,7 @@ class Validity(BaseModel):
 )
 async def register(call: Call[Registration]) -> dict[str, Any]:
     """Make an account, always a student's, and sign in to it."""
-    password_hash = await call.app[PASSWORDS].hash(call.body.password)
+    password_hash = await hash_password(call, call.body.password)
     async with call.db.transaction() as tx:
         user = await auth.insert_user(
             tx, username=call.body.username, email=call.body.email, password_hash=password_hash
@@ -126,7 +127,7 @@ async def login(call: Call[Credentials]) -> dict[str, Any]:
     user_id, stored, known_here = (found["id"], found["password_hash"], found["known_here"]) if found else _NOBODY
     try:
         async with guarded(call, account_of(user_id, call.body.login), known_here=known_here, closed=True):
-            if not await call.app[PASSWORDS].verify(call.body.password, stored):
+            if not await verify_password(call, call.body.password, stored):
                 raise Wrong
     except Wrong:
         raise BadCredentials from None

@@ -21,8 +21,9 @@ from server.config import Config, check_named
 from server.data.audit import audit
 from server.data.db import Database, Record, queries
 from server.data.streams import REDIS_AWAY, Streams
-from server.http.auth import RANKS, Passwords
+from server.http.auth import RANKS
 from server.http.members import EmailAddress, Password, Username
+from server.http.passwords import Passwords
 from server.http.revocation import REVOKED
 
 admin = queries("admin")

@@ -50,7 +50,7 @@ from server.data.neighbours import Neighbours
 from server.data.sealing import make_ring
 from server.data.streams import Streams
 from server.http import health, mails, openapi, pages
-from server.http.auth import Passwords, Tokens, Versions
+from server.http.auth import Tokens, Versions
 from server.http.charging import Charging
 from server.http.digests import KIND as DIGEST
 from server.http.digests import Digests, ask_for_due
@@ -86,6 +86,7 @@ from server.http.keys import (
 from server.http.load import Load
 from server.http.login_limits import Tries
 from server.http.middleware import edge_middleware, set_headers
+from server.http.passwords import Passwords
 from server.http.payment_events import PaymentEvents
 from server.http.revocation import REVOKED, Revocation
 from server.http.routing import add_routes

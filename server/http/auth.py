@@ -1,26 +1,17 @@
-"""Who is asking: passwords, tokens, and whether a token's user is still what the token says.
+"""Who is asking: tokens, and whether a token's user is still what the token says.
 
 A token is an HS256 JWT. Its `ver` is compared with `users.ver`, which every new role or password raises, so old tokens
 end without a list of revoked ones; the comparison is cached for `auth.version_cache_s` (at most 5 s).
 """
 
-import asyncio
-import base64
 import hashlib
 import math
-import os
-import sys
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any, Literal, Protocol
 from uuid import UUID, uuid4
 
-import bcrypt
 import jwt
 from aiohttp import web
 
@@ -28,7 +19,7 @@ from server.clock import Clock
 from server.config import SECRET_BYTES
 from server.data.db import queries
 from server.http.keys import DATABASE, TOKENS, VERSIONS
-from server.http.problems import Overloaded, Unauthorized
+from server.http.problems import Unauthorized
 
 Role = Literal["student", "instructor", "admin"]
 Audience = Literal["lectern:api", "lectern:session"]
@@ -248,81 +239,3 @@ async def authenticate(request: web.Request) -> Principal | None:
     if token is None:
         return None
     return (await verify_current(request.app, token)).principal
-
-
-# Passwords that are looked at at the same time, and how long others may wait for it.
-_AT_ONCE = 2
-_LONGEST_WAIT_S = 1.5
-# About a tenth of what the loop's thread gets.
-_NICENESS = 10
-
-
-class Passwords:
-    """bcrypt over base64(sha256(password)): bcrypt alone stops at 72 bytes and at NUL.
-
-    Two at a time in threads of their own, so that a flood of sign-ins slows sign-ins and nothing else. Whoever would
-    have to wait longer than `_LONGEST_WAIT_S` is refused at once.
-    """
-
-    def __init__(self, cost: int) -> None:
-        self._cost = cost
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="bcrypt", initializer=_give_way)
-        self._waiting = 0
-        self._each_s = 0.0  # of work that one takes, lately
-        # Made now: the first unknown user would be told apart by the time it takes.
-        self._threads.submit(self._timed, lambda: self._nobodys_hash)
-
-    async def hash(self, password: str) -> str:
-        """A hash to store. Raises Overloaded."""
-        return await self._run(self._hash, password)  # type: ignore[no-any-return]
-
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether the password is the stored one. Without one (no such user, an erased one) it takes the
-        same time and is False. Raises Overloaded."""
-        return await self._run(self._verify, password, stored)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """End the threads; what waits in the queue is dropped."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _run(self, work: Any, *args: Any) -> Any:
-        if self._waiting * self._each_s / _AT_ONCE > _LONGEST_WAIT_S:
-            raise Overloaded("Too many passwords wait to be looked at.")
-        self._waiting += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, work, *args)
-        finally:
-            self._waiting -= 1
-
-    def _timed(self, work: Any, *args: Any) -> Any:
-        began = time.thread_time()  # the work alone: a machine that stood still for a moment says nothing of it
-        try:
-            return work(*args)
-        finally:
-            took_s = time.thread_time() - began
-            self._each_s = took_s if self._each_s == 0.0 else 0.8 * self._each_s + 0.2 * took_s
-
-    def _hash(self, password: str) -> str:
-        return bcrypt.hashpw(_digest(password), bcrypt.gensalt(self._cost)).decode()
-
-    def _verify(self, password: str, stored: str | None) -> bool:
-        hashed = (stored or self._nobodys_hash).encode()
-        try:
-            return bcrypt.checkpw(_digest(password), hashed) and bool(stored)
-        except ValueError:  # not a hash
-            return False
-
-    @cached_property
-    def _nobodys_hash(self) -> str:
-        return self._hash("nobody has this password")
-
-
-def _give_way() -> None:
-    """The loop's thread first, where both want the same core: on Linux each thread has a niceness of its own."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
-def _digest(password: str) -> bytes:
-    """44 bytes without NUL. Lone surrogates cannot come here: bodies with them are refused."""
-    return base64.b64encode(hashlib.sha256(password.encode()).digest())

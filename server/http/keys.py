@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from server.config import Config
     from server.data.db import Database
     from server.data.limits import Limiter
-    from server.http.auth import Passwords, Tokens, Versions
+    from server.http.auth import Tokens, Versions
     from server.http.charging import Charging
     from server.http.edge import Edge
     from server.http.events import Events
     from server.http.hosting import Hosting
     from server.http.load import Load
     from server.http.login_limits import Tries
+    from server.http.passwords import Passwords
     from server.http.payment_events import PaymentEvents
     from server.http.revocation import Revocation
     from server.http.socket import Sockets

@@ -481,18 +481,26 @@ def _required(model: type[BaseModel]) -> bool:
 
 
 @asynccontextmanager
-async def arriving(request: web.Request, within_s: float | None = None) -> AsyncIterator[None]:
-    """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`, or
-    `within_s`), not the handler's. Raises RequestTimedOut."""
+async def apart(request: web.Request, within_s: float) -> AsyncIterator[None]:
+    """For a handler's part that has a time of its own: meanwhile the handler's does not run. Raises TimeoutError."""
     limit = request[_LIMIT]
     left_s = limit.pause()
     try:
-        async with asyncio.timeout(within_s or request.app[CONFIG].server.body_timeout_s):
+        async with asyncio.timeout(within_s):
+            yield
+    finally:
+        limit.go_on(left_s)
+
+
+@asynccontextmanager
+async def arriving(request: web.Request, within_s: float | None = None) -> AsyncIterator[None]:
+    """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`, or
+    `within_s`), not the handler's. Raises RequestTimedOut."""
+    try:
+        async with apart(request, within_s or request.app[CONFIG].server.body_timeout_s):
             yield
     except TimeoutError:
         raise RequestTimedOut from None
-    finally:
-        limit.go_on(left_s)
 
 
 def untimed(request: web.Request) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.support.app import AppClient
+from server.http import passwords
+from server.http.keys import PASSWORDS
+from tests.support.app import AppClient, serving_unlimited
 from tests.support.people import PASSWORD, People, Person
 
 ADA: dict[str, Any] = {"username": "Ada", "email": "Ada@Example.com", "password": PASSWORD}
@@ -53,6 +55,27 @@ async def test_of_many_who_want_a_name_at_once_one_gets_it(anybody: Person) -> N
     wishes = [ADA | {"email": f"ada{n}@example.com"} for n in range(8)]
     answers = await asyncio.gather(*(anybody.post("/api/auth/register", wish) for wish in wishes))
     assert sorted(answer.status for answer in answers) == [201] + [409] * 7
+
+
+async def test_a_password_is_looked_at_for_as_long_as_a_busy_machine_takes(
+    anybody: Person, postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is sent away before its end begins anew, and would never be in."""
+    await anybody.make("/api/auth/register", ADA)
+    async with serving_unlimited(postgres_dsn, redis_url, {"server": {"handler_timeout_s": 2.0}}) as hurried:
+        ada, verify = Person(hurried), hurried.app[PASSWORDS].verify
+
+        async def slowly(password: str, stored: str | None) -> bool:
+            await asyncio.sleep(2.2)
+            return await verify(password, stored)
+
+        monkeypatch.setattr(hurried.app[PASSWORDS], "verify", slowly)
+        credentials = {"login": "ada", "password": PASSWORD}
+        assert (await ada.post("/api/auth/login", credentials)).status == 200
+        monkeypatch.setattr(passwords, "LONGEST_S", 0.1)
+        late = await ada.post("/api/auth/login", credentials)
+        assert (late.status, late.code) == (503, "overloaded")
+        assert int(late.headers["Retry-After"]) > 0
 
 
 @pytest.mark.parametrize(
@@ -207,7 +230,7 @@ async def test_a_flood_of_sign_ins_is_told_to_come_back_and_counts_for_nothing(
 ) -> None:
     ada = await people.join("ada")
     with monkeypatch.context() as patch:
-        patch.setattr("server.http.auth._LONGEST_WAIT_S", -1.0)
+        patch.setattr("server.http.passwords._LONGEST_WAIT_S", -1.0)
         for login, password in (("ada", PASSWORD), ("ada", "wrong password"), ("nobody", PASSWORD)):
             refused = await people.stranger.post("/api/auth/login", {"login": login, "password": password})
             assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "overloaded", "2")

@@ -1,4 +1,3 @@
-import asyncio
 import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,8 +7,8 @@ import jwt
 import pytest
 
 from server.clock import Clock
-from server.http.auth import SESSION, Passwords, Tokens, Versions
-from server.http.problems import Overloaded, Unauthorized
+from server.http.auth import SESSION, Tokens, Versions
+from server.http.problems import Unauthorized
 
 SECRET = "a secret of at least thirty-two bytes"
 USER = uuid4()
@@ -189,36 +188,3 @@ async def test_a_token_that_is_newer_than_the_version_believed_has_it_asked_agai
     database.ver = 2
     assert [await versions.current(database, user, shown) for shown in (1, 2, 1, 2)] == [1, 2, 2, 2]
     assert database.asked == 2
-
-
-async def test_every_character_of_a_password_counts_beyond_72_bytes_and_nul() -> None:
-    passwords = Passwords(4)
-    long = "päßwörd 🔑" * 30
-    stored = await passwords.hash(long + "a")
-    assert stored.startswith("$2b$04$")
-    assert await passwords.verify(long + "a", stored)
-    assert not await passwords.verify(long + "b", stored)
-    stored = await passwords.hash("a\0b")
-    assert not await passwords.verify("a\0c", stored)
-    passwords.close()
-
-
-async def test_who_would_wait_long_for_a_password_to_be_looked_at_is_refused_at_once() -> None:
-    passwords = Passwords(10)
-    stored = await passwords.hash("correct horse battery")
-    asked = (passwords.verify("correct horse battery", stored) for _ in range(2000))
-    answers = await asyncio.gather(*asked, return_exceptions=True)
-    assert set(map(type, answers)) == {bool, Overloaded}
-    assert all(answer for answer in answers if isinstance(answer, bool))
-    assert isinstance(answers[-1], Overloaded)
-    assert await passwords.verify("correct horse battery", stored), "and all is well when the flood is over"
-    passwords.close()
-
-
-async def test_nobody_has_no_password_and_an_anonymised_row_neither() -> None:
-    passwords = Passwords(4)
-    assert not await passwords.verify("nobody has this password", None)
-    assert not await passwords.verify("x", "")
-    assert not await passwords.verify("nobody has this password", "")
-    assert not await passwords.verify("x", "not a hash")
-    passwords.close()
