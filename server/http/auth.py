@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -253,7 +252,7 @@ async def authenticate(request: web.Request) -> Principal | None:
 # Passwords that are looked at at the same time, and how long others may wait for it.
 _AT_ONCE = 2
 _LONGEST_WAIT_S = 1.5
-# About a tenth of what the loop's thread gets.
+# Behind the loop's thread: about a tenth of what that gets.
 _NICENESS = 10
 
 
@@ -320,7 +319,7 @@ class Passwords:
 def _give_way() -> None:
     """The loop's thread first, where both want the same core: on Linux each thread has a niceness of its own."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.nice(_NICENESS)
 
 
 def _digest(password: str) -> bytes:

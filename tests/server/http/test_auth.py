@@ -1,5 +1,7 @@
 import asyncio
 import hashlib
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -7,6 +9,7 @@ from uuid import UUID, uuid4
 import jwt
 import pytest
 
+from embedded.processes import ROOT
 from server.clock import Clock
 from server.http.auth import SESSION, Passwords, Tokens, Versions
 from server.http.problems import Overloaded, Unauthorized
@@ -213,6 +216,22 @@ async def test_who_would_wait_long_for_a_password_to_be_looked_at_is_refused_at_
     assert isinstance(answers[-1], Overloaded)
     assert await passwords.verify("correct horse battery", stored), "and all is well when the flood is over"
     passwords.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no niceness of their own")
+def test_passwords_are_looked_at_behind_the_loop_also_where_the_whole_process_gives_way() -> None:
+    # As under `nice` or a unit's `Nice=`: who is not root may only become nicer.
+    script = """
+import asyncio, os
+from server.http.auth import Passwords
+own = os.nice(15)
+passwords = Passwords(4)
+theirs = asyncio.run(passwords._run(os.getpriority, os.PRIO_PROCESS, 0))
+passwords.close()
+assert theirs == min(own + 10, 19), (own, theirs)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 async def test_nobody_has_no_password_and_an_anonymised_row_neither() -> None:
