@@ -26,7 +26,7 @@ from server.http.problems import (
     ValidationFailed,
     WrongPassword,
 )
-from server.http.routing import STUDENT, Body, Call, Change, Reply, Routes
+from server.http.routing import STUDENT, Body, Call, Change, Reply, Routes, paused
 
 routes = Routes("auth")
 account = queries("account")
@@ -108,7 +108,8 @@ async def change_me(call: Call[AccountChange]) -> Record:
 async def change_password(call: Call[NewPassword]) -> None:
     """Set another password. One is signed out everywhere else; here the refresh token gives the next access token."""
     user = await _own_account(call, call.body.current_password)
-    password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
+    with paused(call.request):
+        password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
     async with call.db.transaction() as tx:
         changed = await account.change_password(
             tx, user_id=user["id"], before=user["password_hash"], password_hash=password_hash
@@ -201,7 +202,9 @@ async def _own_account(call: Call[Any], password: str) -> Record:
         raise UserNotFound
     try:
         async with guarded(call, account_of(user["id"]), known_here=user["known_here"], closed=False):
-            if not await call.app[PASSWORDS].verify(password, user["password_hash"]):
+            with paused(call.request):
+                right = await call.app[PASSWORDS].verify(password, user["password_hash"])
+            if not right:
                 raise Wrong
     except Wrong:
         raise WrongPassword from None

@@ -31,7 +31,7 @@ from server.http.problems import (
     UsernameTaken,
     UserNotFound,
 )
-from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Routes
+from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Routes, paused
 
 routes = Routes("auth")
 auth = queries("auth")
@@ -98,7 +98,8 @@ class Validity(BaseModel):
 )
 async def register(call: Call[Registration]) -> dict[str, Any]:
     """Make an account, always a student's, and sign in to it."""
-    password_hash = await call.app[PASSWORDS].hash(call.body.password)
+    with paused(call.request):
+        password_hash = await call.app[PASSWORDS].hash(call.body.password)
     async with call.db.transaction() as tx:
         user = await auth.insert_user(
             tx, username=call.body.username, email=call.body.email, password_hash=password_hash
@@ -126,7 +127,9 @@ async def login(call: Call[Credentials]) -> dict[str, Any]:
     user_id, stored, known_here = (found["id"], found["password_hash"], found["known_here"]) if found else _NOBODY
     try:
         async with guarded(call, account_of(user_id, call.body.login), known_here=known_here, closed=True):
-            if not await call.app[PASSWORDS].verify(call.body.password, stored):
+            with paused(call.request):
+                right = await call.app[PASSWORDS].verify(call.body.password, stored)
+            if not right:
                 raise Wrong
     except Wrong:
         raise BadCredentials from None

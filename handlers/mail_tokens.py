@@ -10,7 +10,7 @@ from server.http import mails
 from server.http.keys import PASSWORDS, REVOCATION
 from server.http.members import Password
 from server.http.problems import BadToken, NotConfigured, Overloaded
-from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Reply, Routes
+from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Reply, Routes, paused
 from server.services.mail import mail_configured
 
 routes = Routes("auth")
@@ -71,7 +71,8 @@ async def reset_password(call: Call[Reset]) -> None:
     # Looked at first: hashing is too dear for whoever guesses.
     if await tokens.find_token(call.db, token_hash=mails.hash_token(call.body.token), purpose="reset") is None:
         raise _bad_token()
-    password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
+    with paused(call.request):
+        password_hash = await call.app[PASSWORDS].hash(call.body.new_password)
     async with call.db.transaction() as tx:
         user_id, _ = await _spend(tx, call.body.token, "reset")
         await tokens.reset_password(tx, user_id=user_id, password_hash=password_hash)

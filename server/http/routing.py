@@ -14,8 +14,8 @@ headers, or a finished `web.StreamResponse`.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -484,13 +484,21 @@ def _required(model: type[BaseModel]) -> bool:
 async def arriving(request: web.Request, within_s: float | None = None) -> AsyncIterator[None]:
     """For a handler that reads the body by itself: meanwhile the client's time runs (`server.body_timeout_s`, or
     `within_s`), not the handler's. Raises RequestTimedOut."""
+    try:
+        with paused(request):
+            async with asyncio.timeout(within_s or request.app[CONFIG].server.body_timeout_s):
+                yield
+    except TimeoutError:
+        raise RequestTimedOut from None
+
+
+@contextmanager
+def paused(request: web.Request) -> Iterator[None]:
+    """For what a handler waits for and what has an end of its own: meanwhile the handler's time does not run."""
     limit = request[_LIMIT]
     left_s = limit.pause()
     try:
-        async with asyncio.timeout(within_s or request.app[CONFIG].server.body_timeout_s):
-            yield
-    except TimeoutError:
-        raise RequestTimedOut from None
+        yield
     finally:
         limit.go_on(left_s)
 

@@ -1,11 +1,16 @@
 """Registering, signing in, and what keeps somebody signed in."""
 
 import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
+import bcrypt
 import pytest
 
+from server.http.keys import PASSWORDS
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, People, Person
 
@@ -207,12 +212,35 @@ async def test_a_flood_of_sign_ins_is_told_to_come_back_and_counts_for_nothing(
 ) -> None:
     ada = await people.join("ada")
     with monkeypatch.context() as patch:
-        patch.setattr("server.http.auth._LONGEST_WAIT_S", -1.0)
+        patch.setattr(client.app[PASSWORDS], "_waiting", 1_000_000)
         for login, password in (("ada", PASSWORD), ("ada", "wrong password"), ("nobody", PASSWORD)):
             refused = await people.stranger.post("/api/auth/login", {"login": login, "password": password})
             assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "overloaded", "2")
         assert (await ada.get("/api/auth/me")).status == 200
     assert (await people.stranger.post("/api/auth/login", {"login": "ada", "password": PASSWORD})).status == 200
+
+
+async def test_a_password_is_looked_at_to_the_end_however_slow_the_machine_is(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_s = 0.0
+
+    def slowly(work: Callable[..., Any]) -> Callable[..., Any]:
+        def done(*args: Any) -> Any:
+            nonlocal passed_s
+            passed_s += 1000.0
+            time.sleep(0.2)  # in which it would be seen that the handler's time is over
+            return work(*args)
+
+        return done
+
+    monkeypatch.setattr("server.http.deadlines.time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed_s))
+    for name in ("hashpw", "checkpw"):
+        monkeypatch.setattr(bcrypt, name, slowly(getattr(bcrypt, name)))
+    ada = await people.join("ada")
+    assert (await people.stranger.post("/api/auth/login", {"login": "ada", "password": PASSWORD})).status == 200
+    change = {"current_password": PASSWORD, "new_password": "another long password"}
+    assert (await ada.put("/api/auth/me/password", change)).status == 204
 
 
 async def test_who_is_not_signed_in_has_no_account_to_see(client: AppClient, people: People) -> None:

@@ -2,10 +2,12 @@ import asyncio
 import hashlib
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import bcrypt
 import jwt
 import pytest
 
@@ -215,6 +217,26 @@ async def test_who_would_wait_long_for_a_password_to_be_looked_at_is_refused_at_
     assert all(answer for answer in answers if isinstance(answer, bool))
     assert isinstance(answers[-1], Overloaded)
     assert await passwords.verify("correct horse battery", stored), "and all is well when the flood is over"
+    passwords.close()
+
+
+async def test_on_a_busy_machine_no_more_wait_for_passwords_than_can_be_answered_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passwords = Passwords(4)
+    stored = await passwords.hash("correct horse battery")
+    check = bcrypt.checkpw
+
+    def slowly(password: bytes, hashed: bytes) -> bool:
+        time.sleep(0.5)  # of which the processor's time says nothing
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", slowly)
+    await asyncio.gather(*(passwords.verify("correct horse battery", stored) for _ in range(4)))
+    asked = (passwords.verify("correct horse battery", stored) for _ in range(50))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert 2 <= answers.count(True) <= 7, "they are done in four times half a second"
+    assert sum(isinstance(answer, Overloaded) for answer in answers) == 50 - answers.count(True)
     passwords.close()
 
 
