@@ -29,14 +29,18 @@ def main() -> int:
     groups = ["run", *(["dev"] if arguments.dev else []), *(["node"] if arguments.node else [])]
     if not _stale(groups):
         return 0
-    with (ROOT / ".setup.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two commands at once: the second waits, and finds it done
-        stale = _stale(groups)
-        if not stale:
-            return 0
-        if not _interpreter_works() and (status := _make()) != 0:
-            return status
-        return _install(stale)
+    try:
+        with (ROOT / ".setup.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two commands at once: the second waits, and finds it done
+            stale = _stale(groups)
+            if not stale:
+                return 0
+            if not _interpreter_works() and (status := _make()) != 0:
+                return status
+            return _install(stale)
+    except OSError as error:  # the tree is somebody else's, or the disk is full
+        print(f"bin/setup: {VENV} cannot be used as it is, and not be made anew: {error}", file=sys.stderr)
+        return 1
 
 
 def requirements(group: str) -> Path:

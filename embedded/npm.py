@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,20 +41,23 @@ def install(*, dev: bool = False) -> None:
 def _fetch(dev: bool, lock: int) -> None:
     print("Fetching the page's parts with npm, once", flush=True)
     command = [*npm(), "ci", "--no-audit", "--no-fund", "--ignore-scripts", *([] if dev else ["--omit=dev"])]
-    try:
-        # npm holds the lock too: one whose parent is killed goes on for a while.
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            pass_fds=(lock,),
-        )
-    except subprocess.TimeoutExpired as error:
-        raise NpmFailedError("npm took longer than ten minutes") from error
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        # npm keeps what it fetches in its user's home, and gives up where there is none: users of services have none.
+        at_home = os.access(os.path.expanduser("~"), os.W_OK)  # noqa: PTH111  pathlib's raises where there is none
+        try:
+            # npm holds the lock too: one whose parent is killed goes on for a while.
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment() | ({} if at_home else {"HOME": home}),
+                capture_output=True,
+                text=True,
+                timeout=600,
+                check=False,
+                pass_fds=(lock,),
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NpmFailedError("npm took longer than ten minutes") from error
     if done.returncode != 0:
         raise NpmFailedError(f"npm ended with status {done.returncode}:\n{done.stderr[-2000:]}")
     STAMP.write_text(_fingerprint() + ("dev\n" if dev else ""))

@@ -5,14 +5,16 @@ import socket
 
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet: nobody is let in before everything is ready. Raises OSError."""
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, address = infos[0]
-    listener = socket.socket(family, kind, protocol)
+    listener = None
     try:
+        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = infos[0]
+        listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        listener.close()
+        if listener is not None:
+            listener.close()
         raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener

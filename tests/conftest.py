@@ -41,6 +41,7 @@ LONGEST = (
     "embedded/test_run",
     "server/test_api",
     "web/test_classroom",
+    "web/test_coming_back",
     "demo/test_seed",
     "loadtests/test_qoe",
     "journeys/",

@@ -5,8 +5,8 @@ import base64
 import hashlib
 import os
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,14 +19,16 @@ from server.http.keys import PASSWORDS
 from server.http.problems import Overloaded
 from server.http.routing import Call, apart
 
-# Passwords that are looked at at the same time, and how long others may wait for it.
+# Passwords that are looked at at the same time, and how long waiting for it and the work may take together.
 _AT_ONCE = 2
-_LONGEST_WAIT_S = 1.5
+_LONGEST_S = 2.25
+# Of so many the quickest tells how long one takes: not a moment in which the machine stood still, but that it is busy.
+_LATELY = 4
+# Behind the loop's thread: about a tenth of what that gets.
+_NICENESS = 10
 # A password takes a quarter of a second of a core. On a busy machine that is seconds in which nothing is stuck, and who
 # is told to come back has the work begun anew: while it is that busy nobody would sign in.
 LONGEST_S = 12.0
-# About a tenth of what the loop's thread gets.
-_NICENESS = 10
 
 
 async def hash_password(call: Call[Any], password: str) -> str:
@@ -53,15 +55,16 @@ async def _in_its_own_time(call: Call[Any]) -> AsyncIterator[None]:
 class Passwords:
     """bcrypt over base64(sha256(password)): bcrypt alone stops at 72 bytes and at NUL.
 
-    Two at a time in threads of their own, so that a flood of sign-ins slows sign-ins and nothing else. Whoever would
-    have to wait longer than `_LONGEST_WAIT_S` is refused at once.
+    Two at a time in threads of their own, so that a flood of sign-ins slows sign-ins and nothing else. Whoever finds
+    them taken and would need longer than `_LONGEST_S` is refused at once. What was begun is waited for while
+    the handler's time stands still: if that ran out meanwhile, it would be done for nobody.
     """
 
     def __init__(self, cost: int) -> None:
         self._cost = cost
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="bcrypt", initializer=_give_way)
         self._waiting = 0
-        self._each_s = 0.0  # of work that one takes, lately
+        self._took_s = deque[float](maxlen=_LATELY)  # the last ones, by the clock and not by the processor's time
         # Made now: the first unknown user would be told apart by the time it takes.
         self._threads.submit(self._timed, lambda: self._nobodys_hash)
 
@@ -79,7 +82,8 @@ class Passwords:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, work: Any, *args: Any) -> Any:
-        if self._waiting * self._each_s / _AT_ONCE > _LONGEST_WAIT_S:
+        longest_s = (self._waiting / _AT_ONCE + 1) * min(self._took_s, default=0.0)
+        if self._waiting >= _AT_ONCE and longest_s > _LONGEST_S:
             raise Overloaded("Too many passwords wait to be looked at.")
         self._waiting += 1
         try:
@@ -88,12 +92,11 @@ class Passwords:
             self._waiting -= 1
 
     def _timed(self, work: Any, *args: Any) -> Any:
-        began = time.thread_time()  # the work alone: a machine that stood still for a moment says nothing of it
+        began = time.monotonic()
         try:
             return work(*args)
         finally:
-            took_s = time.thread_time() - began
-            self._each_s = took_s if self._each_s == 0.0 else 0.8 * self._each_s + 0.2 * took_s
+            self._took_s.append(time.monotonic() - began)
 
     def _hash(self, password: str) -> str:
         return bcrypt.hashpw(_digest(password), bcrypt.gensalt(self._cost)).decode()
@@ -113,7 +116,7 @@ class Passwords:
 def _give_way() -> None:
     """The loop's thread first, where both want the same core: on Linux each thread has a niceness of its own."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        os.nice(_NICENESS)
 
 
 def _digest(password: str) -> bytes:

@@ -52,6 +52,16 @@ def test_a_python_without_venv_is_told_what_to_install(
     assert "python3-venv" in capsys.readouterr().err
 
 
+def test_a_tree_that_cannot_be_written_is_told_and_not_a_traceback(
+    venv: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (venv / "bin" / "python").unlink()
+    (venv.parent / ".setup.lock").mkdir()  # which root cannot write to either
+    monkeypatch.setattr(sys, "argv", ["bin/setup"])
+    assert environment.main() == 1
+    assert str(venv) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", sorted(path.name for path in (processes.ROOT / "bin").iterdir()))
 def test_every_command_says_what_it_does(command: str) -> None:
     done = subprocess.run(

@@ -55,6 +55,21 @@ def test_what_npm_complains_about_is_passed_on(root: Path) -> None:
     assert not npm.is_fresh()
 
 
+def test_who_has_no_home_lends_npm_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    (root / "npm").write_text('#!/bin/sh\nmkdir -p node_modules "$HOME/.npm"\necho "$HOME" >> asked\n')
+    npm.install()
+    [lent] = asked(root)
+    assert not Path(lent).exists(), "it is gone afterwards"
+
+
+def test_who_has_a_home_keeps_what_npm_finds_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(root))
+    (root / "npm").write_text('#!/bin/sh\nmkdir -p node_modules\necho "$HOME" >> asked\n')
+    npm.install()
+    assert asked(root) == [str(root)]
+
+
 def test_two_at_once_fetch_them_once(root: Path) -> None:
     (root / "npm").write_text('#!/bin/sh\nmkdir node_modules || exit 1\nsleep 0.3\necho "$@" >> asked\n')
     with ThreadPoolExecutor() as pool:

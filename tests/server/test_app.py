@@ -11,6 +11,7 @@ from aiohttp import web
 from structlog.testing import capture_logs
 from yarl import URL
 
+from embedded.processes import ROOT
 from embedded.s3 import ObjectStore
 from handlers import uploads
 from server.app import StartError, create_app
@@ -99,6 +100,21 @@ async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str,
         ("all", "9.00", True, 3, False, []),
         ("some", "5.00", False, 3, True, []),
     ]
+
+
+async def test_the_operators_page_names_every_kind_of_job(
+    postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[str] = set()
+
+    async def tell(jobs: Jobs) -> None:
+        kinds.update(jobs._works)
+
+    monkeypatch.setattr(Jobs, "run", tell)
+    async with serving(settings(postgres_dsn, redis_url)):
+        text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert len(kinds) > 15
+    assert [kind for kind in sorted(kinds) if f"`{kind}`" not in text] == []
 
 
 async def test_what_goes_on_in_the_background_has_let_go_of_what_it_held_when_the_application_is_gone(

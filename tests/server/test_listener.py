@@ -25,6 +25,11 @@ def test_a_port_that_is_taken_is_named() -> None:
             bind("127.0.0.1", port)
 
 
+def test_a_host_that_there_is_not_is_named() -> None:
+    with pytest.raises(OSError, match=r"nowhere\.invalid:8080"):
+        bind("nowhere.invalid", 8080)
+
+
 def test_an_inherited_socket_is_the_same_one_and_is_not_passed_on() -> None:
     with bind("127.0.0.1", 0) as ours, inherit(os.dup(ours.fileno())) as theirs:
         assert theirs.getsockname() == ours.getsockname()

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from tests.support.browser import chromium
 from tests.support.once import made_once
-from tests.web.stage import ROOT, Stage, encode_ladder
+from tests.web.classroom import Enter, sign_in
+from tests.web.stage import FIRST, ROOT, Stage, encode_ladder
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
@@ -53,3 +54,24 @@ async def origin(stage: Stage) -> AsyncIterator[str]:
     """Where the stage is served."""
     async with stage.running() as address:
         yield address
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def faults(page: "Page") -> AsyncIterator[list[str]]:
+    """What went wrong in the page without anybody being told; must be empty at the end."""
+    found: list[str] = []
+    page.on("pageerror", lambda error: found.append(str(error)))
+    yield found
+    assert found == []
+
+
+@pytest.fixture
+def enter(stage: Stage, origin: str, page: "Page", faults: list[str]) -> Enter:
+    """Signs in and opens a lecture: `await enter()`."""
+    stage.interval_ms = 100
+
+    async def open_lecture(lecture_id: str = FIRST) -> None:
+        await page.goto(f"{origin}/#/signin?next=%23/lectures/{lecture_id}")
+        await sign_in(page)
+
+    return open_lecture
