@@ -249,10 +249,10 @@ async def _send(
         response.set_status(206)
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {wanted[0]}-{wanted[1]}/{row['size_bytes']}"
     store: Objects = call.objects
+    untimed(call.request)  # the store has `s3.timeout_s` to begin, and to go on
     try:
         async with store.open_object(key, f"bytes={wanted[0]}-{wanted[1]}" if wanted else None) as found:
             response.content_length = found.content_length
-            untimed(call.request)
             await response.prepare(call.request)
             if call.request.method == hdrs.METH_HEAD:
                 return response
