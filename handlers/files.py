@@ -30,7 +30,7 @@ from server.domain.files import (
 )
 from server.http.keys import CLOCK, DATABASE
 from server.http.members import File
-from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.paging import Digits, Page, PageQuery, page, read_cursor
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     FileNotFound,
@@ -52,7 +52,10 @@ _STUCK_S = 30.0
 # The last no bytes, of which aiohttp makes the whole.
 _LAST_NONE = re.compile("bytes=-0+", re.IGNORECASE)
 
-Size = Annotated[int | None, Field(ge=1, le=4096, description="A small one of the picture, at least so long and wide.")]
+Size = Annotated[
+    Annotated[int, Field(ge=1, le=4096), Digits] | None,
+    Field(description="A small one of the picture, at least so long and wide."),
+]
 
 
 class FileFilter(PageQuery):

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from embedded.s3 import BUCKET, ObjectStore
 from handlers import files, uploads
@@ -182,6 +183,13 @@ async def test_a_picture_is_measured_and_has_small_ones(ada: Person, people: Peo
     assert (await people.stranger.get(private["thumbnails"][0]["url"])).status == 401
     status, _, headers = await download(ada, private["id"], "?size=160")
     assert (status, headers["Content-Type"]) == (200, "image/webp")
+
+
+@pytest.mark.parametrize("text", ["0", "4097", "+5", "1_0", " 5", "160.0", ""])
+def test_a_size_is_a_whole_number_in_plain_digits(text: str) -> None:
+    for query in (files.Download, files.PublicDownload):
+        with pytest.raises(ValidationError):
+            query.model_validate_strings({"size": text})
 
 
 async def test_a_decompression_bomb_is_a_file_like_any_other_and_no_avatar(ada: Person) -> None:
