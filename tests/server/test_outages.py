@@ -218,3 +218,19 @@ async def test_without_redis_one_may_leave(how: str, learner: Person, own_valkey
         answer = await timed(learner.delete("/api/auth/me", json={"current_password": PASSWORD}))
         assert answer.status == 204, answer.body
         assert (await timed(learner.get("/api/auth/me"))).status == 401
+
+
+@pytest.mark.parametrize("away", ["redis, which may take its time"])
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_without_redis_another_lecture_is_taken_over_and_what_was_said_is_forgotten(
+    how: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+) -> None:
+    path = f"/api/videos/{lecture.video_id}/sessions"
+    first, *_ = [await learner.make(path, {}) for _ in range(Config().sessions.max_live_per_user)]
+    assert (await learner.post("/api/chat/message", {"message": "What is a queue?"})).status == 200
+    async with gone(own_valkey, how):
+        await timed(learner.make(path, {"takeover": True}))
+        assert (await timed(learner.delete(f"/api/chat/history/{learner.id}"))).status == 204
+        assert (await timed(learner.get(f"/api/chat/history/{learner.id}"))).body["items"] == []
+    ended = await learner.get(f"/api/videos/sessions/{first['session_id']}")
+    assert ended.body["status"] == "ended"
