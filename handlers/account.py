@@ -1,5 +1,6 @@
 """One's own account: changing it, taking everything along, and leaving."""
 
+import asyncio
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 from server.data.answers import answers_key
 from server.data.db import Connection, Record, queries
 from server.data.jobs import Job, add_job
-from server.data.streams import REDIS_AWAY
+from server.data.streams import ANNOUNCED_WITHIN_S, REDIS_AWAY
 from server.http import mails
 from server.http.keys import CLOCK, DATABASE, EDGE, REDIS, REVOCATION
 from server.http.login_limits import Wrong, account_of, guarded
@@ -167,7 +168,8 @@ async def erase_me(call: Call[Farewell]) -> None:
         await add_job(tx, LEFTOVERS, in_s=over_in_s, user_id=str(user["id"]))
     # What the tutor said last is on its way there for a while; with Redis away it goes by itself (`chat.stream_ttl_s`).
     with suppress(*REDIS_AWAY):
-        await call.app[REDIS].delete(answers_key(user["id"]))
+        async with asyncio.timeout(ANNOUNCED_WITHIN_S):
+            await call.app[REDIS].delete(answers_key(user["id"]))
     await call.app[REVOCATION].announce(user["id"])
 
 

@@ -428,8 +428,9 @@ async def delete_lecture(call: Call[None]) -> None:
     """Delete a lecture of one's own course, with its videos and what was watched of it; those after it move up."""
     async with call.db.transaction() as tx:
         lecture = await _lock_own_lecture(call, tx, "lecture_deleted")
-        await courses.delete_lecture(tx, lecture_id=lecture["id"])
+        # In this order: lectures are locked before what counts them, as by whoever tells the length of a video.
         await courses.close_place(tx, course_id=lecture["course_id"], place=lecture["sequence_order"])
+        await courses.delete_lecture(tx, lecture_id=lecture["id"])
 
 
 @routes.put(

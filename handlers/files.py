@@ -30,7 +30,7 @@ from server.domain.files import (
 )
 from server.http.keys import CLOCK, DATABASE
 from server.http.members import File
-from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.paging import Digits, Page, PageQuery, page, read_cursor
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     FileNotFound,
@@ -52,7 +52,10 @@ _STUCK_S = 30.0
 # The last no bytes, of which aiohttp makes the whole.
 _LAST_NONE = re.compile("bytes=-0+", re.IGNORECASE)
 
-Size = Annotated[int | None, Field(ge=1, le=4096, description="A small one of the picture, at least so long and wide.")]
+Size = Annotated[
+    Annotated[int, Field(ge=1, le=4096), Digits] | None,
+    Field(description="A small one of the picture, at least so long and wide."),
+]
 
 
 class FileFilter(PageQuery):
@@ -249,10 +252,10 @@ async def _send(
         response.set_status(206)
         response.headers[hdrs.CONTENT_RANGE] = f"bytes {wanted[0]}-{wanted[1]}/{row['size_bytes']}"
     store: Objects = call.objects
+    untimed(call.request)  # the store has `s3.timeout_s` to begin, and to go on
     try:
         async with store.open_object(key, f"bytes={wanted[0]}-{wanted[1]}" if wanted else None) as found:
             response.content_length = found.content_length
-            untimed(call.request)
             await response.prepare(call.request)
             if call.request.method == hdrs.METH_HEAD:
                 return response

@@ -27,7 +27,7 @@ from server import metrics
 from server.config import Sessions
 from server.data.answers import CHAT, END
 from server.data.db import Database, Record
-from server.data.streams import Streams
+from server.data.streams import ANNOUNCED_WITHIN_S, REDIS_AWAY, Streams
 
 log = structlog.get_logger()
 
@@ -204,19 +204,21 @@ class Conversations:
             await self._tell_stop(row["id"])
 
     async def forget(self, user_id: UUID) -> None:
-        """Delete all that was said, and end what is being answered. Raises AWAY."""
+        """Delete all that was said, and end what is being answered. Raises DATABASE_AWAY."""
         _, running = await self.parts.turns.newest(user_id)
         await chat_sql.delete_conversations(self._db, user_id=user_id)
-        await self.parts.answers.delete(user_id)
+        try:
+            async with asyncio.timeout(ANNOUNCED_WITHIN_S):
+                await self.parts.answers.delete(user_id)
+        except REDIS_AWAY as error:  # it goes by itself (`chat.stream_ttl_s`)
+            postponed("answers_not_deleted", error)
         if running is not None:
             await self._tell_stop(running["id"])
 
     async def _tell_stop(self, turn_id: UUID) -> None:
+        """The sweep of whoever answers finds it where Redis does not tell."""
         await self.heard_stop(turn_id)
-        try:
-            await self._streams.nudge(CHAT_STOP, turn_id)
-        except AWAY as error:  # the sweep of whoever answers finds it
-            postponed("stop_not_told", error)
+        await self._streams.announce(CHAT_STOP, turn_id)
 
     # What goes on by itself ------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from server.services.outside import ServiceRefused
 KIND = "mail"
 # The class of limits that counts them.
 LIMIT = "mail"
-# Mails with a token that somebody can have at the same time: nobody's box is flooded through us.
+# Mails with a token that somebody can have at the same time at one address: nobody's box is flooded through us.
 MOST_TOKENS = 5
 
 Purpose = Literal["verify", "reset"]

@@ -37,10 +37,13 @@ def _digits(value: Any) -> Any:
     return value
 
 
+Digits = BeforeValidator(_digits)
+
+
 class PageQuery(Query):
     """What every list takes."""
 
-    limit: Annotated[int, BeforeValidator(_digits)] = Field(20, ge=1, le=100, description="How many items at most.")
+    limit: Annotated[int, Digits] = Field(20, ge=1, le=100, description="How many items at most.")
     cursor: str | None = Field(None, description="`next_cursor` of the page before.")
 
 

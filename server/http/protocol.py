@@ -79,6 +79,8 @@ class _Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - it repeats what the client sent
     ) -> web.StreamResponse:
         """The answer, after which the connection is closed: where one request ends and the next begins is unknown."""
+        if isinstance(exc, ConnectionError) and self.transport is None:
+            raise exc  # who left in the middle of a request is not answered, and it is no failure of ours
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("request_not_handled", path=request.path, exc_info=exc)
         if request.writer.output_size > 0:

@@ -14,8 +14,8 @@ from typing import Any
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 NO_PICTURE = 3
-# 0x0112, turned as a camera was held: from 5 on width and height change places.
-_ORIENTATION, _LYING = 0x0112, 5
+# 0x0112, turned as a camera was held: at these width and height change places. Some cameras write others, or words.
+_ORIENTATION, _LYING = 0x0112, range(5, 9)
 _QUALITY = 80
 
 
@@ -44,7 +44,7 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     told: dict[str, Any] = {"width": width, "height": height, "thumbnails": []}
     if width * height > limits["pixels"]:
         return told, []
-    if picture.getexif().get(_ORIENTATION, 1) >= _LYING:  # a PNG is decoded for it
+    if picture.getexif().get(_ORIENTATION) in _LYING:  # a PNG is decoded for it
         told |= {"width": height, "height": width}
     largest = max(limits["sizes"])
     picture.draft("RGB", (largest, largest))

@@ -153,7 +153,7 @@ WHERE l.course_id = :course_id AND l.id = wanted.id AND l.sequence_order <> want
 DELETE FROM lectures WHERE id = :lecture_id;
 
 -- name: close_place(course_id, place)!
--- What came after a lecture that is gone moves up.
+-- What comes after a lecture that goes moves up.
 UPDATE lectures SET sequence_order = sequence_order - 1 WHERE course_id = :course_id AND sequence_order > :place;
 
 -- name: insert_lecture(course_id, title, description, video_url, duration, sequence_order, is_preview)^

@@ -9,7 +9,8 @@ SELECT id, username, email, email_verified FROM users WHERE name_key(email) = na
 SELECT id, username, email FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;
 
 -- name: insert_token(user_id, purpose, email, token_hash, ttl_s, most)<!
--- None when the user has `most` of this purpose already. The same one again stays as it is. What is out of date goes.
+-- None when the user has `most` of this purpose at this address already. The same one again stays as it is. What is out
+-- of date goes.
 WITH swept AS (
     DELETE FROM mail_tokens WHERE user_id = :user_id AND expires_at <= now() AND token_hash <> :token_hash
 )
@@ -17,7 +18,8 @@ INSERT INTO mail_tokens (user_id, purpose, email, token_hash, expires_at)
 SELECT :user_id, :purpose, :email, :token_hash, now() + make_interval(secs => :ttl_s)
 WHERE (
     SELECT count(*) FROM mail_tokens
-    WHERE user_id = :user_id AND purpose = :purpose AND expires_at > now() AND token_hash <> :token_hash) < :most
+    WHERE user_id = :user_id AND purpose = :purpose AND name_key(email) = name_key(:email) AND expires_at > now()
+      AND token_hash <> :token_hash) < :most
 ON CONFLICT (token_hash) DO UPDATE SET token_hash = excluded.token_hash
 RETURNING id;
 

@@ -1,20 +1,27 @@
 import asyncio
 import io
 import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from embedded.s3 import BUCKET, ObjectStore
 from handlers import files, uploads
 from server import metrics
 from server.data.jobs import Again, Job
+from server.http import deadlines
 from server.http.keys import OBJECTS
 from server.http.keys import PICTURES as LOOKING
-from server.services.outside import ServiceAway
+from server.services.objects import Objects
+from server.services.outside import ServiceAway, ServiceSlow
 from server.services.pictures import PicturesBusy
 from tests.support.app import AppClient
 from tests.support.core import eventually
@@ -176,6 +183,13 @@ async def test_a_picture_is_measured_and_has_small_ones(ada: Person, people: Peo
     assert (await people.stranger.get(private["thumbnails"][0]["url"])).status == 401
     status, _, headers = await download(ada, private["id"], "?size=160")
     assert (status, headers["Content-Type"]) == (200, "image/webp")
+
+
+@pytest.mark.parametrize("text", ["0", "4097", "+5", "1_0", " 5", "160.0", ""])
+def test_a_size_is_a_whole_number_in_plain_digits(text: str) -> None:
+    for query in (files.Download, files.PublicDownload):
+        with pytest.raises(ValidationError):
+            query.model_validate_strings({"size": text})
 
 
 async def test_a_decompression_bomb_is_a_file_like_any_other_and_no_avatar(ada: Person) -> None:
@@ -600,6 +614,25 @@ async def test_a_reader_that_leaves_is_no_failure_of_ours(ada: Person, client: A
     answer.close()
     assert (await ada.get(path)).body == content
     assert unforeseen() == before
+
+
+async def test_a_store_that_says_nothing_is_told_as_such_to_who_asks_for_a_public_file(
+    ada: Person, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/files/public/{(await upload(ada, PDF, visibility='public')).body['id']}"
+
+    @asynccontextmanager
+    async def be_silent(*_: Any) -> AsyncIterator[None]:
+        later = time.monotonic() + 1000.0  # for as long as any handler may take
+        monkeypatch.setattr(deadlines, "time", SimpleNamespace(monotonic=lambda: later))
+        await asyncio.sleep(3 * deadlines.LOOK_S)  # it was looked at by then, which comes first however late both are
+        raise ServiceSlow("the store said nothing")
+        yield
+
+    monkeypatch.setattr(Objects, "open_object", be_silent)
+    answer = await people.stranger.get(path)
+    assert (answer.status, answer.code) == (504, "upstream_timed_out")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 def unforeseen() -> float:

@@ -173,6 +173,15 @@ async def test_nobodys_box_is_flooded(ada: Person, box: MailBox, sql: Sql) -> No
     assert (await reset(ada, token_of(sent[0]))).status == 204
 
 
+async def test_who_mistypes_an_address_again_and_again_can_still_prove_the_right_one(ada: Person, box: MailBox) -> None:
+    for n in range(6):
+        address = f"ada{n}@example.com"
+        assert (await ada.ask("PATCH", "/api/auth/me", {"email": address})).status == 200
+        token = token_of(await box.get(VERIFY, address))
+    assert (await ada.post("/api/auth/email/verify", {"token": token})).status == 204
+    assert (await ada.get("/api/auth/me")).body["email_verified"] is True
+
+
 async def test_nobodys_box_is_flooded_by_who_gives_accounts_its_address(
     postgres_dsn: str, redis_url: str, box: MailBox, sql: Sql
 ) -> None:

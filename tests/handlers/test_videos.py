@@ -137,6 +137,23 @@ async def test_what_happens_to_a_video_and_its_lectures_deletion_do_not_wait_for
     assert (await begun).status == (204 if deleted_too else 200)
 
 
+async def test_a_videos_length_and_the_deletion_of_a_lecture_before_it_do_not_wait_for_each_other(
+    teacher: Person, lecture: Any, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    lectures = f"/api/courses/{lecture['course_id']}/lectures"
+    later = await teacher.make(lectures, {"title": "B"})
+    async with sql.transaction():  # as where the host tells of the later one's video
+        await sql.execute("SELECT FROM lectures WHERE id = $1 FOR NO KEY UPDATE", later["id"])
+        begun = asyncio.create_task(teacher.delete(f"/api/lectures/{lecture['id']}"))
+        await blocked(sql)
+        await sql.execute("UPDATE lectures SET duration = 5 WHERE id = $1", later["id"])
+    assert (await begun).status == 204
+    left = (await teacher.get(lectures)).body["items"]
+    assert [(row["id"], row["sequence_order"], row["duration"]) for row in left] == [(later["id"], 1, 5)]
+    course = (await teacher.get(f"/api/courses/{lecture['course_id']}")).body
+    assert (course["lecture_count"], course["duration"]) == (1, 5)
+
+
 async def test_a_large_file_is_sent_by_tus(teacher: Person, lecture: Any, stream: StreamHost) -> None:
     for size_bytes, method in ((200_000_000, "form"), (200_000_001, "tus"), (30_000_000_000, "tus")):
         begun = await teacher.make("/api/videos/upload", new_upload(lecture) | {"size_bytes": size_bytes})

@@ -68,6 +68,8 @@ async def client(own_postgres: Postgres, own_valkey: Valkey, lecture: Lecture, a
     elif away == "redis":
         redis = product.redis
         sections = {"redis": {"timeout_s": redis.timeout_s, "count_timeout_s": redis.count_timeout_s}}
+    elif away == "redis, which may take its time":
+        sections = {"redis": {"timeout_s": 20.0, "count_timeout_s": product.redis.count_timeout_s}}
     if sections:
         server = product.server
         sections["server"] = {"handler_timeout_s": server.handler_timeout_s, "ready_timeout_s": server.ready_timeout_s}
@@ -207,3 +209,28 @@ async def test_without_redis_only_telemetry_waits(
         return again.status == 202 and again.body["accepted"] + again.body["duplicates"] == 2
 
     await eventually(both_are_taken)
+
+
+@pytest.mark.parametrize("away", ["redis, which may take its time"])
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_without_redis_one_may_leave(how: str, learner: Person, own_valkey: Valkey) -> None:
+    async with gone(own_valkey, how):
+        answer = await timed(learner.delete("/api/auth/me", json={"current_password": PASSWORD}))
+        assert answer.status == 204, answer.body
+        assert (await timed(learner.get("/api/auth/me"))).status == 401
+
+
+@pytest.mark.parametrize("away", ["redis, which may take its time"])
+@pytest.mark.parametrize("how", ["stopped", "paused"])
+async def test_without_redis_another_lecture_is_taken_over_and_what_was_said_is_forgotten(
+    how: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+) -> None:
+    path = f"/api/videos/{lecture.video_id}/sessions"
+    first, *_ = [await learner.make(path, {}) for _ in range(Config().sessions.max_live_per_user)]
+    assert (await learner.post("/api/chat/message", {"message": "What is a queue?"})).status == 200
+    async with gone(own_valkey, how):
+        await timed(learner.make(path, {"takeover": True}))
+        assert (await timed(learner.delete(f"/api/chat/history/{learner.id}"))).status == 204
+        assert (await timed(learner.get(f"/api/chat/history/{learner.id}"))).body["items"] == []
+    ended = await learner.get(f"/api/videos/sessions/{first['session_id']}")
+    assert ended.body["status"] == "ended"

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
+from server import metrics
 from server.http.protocol import Runner
 from server.http.routing import ANONYMOUS, Body, Call, Routes
 from tests.support.app import bare_app
@@ -219,3 +221,17 @@ async def test_a_body_that_cannot_be_decoded_leaves_no_trace_in_the_log(
         writer.write(posted(b"Content-Encoding: gzip\r\n", BODY))
         await reader.read()
     assert "Traceback" not in caplog.text
+
+
+async def test_who_leaves_in_the_middle_of_a_body_leaves_no_error_in_the_log(port: int) -> None:
+    left = metrics.HTTP_REQUESTS.labels("POST", "/said", "499")._value
+    before = left.get()
+    with capture_logs() as logged:
+        async with connected(port) as (_, writer):
+            writer.write(posted(b"", BODY[:4], length=100))
+            await writer.drain()
+        async with asyncio.timeout(30):
+            while left.get() == before:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+        assert (await tell(port, posted(b"", BODY)))[0] == 200, "by then it was seen to"
+    assert [line["event"] for line in logged if line["log_level"] == "error"] == []

@@ -1,4 +1,5 @@
 import io
+import struct
 import tempfile
 from typing import Any
 
@@ -25,6 +26,15 @@ async def test_small_ones_keep_the_shape_and_never_grow(kind: str) -> None:
     for small in seen.thumbnails:
         shown = Image.open(io.BytesIO(small.content))
         assert (shown.format, shown.size) == ("WEBP", (small.width, small.height))
+
+
+@pytest.mark.parametrize(("turned", "lies"), [(1, False), (6, True), (8, True), (0, False), (9, False), (b"6", False)])
+async def test_a_picture_is_as_wide_as_it_is_shown_however_the_camera_was_held(turned: int | bytes, lies: bool) -> None:
+    kind = (3, 1, turned.to_bytes(4, "little")) if isinstance(turned, int) else (2, 2, turned)  # a number, or a word
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI4s", 0x0112, *kind) + bytes(4)
+    seen = await look(picture(500, 200, "JPEG", exif=exif), thumbnail_sizes=[100])
+    assert (seen.width, seen.height) == ((200, 500) if lies else (500, 200))
+    assert [(small.width, small.height) for small in seen.thumbnails] == [(40, 100) if lies else (100, 40)]
 
 
 async def test_what_is_clear_stays_clear() -> None:
