@@ -201,11 +201,11 @@ class Ingest:
         return dead
 
     async def _restart_stream(self, session: VideoSession) -> None:
-        """The stream refuses frames above our cursor as too old and has nothing above it either: what it held is lost
-        and its top is in the way. All that it held is applied here, so begin it anew; unless we are a zombie, and the
-        session's new owner has written since we looked."""
+        """The stream refuses frames above our cursor as too old and has nothing above it either: what lay there is lost
+        or was not a player's, and its top is in the way. All that it holds is applied here, so begin it anew; unless we
+        are a zombie, and the session's new owner has written since we looked."""
         try:
-            if await self._streams.restart(session.key, session.state.cursor):
+            if await self._streams.restart(session.key, session.state.cursor, keep=True):
                 session.kept_at = -math.inf  # the new one knows no time to live yet
                 metrics.STREAMS_LOST.inc()
                 log.error("stream_restarted", session=str(session.id), cursor=session.state.cursor)
@@ -216,7 +216,7 @@ class Ingest:
         metrics.DEAD_LETTERS.inc()
         log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
         try:
-            await self._streams.bury(session.key, entry, error)
+            await self._streams.bury(session.key, entry, error, remove=not session.passed(entry))
         except REDIS_AWAY as away:
             postponed("dead_letter_not_kept", away, session=str(session.id))
 

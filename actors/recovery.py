@@ -34,7 +34,7 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
         for entry, error in dead:
             metrics.DEAD_LETTERS.inc()
             log.error("dead_letter", session=str(session.id), entry=f"{entry.seq}-{entry.sub}", error=error)
-            await streams.bury(session.key, entry, error)
+            await streams.bury(session.key, entry, error, remove=not session.passed(entry))
         if not whole:
             metrics.STREAMS_LOST.inc()
             log.warning("stream_lost_entries", session=str(session.id), cursor=session.state.cursor)

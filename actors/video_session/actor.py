@@ -228,9 +228,16 @@ class VideoSession:
         return dead
 
     def take(self, entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-        """Apply what was read from the stream; the entries that could not be applied, and why."""
+        """Apply what was read from the stream; the entries that could not be applied, and why.
+
+        What is numbered as no player may is somebody else's: the cursor does not follow it, or all that the player
+        sends would be late.
+        """
         dead: list[tuple[Entry, str]] = []
         for entry in entries:
+            if entry.seq > self.state.seq + MAX_SEQ_JUMP:
+                dead.append((entry, "its number is too far above the highest"))
+                continue
             try:
                 new = apply(self.state, entry, self._ladder_kbps)
             except Exception as error:  # whatever one entry does, the others go on
@@ -242,6 +249,10 @@ class VideoSession:
         if self.pending:
             self.pending = [pending for pending in self.pending if pending.seq > self.state.seq]
         return dead
+
+    def passed(self, entry: Entry) -> bool:
+        """Whether the cursor is at or above an entry of the stream."""
+        return (entry.seq, entry.sub) <= self.state.cursor
 
     def replay(self, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, str]], bool]:
         """Apply entries after a claim, up to where Redis lost data; the dead ones, and whether the stream is whole."""

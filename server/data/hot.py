@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from server.data.streams import Entry, Streams, Write, Written, entry_of
+from server.data.streams import Entry, Streams, Write, Written, entry_of, is_no_stream
 from server.data.wire import Wire
 
 # Frames in order, as in `Streams`. Where nothing lay after the cursor and all are new, their number is the whole
@@ -61,6 +61,8 @@ class HotStreams(Streams):
         if reads:
             parts.append(_pack_read(reads, most))
         answers = await self._wire.ask(b"".join(parts), len(parts))
+        if any(map(is_no_stream, answers)):
+            await self.drop_what_is_no_stream([*(write.key for write in writes), *reads])
         found: dict[str, list[Entry]] = {}
         if reads:
             if isinstance(answers[-1], ResponseError):

@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
+import structlog
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+log = structlog.get_logger()
 
 SLOTS = 64
 DEAD_LETTERS = "dead:telemetry"
@@ -37,6 +40,7 @@ LISTEN_S = 4.0
 REDIS_AWAY = (RedisError, OSError, TimeoutError)
 
 _TOO_SMALL = "equal or smaller"
+_NO_STREAM = "WRONGTYPE"
 
 
 class Entry(NamedTuple):
@@ -141,10 +145,13 @@ return accepted
 """
 
 
-# In one step, for another owner may write at any moment. ARGV: the id after which nothing must lie.
+# In one step, for another owner may write at any moment. ARGV: the id after which nothing must lie, and 1 to keep what
+# lies before it.
 _RESTART = """
 if #redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1) > 0 then return 0 end
+local kept = ARGV[2] == '1' and redis.call('XRANGE', KEYS[1], '-', '+') or {}
 redis.call('DEL', KEYS[1])
+for _, entry in ipairs(kept) do redis.call('XADD', KEYS[1], entry[1], unpack(entry[2])) end
 return 1
 """
 
@@ -186,6 +193,8 @@ class Streams:
         cursors = {**{write.key: write.cursor for write in writes}, **reads}
         pipe.xread({key: f"{seq}-{sub}" for key, (seq, sub) in cursors.items()}, count=count)
         *answers, read = await pipe.execute(raise_on_error=False)
+        if any(map(is_no_stream, (*answers, read))):
+            await self.drop_what_is_no_stream(cursors)
         if isinstance(read, Exception):
             raise read
         streams = read.items() if isinstance(read, dict) else read
@@ -223,16 +232,44 @@ class Streams:
         arguments: list[int | bytes | str] = [self._ttl_s, most, *cursor, int(by_owner)]
         for seq, frame in frames:
             arguments += ["" if seq is None else seq, frame]
-        accepted = int(await self._redis.eval(_APPEND, 1, key, *arguments))
+        try:
+            accepted = int(await self._redis.eval(_APPEND, 1, key, *arguments))
+        except ResponseError as error:
+            if is_no_stream(error):
+                await self.drop_what_is_no_stream([key])
+            raise
         if accepted < 0:
             raise StreamFull(key)
         return Appended(accepted, len(frames) - accepted)
 
     async def read_after(self, key: str, cursor: tuple[int, int], count: int) -> list[Entry]:
-        """Up to `count` entries after the cursor, oldest first."""
+        """Up to `count` entries after the cursor, oldest first; for who has just claimed the session.
+
+        Where nothing lies there the next entry need only exceed the cursor. In a stream that somebody has trimmed the
+        top stays as it was, and would refuse what was lost when the player sends it again.
+        """
         seq, sub = cursor
-        entries: Any = await self._redis.xrange(key, min=f"({seq}-{sub}", max="+", count=count)
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.xrange(key, min=f"({seq}-{sub}", max="+", count=count)
+        pipe.execute_command("XSETID", key, f"{seq}-{sub}")  # refused where something lies above, or nothing at all
+        entries, _ = await pipe.execute(raise_on_error=False)
+        if is_no_stream(entries):
+            await self.drop_what_is_no_stream([key])
+            return []
+        if isinstance(entries, Exception):
+            raise entries
         return [_entry(*e) for e in entries]
+
+    async def drop_what_is_no_stream(self, keys: Iterable[str]) -> None:
+        """Of these keys, which are sessions', drop those under which somebody has put something else: Redis refuses
+        every command about one, and all that is asked together with it."""
+        pipe = self._redis.pipeline(transaction=False)
+        for key in (keys := list(keys)):
+            pipe.type(key)
+        for key, kind in zip(keys, await pipe.execute(), strict=True):
+            if kind not in (b"stream", b"none"):
+                log.error("key_is_no_stream", key=key, kind=kind.decode())
+                await self.delete([key])
 
     async def trim(self, cursors: Mapping[str, tuple[int, int]]) -> None:
         """Drop from each stream what lies at or below its cursor."""
@@ -249,21 +286,23 @@ class Streams:
             pipe.xrange(key, min=f"({seq}-{sub}", max="+", count=1)
         return {key for key, entries in zip(cursors, await pipe.execute(), strict=True) if entries}
 
-    async def restart(self, key: str, cursor: tuple[int, int]) -> bool:
+    async def restart(self, key: str, cursor: tuple[int, int], *, keep: bool = False) -> bool:
         """Drop a stream, and with it the top that new entries must exceed, unless entries lie after the cursor; whether
-        it was dropped."""
+        it was dropped. With `keep` only the top goes: what lies up to the cursor may not be saved yet."""
         seq, sub = cursor
-        return bool(await self._redis.eval(_RESTART, 1, key, f"{seq}-{sub}"))
+        return bool(await self._redis.eval(_RESTART, 1, key, f"{seq}-{sub}", int(keep)))
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Drop whole streams."""
         for key in keys:
             await self._redis.delete(key)
 
-    async def bury(self, key: str, entry: Entry, error: str) -> None:
-        """Keep an entry that could not be applied, for an operator to look at."""
+    async def bury(self, key: str, entry: Entry, error: str, *, remove: bool) -> None:
+        """Keep an entry that could not be applied, for an operator to look at; with `remove` it leaves its stream."""
         fields = {"stream": key, "id": f"{entry.seq}-{entry.sub}", "frame": entry.frame, "error": error[:500]}
         await self._redis.xadd(DEAD_LETTERS, fields, maxlen=MAX_DEAD_LETTERS)  # type: ignore[arg-type]
+        if remove:
+            await self._redis.xdel(key, f"{entry.seq}-{entry.sub}")
 
     async def bury_state(self, key: str, cursor: tuple[int, int], state: bytes, error: str) -> None:
         """Keep a session's state (JSON, as of `cursor`) that Postgres refused, for an operator to look at."""
@@ -321,6 +360,11 @@ def _settled(write: Write, answer: Any, found: dict[str, list[Entry]]) -> Writte
         return written
     del found[write.key]
     return Written(written.added, None, whole=True)
+
+
+def is_no_stream(answer: Any) -> bool:
+    """Whether Redis answered that what lies under a key is something else."""
+    return isinstance(answer, ResponseError) and _NO_STREAM in str(answer)
 
 
 def _written(answer: Any) -> Written:

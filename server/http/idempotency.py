@@ -118,15 +118,12 @@ async def answer_once(
 
 async def _kept(tx: Connection, claimed: Claim) -> web.Response | None:
     """The first answer; None when there is none, and then this transaction alone is at the key."""
-    if not await _keys.lock_key(tx, **claimed.names):
-        raise IdempotencyKeyInUse
+    alone = await _keys.lock_key(tx, **claimed.names)  # else somebody works at it, or is just told the answer as well
     row = await _keys.get_key(tx, **claimed.names)
-    if row is None:
-        return None
-    if row["request_hash"] != claimed.request_hash:
+    if row is not None and row["request_hash"] != claimed.request_hash:
         raise IdempotencyKeyReused
-    if row["status"] is None:
-        if row["is_running"]:
+    if row is None or row["status"] is None:
+        if not alone or (row is not None and row["is_running"]):
             raise IdempotencyKeyInUse
         return None
     return web.Response(status=row["status"], body=row["body"], headers={**row["headers"], REPLAYED: "true"})

@@ -62,28 +62,42 @@ class Inbox(WebSocketDataQueue):
             super().set_exception(exc, *cause)
 
 
-class _FirstFrame:
-    """Reads until the head of the first frame is there. A client masks every frame (RFC 6455, 5.1), of which aiohttp
-    takes no notice; one that does not do it at first never does, and nobody looks at the others."""
+class _MaskedFrames:
+    """Reads on for as long as every frame is masked, as a client's must be (RFC 6455, 5.1), of which aiohttp takes no
+    notice."""
 
-    __slots__ = ("_head", "_inbox", "_protocol", "_reader")
+    __slots__ = ("_head", "_inbox", "_left", "_reader")
 
-    def __init__(self, reader: WebSocketReader, inbox: Inbox, protocol: Any) -> None:
+    def __init__(self, reader: WebSocketReader, inbox: Inbox) -> None:
         self._reader = reader
         self._inbox = inbox
-        self._protocol = protocol
+        # The beginning of a frame whose size is not known yet, kept back; bytes to come of the one that is at hand.
         self._head = b""
+        self._left = 0
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        """As the reader's own, which takes over from here on."""
-        self._head += data
-        if len(self._head) < 2:
-            return False, b""
-        if not self._head[1] & 0x80:
-            self._inbox.set_exception(WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame that is not masked"))
-            return True, b""
-        self._protocol._payload_parser = self._reader
-        return self._reader.feed_data(self._head)
+        """As the reader's own."""
+        size, at = len(data), self._left
+        if at == 0 and size > 5 and not self._head:  # the usual case: one frame, and all of it
+            code = data[1]
+            if size == (code - 0x7A if code < 0xFE else 8 + (data[2] << 8 | data[3]) if code == 0xFE else 0):
+                return self._reader.feed_data(data)
+        if self._head:
+            data, self._head = self._head + data, b""
+            size = len(data)
+        while at < size:
+            code = data[at + 1] if at + 1 < size else 0x80  # a mask, until that is known
+            if code < 0x80:
+                self._reader.feed_data(data[:at])
+                self._inbox.set_exception(WebSocketError(WSCloseCode.PROTOCOL_ERROR, "a frame that is not masked"))
+                return True, b""
+            head = 6 if code < 0xFE else 8 if code == 0xFE else 14
+            if at + head > size:
+                data, self._head = data[:at], data[at:]
+                break
+            at += head + (code - 0x80 if head == 6 else int.from_bytes(data[at + 2 : at + head - 4], "big"))
+        self._left = 0 if self._head else at - size
+        return self._reader.feed_data(data)
 
     def feed_eof(self) -> None:
         """The connection has ended."""
@@ -102,7 +116,7 @@ class DirectResponse(ServedResponse):
         assert loop is not None
         self.inbox = self._reader = Inbox(request.protocol, _QUEUE_BYTES, loop=loop)
         self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
-        request.protocol.set_parser(_FirstFrame(self._parser, self.inbox, request.protocol))  # type: ignore[arg-type]
+        request.protocol.set_parser(_MaskedFrames(self._parser, self.inbox))  # type: ignore[arg-type]
         request.protocol.keep_alive(False)
         request.protocol._parser = None  # no other request follows
 

@@ -63,6 +63,7 @@ RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq,
 -- that `session_figures` itself saw.
 -- The ids of those that passed; nothing when that is all of them, as it nearly always is. A row that somebody holds for
 -- longer than a moment is not waited for: all are undone, with `lock_not_available`, so that the others can be sent alone.
+-- Who folds what a session left (not `seen`) does so after the fact: where the learner has got to meanwhile, stays.
 WITH given AS (
     SELECT g.*, g.sub_text::numeric AS sub FROM unnest(
         :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::text[], :duplicates::bigint[],
@@ -82,10 +83,14 @@ WITH given AS (
       AND s.id = g.id AND s.epoch = g.epoch AND (s.last_seq, s.last_sub) <= (g.seq, g.sub)
     RETURNING s.id, s.user_id, s.lecture_id, s.video_id, (s.created_at AT TIME ZONE 'UTC')::date AS day,
               g.ranges, g.position_ms, g.sums, g.percents,
+              CASE WHEN :seen::boolean OR NOT EXISTS (
+                  SELECT FROM progress AS p
+                  WHERE p.user_id = s.user_id AND p.lecture_id = s.lecture_id AND p.last_watched_at > old.seen_at
+              ) THEN g.position_ms END AS place_ms,
               (old.last_seq, old.last_sub) < (new.last_seq, new.last_sub) AS moved
 ), moved AS (
     SELECT array_agg(user_id ORDER BY id) AS user_ids, array_agg(lecture_id ORDER BY id) AS lecture_ids,
-           array_agg(ranges::int4multirange ORDER BY id) AS ranges, array_agg(position_ms ORDER BY id) AS positions_ms,
+           array_agg(ranges::int4multirange ORDER BY id) AS ranges, array_agg(place_ms ORDER BY id) AS positions_ms,
            array_agg(false) AS by_hand
     FROM saved WHERE moved AND position_ms IS NOT NULL
 ), progressed AS (

@@ -161,6 +161,41 @@ async def test_what_cannot_be_applied_goes_to_the_dead_letters(core: Core, place
     assert session.state.frames == 1
 
 
+async def test_an_entry_whose_number_no_player_may_send_is_not_followed(still_core: Core, place: Place) -> None:
+    """Such as the time of day, by which Redis numbers what is added without an id; what was applied and is not saved
+    stays in the stream."""
+    session_id = await place.new_session(still_core)
+    session, _ = await still_core.open(session_id)
+    await still_core.feed(session, 2)
+    foreign: bytes = await still_core.redis.xadd(session.key, {"foo": "bar"})
+    async with running(place.dsn, place.redis_url, checkpoint_s=60.0) as core:
+        session, listener = await core.open(session_id)
+        await core.redis.xadd(session.key, {"foo": "bar"})
+        for seq in (3, 4):
+            core.runtime.submit(session, report(seq))
+            await eventually(lambda seq=seq: listener.applied == seq)
+        assert (session.state.frames, session.state.gaps) == (4, 0)
+        assert [e.seq for e in await core.streams.read_after(session.key, (0, 0), 10)] == [1, 2, 3, 4]
+        letters = await core.redis.xrange("dead:telemetry")
+        assert len(letters) == 2
+        assert letters[0][1][b"id"] == foreign
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+async def test_a_key_that_is_no_stream_holds_nobody_up(core: Core, place: Place, busy: bool) -> None:
+    broken, told = await core.open(await place.new_session(core))
+    session, listener = await core.open(await place.new_session(core))
+    await core.redis.set(broken.key, "somebody else's")
+    if busy:
+        core.runtime.submit(broken, report(1))
+    assert await core.runtime.ingest.served(broken, 20.0)
+    core.runtime.submit(session, report(1))
+    await eventually(lambda: listener.applied == 1)
+    if not busy:
+        core.runtime.submit(broken, report(1))
+    await eventually(lambda: told.applied == 1)
+
+
 async def test_a_crowded_session_is_not_read_until_it_moves(place: Place, own_valkey: Valkey) -> None:
     async with running(place.dsn, own_valkey.url, unacked_max=3) as core:
         session, listener = await core.open(await place.new_session(core))

@@ -43,6 +43,25 @@ async def test_a_session_that_was_taken_over_by_a_process_that_died_is_folded_an
     assert await still_core.runtime.reaper.reap() == 0
 
 
+async def test_what_a_dead_process_left_does_not_take_back_where_another_device_got_to(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core)
+    async with running(place.dsn, place.redis_url, start=False) as dead:
+        first, _ = await dead.open(session_id)
+        await dead.feed(first, 3)  # acknowledged, not saved; then the process dies
+    there = (place.user_id, place.lecture.lecture_id, 500_000)
+    put = "INSERT INTO progress (user_id, lecture_id, position_ms) VALUES ($1, $2, $3)"
+    await still_core.db.execute(put, *there)
+    assert await still_core.runtime.reaper.reap() == 1
+    assert (await still_core.row(session_id))["last_seq"] == 3
+    progress = await still_core.db.fetchrow(
+        "SELECT position_ms, watched_ranges::text FROM progress WHERE user_id = $1", place.user_id
+    )
+    assert progress is not None
+    assert tuple(progress) == (500_000, "{[1000,3000)}")
+
+
 async def test_a_socket_learns_of_a_takeover_that_a_reaper_has_finished_before(still_core: Core, place: Place) -> None:
     session_id = await place.new_session(still_core)
     session, listener = await still_core.open(session_id)

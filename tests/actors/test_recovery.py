@@ -40,6 +40,36 @@ async def test_what_redis_lost_the_player_is_asked_for_again(still_core: Core, p
         assert (state["frames"], state["gaps"]) == (9, 0)
 
 
+async def test_what_somebody_trimmed_away_the_player_is_asked_for_again(still_core: Core, place: Place) -> None:
+    """The stream keeps its top, which must not stand in the way of what is sent again."""
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.feed(first, 3)
+    await still_core.runtime.checkpoints.save_changed()
+    await still_core.feed(first, 3)
+    await still_core.redis.xtrim(first.key, maxlen=0, approximate=False)
+    async with running(place.dsn, place.redis_url) as elsewhere:
+        second, listener = await elsewhere.open(session_id)
+        assert second.state.seq == 3
+        for seq in range(4, 10):
+            elsewhere.runtime.submit(second, report(seq))
+        await eventually(lambda: listener.saved == 9)
+        state = state_of(await elsewhere.row(session_id))
+        assert (state["frames"], state["gaps"]) == (9, 0)
+
+
+async def test_what_is_no_stream_is_no_session_lost(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.feed(first, 1)
+    await still_core.runtime.checkpoints.save_changed()
+    await still_core.redis.set(first.key, "somebody else's")
+    async with running(place.dsn, place.redis_url) as elsewhere:
+        second, listener = await elsewhere.open(session_id)
+        elsewhere.runtime.submit(second, report(2))
+        await eventually(lambda: listener.saved == 2)
+
+
 @pytest.mark.parametrize("beacons", [[7], [None, 7], [None, None, 7, 9]], ids=str)
 @pytest.mark.parametrize("at_the_owner", [False, True])
 async def test_what_redis_lost_is_asked_for_again_also_where_a_beacon_came_first(
@@ -90,6 +120,20 @@ async def test_an_entry_that_cannot_be_applied_does_not_stop_a_replay(still_core
     async with running(place.dsn, place.redis_url, start=False) as elsewhere:
         second, _ = await elsewhere.open(session_id)
         assert (second.state.seq, second.state.frames) == (3, 2)
+        assert await still_core.redis.xlen("dead:telemetry") == 1
+
+
+async def test_a_foreign_entry_leads_no_replay_astray(still_core: Core, place: Place) -> None:
+    session_id = await place.new_session(still_core)
+    first, _ = await still_core.open(session_id)
+    await still_core.feed(first, 2)
+    await still_core.redis.xadd(first.key, {"foo": "bar"})
+    async with running(place.dsn, place.redis_url) as elsewhere:
+        second, listener = await elsewhere.open(session_id)
+        assert (second.state.seq, second.state.gaps) == (2, 0)
+        elsewhere.runtime.submit(second, report(3))
+        await eventually(lambda: listener.saved == 3)
+        assert (second.state.frames, second.state.gaps) == (3, 0)
         assert await still_core.redis.xlen("dead:telemetry") == 1
 
 

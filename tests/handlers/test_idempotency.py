@@ -46,6 +46,20 @@ async def test_the_same_key_and_body_get_the_first_answer_again(
     assert await count(sql) == 1
 
 
+async def test_who_asks_again_twice_at_once_gets_the_answer_twice(
+    teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    headers = key()
+    first = await teacher.post("/api/courses", {"title": "A"}, headers=headers)
+    async with sql.transaction():  # as whoever is being told it at this moment
+        names = {"user_id": teacher.id, "key": headers["Idempotency-Key"]}
+        assert await queries("idempotency").lock_key(sql, **names)
+        again = await teacher.post("/api/courses", {"title": "A"}, headers=headers)
+        assert (again.status, again.body) == (201, first.body)
+        other = await teacher.post("/api/courses", {"title": "B"}, headers=headers)
+        assert (other.status, other.code) == (422, "idempotency_key_reused")
+
+
 async def test_the_members_order_makes_no_other_body(
     teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:

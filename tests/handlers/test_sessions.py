@@ -288,6 +288,7 @@ async def send_bare(socket: Any, sent: bytes) -> None:
         (lambda s: s._writer.send_frame(b"\xff\xfe", WSMsgType.TEXT), 1007, "not_utf8"),
         (lambda s: s._writer.send_frame(b"x", 3), 1002, "protocol_error"),
         (lambda s: send_bare(s, b"\x81\x02{}"), 1002, "protocol_error"),  # not masked
+        (lambda s: send_bare(s, b"\x8a\x80mask\x81\x02{}"), 1002, "protocol_error"),  # nor a later one
     ],
 )
 async def test_what_is_no_text_frame_closes_with_the_protocols_code(

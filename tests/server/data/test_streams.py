@@ -170,6 +170,8 @@ async def test_a_stream_whose_top_is_in_the_way_is_begun_anew_but_never_what_ano
     await redis.xadd(key, {"prev": 9, "frame": b"{}"}, id="10-0")
     assert not await streams.restart(key, (1, 0))
     assert await redis.xlen(key) == 1
+    assert await streams.restart(key, (10, 0), keep=True)
+    assert await redis.xrange(key) == [(b"10-0", {b"prev": b"9", b"frame": b"{}"})]
     assert await streams.restart(key, (10, 0))
     assert not await redis.exists(key)
     assert await streams.restart(key, (10, 0))

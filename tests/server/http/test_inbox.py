@@ -17,11 +17,14 @@ MASK = b"\x01\x02\x03\x04"
 LIMIT = 1000
 
 
-def frame(opcode: int, payload: bytes, *, fin: bool = True) -> bytes:
-    """A masked frame, as a client sends it."""
+def frame(opcode: int, payload: bytes, *, fin: bool = True, wide: bool = False) -> bytes:
+    """A masked frame, as a client sends it; a `wide` one says its size in eight bytes, however small."""
     head = bytes([(0x80 if fin else 0) | opcode])
     size = len(payload)
-    head += bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack(">H", size)
+    if wide:
+        head += b"\xff" + struct.pack(">Q", size)
+    else:
+        head += bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack(">H", size)
     return head + MASK + bytes(b ^ MASK[i % 4] for i, b in enumerate(payload))
 
 
@@ -180,6 +183,22 @@ async def test_closes_and_errors_are_those_of_aiohttp(place: Place, peer: Peer, 
     assert place.texts == ["before"]
     answer = 1000 if code >= 4000 else code  # aiohttp answers a close with 1000
     assert struct.pack(">H", answer) in await peer.reader.read(1000)
+
+
+@pytest.mark.parametrize("step", [1, 3, 133, 10_000])
+@pytest.mark.parametrize("size", [0, 119, 126])
+async def test_a_frame_that_is_not_masked_is_found_wherever_it_begins(
+    place: Place, peer: Peer, direct: bool, size: int, step: int
+) -> None:
+    """However the frames before it come in pieces; they are heard. (Through the queue nobody looks for it.)"""
+    text = b"x" * size
+    said = frame(1, text) + frame(9, b"") + frame(1, text, wide=True) + frame(1, b"all")
+    said += b"\x81\x02{}" if direct else frame(8, b"\x03\xe8")
+    for start in range(0, len(said), step):
+        peer.say(said[start : start + step])
+        await peer.writer.drain()
+    assert (await peer.reader.read())[-4:] == b"\x88\x02" + struct.pack(">H", 1002 if direct else 1000)
+    assert sorted(place.texts) == sorted([text.decode(), text.decode(), "all"])
 
 
 async def test_a_cut_connection_ends_the_handler(place: Place, peer: Peer) -> None:
