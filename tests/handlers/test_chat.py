@@ -441,6 +441,19 @@ async def test_a_socket_that_opens_in_mid_answer_can_stop_it(ada: Person, model:
     assert (done["turn"], done["stopped"]) == (turn, True)
 
 
+async def test_a_question_by_rest_can_be_stopped_by_the_name_that_sockets_are_told(
+    ada: Person, model: LanguageModel
+) -> None:
+    model.behave(says="word " * 1000, token_ms=50)
+    async with chatting(ada) as chat:
+        key = {"Idempotency-Key": "k" * 255}
+        asking = asyncio.create_task(ada.post("/api/chat/message", {"message": QUEUE}, headers=key))
+        accepted = await chat.until("accepted")
+        await chat.say("stop", id=accepted["id"])
+        assert (await chat.until("done", "error"))["type"] == "done"
+        assert (await asking).body["stopped"]
+
+
 async def test_of_many_questions_at_once_one_is_answered_and_the_same_one_but_once(
     ada: Person, model: LanguageModel, sql: Sql
 ) -> None:
