@@ -8,6 +8,7 @@ the user's stream (the end after which nothing more is taken); nudges make thing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterator
 from typing import Any
 from uuid import UUID
@@ -145,12 +146,17 @@ class Conversations:
 
     async def _begin(self, viewer: Viewer, question: Question) -> Turn | Seen:
         ask_model = self.parts.tutor.is_configured
+        seen: Seen | None = None
         for _ in range(2):
             held = [answering.turn.id for answering in self._answerings()]
-            try:
-                return await self.parts.turns.begin(viewer, question, ask_model=ask_model, held=held)
-            except TurnOrphaned:
-                await self._reap_of(viewer.id)
+            with contextlib.suppress(TurnOrphaned):
+                turn = await self.parts.turns.begin(viewer, question, ask_model=ask_model, held=held)
+                if isinstance(turn, Turn) or not turn.orphan:
+                    return turn
+                seen = turn
+            await self._reap_of(viewer.id)
+        if seen is not None:
+            return seen
         _, running = await self.parts.turns.newest(viewer.id)
         raise TurnBusy(running["number"] if running else 0)
 

@@ -15,8 +15,12 @@ SELECT a.last_turn, t.id, t.number, t.client_msg_id,
 FROM chat_accounts AS a LEFT JOIN chat_turns AS t ON t.user_id = a.user_id AND t.status = 'running'
 WHERE a.user_id = :user_id;
 
--- name: get_turn_by_message(user_id, client_msg_id)^
-SELECT id, number, question, conversation_id, status FROM chat_turns WHERE user_id = :user_id AND client_msg_id = :client_msg_id;
+-- name: get_turn_by_message(user_id, client_msg_id, alive_s)^
+-- The turn that a message is, and whether the process is alive that ran it.
+SELECT t.id, t.number, t.question, t.conversation_id, t.status, t.owner,
+       EXISTS (SELECT 1 FROM processes AS p
+               WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
+FROM chat_turns AS t WHERE t.user_id = :user_id AND t.client_msg_id = :client_msg_id;
 
 -- name: free_message_id(user_id, client_msg_id, kept_s)$
 -- Have a turn that has ended give its id up, if it may be asked again or is older than `kept_s`; its number where it failed.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
@@ -203,6 +204,29 @@ async def test_the_same_key_is_the_same_turn_and_the_model_is_asked_once(ada: Pe
     again = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
     assert first.body == again.body
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert model.calls == 1
+
+
+async def test_the_key_is_in_use_for_as_long_as_the_answer_takes(ada: Person, model: LanguageModel, sql: Sql) -> None:
+    until = "SELECT running_until FROM idempotency_keys"
+    key = {"Idempotency-Key": "one"}
+    with model.holding_its_breath():
+        asking = asyncio.create_task(ada.post("/api/chat/message", {"message": QUEUE}, headers=key))
+
+        async def asked() -> bool:
+            return await sql.fetchval(until) is not None
+
+        await eventually(asked)
+        first = await sql.fetchval(until)
+        assert first - await sql.fetchval("SELECT now()") <= timedelta(seconds=3), "a process that dies leaves it free"
+
+        async def renewed() -> bool:
+            return await sql.fetchval(until) > first  # type: ignore[no-any-return]
+
+        await eventually(renewed)
+        again = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+        assert (again.status, again.code) == (409, "idempotency_key_in_use")
+    assert (await asking).status == 200
     assert model.calls == 1
 
 

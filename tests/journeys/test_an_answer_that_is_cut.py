@@ -132,6 +132,32 @@ async def test_a_kill_9_in_mid_answer_leaves_a_retryable_turn_with_its_text_and_
         assert stage.model.calls == 2
 
 
+async def test_after_a_kill_9_the_same_key_by_rest_asks_again_as_soon_as_the_process_is_known_to_be_dead(
+    stage: Stage,
+) -> None:
+    async def ask(process: int) -> tuple[int, dict[str, Any]]:
+        url = f"{stage.processes[process].base_url}/api/chat/message"
+        headers = {"Authorization": f"Bearer {stage.account.access_token}", "Idempotency-Key": "one"}
+        async with stage.http.post(url, json={"message": "What is a queue?"}, headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    async with stage.chat(1) as watching:
+        asking = asyncio.create_task(ask(0))
+        turn = (await watching.until("accepted"))["turn"]
+        await watching.until("delta", chunk=5)
+        await stage.processes[0].kill9()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        stage.model.behave(token_ms=0)
+
+        while (answer := await ask(1))[0] == 409:
+            assert answer[1]["code"] == "idempotency_key_in_use"
+            await asyncio.sleep(0.1)
+        status, body = answer
+        assert (status, body["text"], body["turn"]) == (200, SAYS, turn + 1)
+    assert stage.model.calls == 2
+
+
 async def test_a_process_that_was_paused_and_lost_its_turn_adds_nothing_to_it(stage: Stage) -> None:
     async with stage.chat(1) as watching:
         await stage.processes[0].until_ready()
