@@ -175,7 +175,7 @@ class Conversations:
         def tell(lost: bool) -> None:
             conversation.wake()
             if lost:
-                self._spawn(conversation.catch_up())
+                self._spawn(self._tell_behind(conversation, turn.number))
 
         conversation.answering = answering = Answering(turn, self.parts, tell)
         if self._interrupting:
@@ -255,6 +255,23 @@ class Conversations:
                 await conversation.catch_up()
             if waiting or self._sweeps % IDLE_SWEEPS == 0:
                 conversation.wake()
+        if self._sweeps % IDLE_SWEEPS == 0:
+            await self._tell_missed()
+
+    async def _tell_missed(self) -> None:
+        """What was asked and answered elsewhere while Redis was away is in no stream: tell it. Raises AWAY."""
+        listening = [conversation for conversation in self if conversation.listeners]
+        numbers = await self.parts.turns.numbers([conversation.user_id for conversation in listening])
+        for conversation in listening:
+            await conversation.tell_missed(numbers.get(conversation.user_id, 0))
+
+    async def _tell_behind(self, conversation: Conversation, number: int) -> None:
+        """Redis does not have this turn's end."""
+        try:
+            await conversation.catch_up()
+            await conversation.tell_missed(number)
+        except AWAY as error:  # the sweep finds it
+            postponed("end_not_told", error)
 
     async def reap(self, user_id: UUID | None = None) -> int:
         """End the turns that dead processes left, of one user or of all; how many there were. Raises AWAY."""

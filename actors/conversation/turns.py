@@ -279,6 +279,11 @@ class Turns:
             return 0, None
         return row["last_turn"], None if row["number"] is None else row
 
+    async def numbers(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
+        """The numbers of these users' newest turns; who never asked anything is missing."""
+        rows = await chat_sql.list_newest(self._db, user_ids=list(user_ids))
+        return {row["user_id"]: row["last_turn"] for row in rows}
+
     async def claim_orphans(self, held: Collection[UUID], user_id: UUID | None, most: int) -> list[Record]:
         """Take over turns whose process is dead, of one user or of all."""
         rows: list[Record] = await chat_sql.claim_orphans(

@@ -29,6 +29,10 @@ WHERE user_id = :user_id AND client_msg_id = :client_msg_id
   AND (status = 'failed' AND retryable OR status <> 'running' AND created_at < now() - make_interval(secs => :kept_s))
 RETURNING CASE WHEN status = 'failed' THEN number END;
 
+-- name: list_newest(user_ids)
+-- The numbers of these users' newest turns.
+SELECT user_id, last_turn FROM chat_accounts WHERE user_id = ANY (:user_ids::uuid[]);
+
 -- name: get_running(user_id, alive_s)^
 -- The turn that runs, and whether the process that runs it is alive.
 SELECT t.id, t.number, t.client_msg_id, t.owner,
