@@ -9,8 +9,10 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
+from redis.asyncio import Redis
 
 from handlers.chat import CONVERSATIONS
+from server.data.streams import stream_key
 from tests.support.app import AppClient
 from tests.support.chat import SAID, chatting, make_talking_lecture
 from tests.support.core import eventually, insert_session
@@ -165,6 +167,21 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     assert '<watching lecture="Folds" at="1:35"/>' in model.asked[1]["messages"][-1]["content"]
     history = (await ada.get(f"/api/chat/history/{ada.id}")).body["items"]
     assert {(item["lecture_id"], item["position"]) for item in history} == {(str(lecture.lecture_id), 95.0)}
+
+
+async def test_a_second_that_another_process_has_not_saved_yet_is_known_too(
+    ada: Person, lecture: Lecture, model: LanguageModel, redis: Redis, client: AppClient
+) -> None:
+    db = client.app[CONVERSATIONS]._db
+    session_id = await insert_session(db, lecture, UUID(ada.id), state='{"position_ms": 95000}', last_seq=3)
+    for entry, frame in (
+        ("4-0", b'{"seq": 4, "position": 45}'),
+        ("5-0", b"?"),
+        ("6-0", b'{"seq": 6, "position": 61.5}'),
+    ):
+        await redis.xadd(stream_key(session_id), {"frame": frame}, id=entry)
+    await ask(ada, "Explain what was just said", video_session_id=str(session_id))
+    assert '<watching lecture="Folds" at="1:01"/>' in model.asked[0]["messages"][-1]["content"]
 
 
 async def test_what_is_another_s_or_missing_is_named_and_costs_nothing(
