@@ -4,14 +4,15 @@
 
 -- As before (0033_any_text_can_be_searched.sql), but that typographic apostrophes, quotes and hyphens are those of a keyboard,
 -- other signs beyond ASCII separate words, what is invisible within a word is none of it, and letters that are written in two
--- ways are one: ς is σ, ß is ss.
+-- ways are one: ς is σ, ß is ss. Chinese and Japanese are written without blanks: each of their characters is a word.
 CREATE OR REPLACE FUNCTION folded(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT AS $$
-    SELECT regexp_replace(regexp_replace(
+    SELECT regexp_replace(regexp_replace(regexp_replace(
         replace(translate(
             lower(normalize(regexp_replace(normalize(given, NFKD), '[\u0300-\u036f\u00ad\u200b\u2060\ufeff]', '', 'g'), NFKC)
                 COLLATE pg_c_utf8),
             'ς’‘ʼ“”„«»‐', 'σ''''''"""""-'), 'ß', 'ss'),
         '((?![\u0001-\u007f])[[:punct:]\ufe0e\ufe0f])+', ' ', 'g'),
+        '(?<=[^\s"-])(?=[\u3005\u3040-\u30ff\u3400-\u9fff])|(?<=[\u3005\u3040-\u30ff\u3400-\u9fff])(?=[^\s"])', ' ', 'g'),
         '([-+_@./:][^-+_@./:\s]*){24}', '\& ', 'g')
 $$;
 

@@ -52,7 +52,7 @@ async def test_a_dash_within_a_word_joins_it(sql: Sql) -> None:
     assert await understood(sql, "a -b") != await understood(sql, "a b")
 
 
-@pytest.mark.parametrize("piece", ["a_", "1_", "9@e", "a-1.5", "/.", "a_b_c_d@e_f", "http://a_", "—", "“a”"])
+@pytest.mark.parametrize("piece", ["a_", "1_", "9@e", "a-1.5", "/.", "a_b_c_d@e_f", "http://a_", "—", "“a”", "語"])
 async def test_no_text_is_read_for_long(sql: Sql, piece: str) -> None:
     await sql.execute("SET statement_timeout = '20 s'")
     assert await sql.fetchval("SELECT words_of($1) IS NOT NULL", (piece * 40_000)[:40_000])
@@ -72,7 +72,9 @@ async def test_names_with_underscores_and_addresses_are_found_as_they_are_writte
     [
         ("a “queue” of", "queue"), ("l’algorithme", "algorithme"), ("don’t", "don't"), ("don't", "don’t"),
         ("stacks—queues", "queues"), ("and so on…", "on"), ("great😀", "great"), ("it costs 5€", "5"),
-        ("日本語。次", "日本語"),
+        ("日本語。次", "日本語"), ("これは日本語の本です", "日本語"),
+        ("队列是先进先出的", "先进先出"), ("用Redis做队列", "redis 队列"),
+        ("日本語", '"日本語"'), ("カタカナ", "カナ"),
         ("«очередь»", "очередь"), ("e\N{HYPHEN}mail", "e-mail"), ("soft\N{SOFT HYPHEN}ware", "software"),
         ("ΣΟΦΟΣ", "σοφος"), ("σοφος", "ΣΟΦΟΣ"), ("Straße", "STRASSE"), ("MASSE", "Maße"), ("हिन्दी में", "हिन्दी"),
     ],
@@ -81,6 +83,14 @@ async def test_a_word_is_found_whatever_signs_stand_beside_it_and_however_its_le
     sql: Sql, written: str, typed: str
 ) -> None:
     assert await sql.fetchval("SELECT words_of($1) @@ wanted_words($2)", written, typed)
+
+
+async def test_a_chinese_word_is_looked_for_with_all_its_characters_and_excluded_as_any_other(sql: Sql) -> None:
+    found = "SELECT words_of($1) @@ wanted_words($2)"
+    assert not await sql.fetchval(found, "队列是先进先出的", "栈")
+    assert not await sql.fetchval(found, "队列是先进先出的", "队栈")
+    assert not await sql.fetchval(found, "先进先出", '"出进"')
+    assert not await sql.fetchval(found, "a 栈", "a -栈")
 
 
 async def test_a_phrase_may_be_typed_in_the_quotes_of_a_phone(sql: Sql) -> None:
