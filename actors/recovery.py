@@ -27,7 +27,7 @@ async def recover(row: Mapping[str, Any], streams: Streams, clock: Clock) -> Vid
     started, before = clock.monotonic(), session.state.frames
     more = True
     while more:
-        entries = await streams.read_after(session.key, session.state.cursor, PAGE)
+        entries = await streams.take_up(session.key, session.state.cursor, PAGE)
         # A page that is not full was the last one; what came since is read by whoever serves the session.
         more = len(entries) == PAGE
         dead, whole = session.replay(entries)

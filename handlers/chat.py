@@ -127,13 +127,14 @@ class ChatMessage(BaseModel):
 
 @routes.post(
     "/api/chat/message", role=STUDENT, body=NewMessage, answer=Answer, rate="chat", timeout_s=ANSWER_TIMEOUT_S,
-    idempotency="honoured", problems=(TutorBusy, ChatBudgetSpent, TurnFailed, ValidationFailed),
+    lease_s=lambda config: config.sessions.process_alive_s + 1, idempotency="honoured",
+    problems=(TutorBusy, ChatBudgetSpent, TurnFailed, ValidationFailed),
 )  # fmt: skip
 async def ask_tutor(call: Call[NewMessage]) -> dict[str, Any]:
     """Ask the tutor and wait for the whole answer; the same turn as on the socket, which tells it too.
 
     With the same `Idempotency-Key` it is the same turn: the model is asked once. One that failed and may be asked again
-    is asked again, as a turn of its own.
+    is asked again, as a turn of its own; so is one whose process died, some seconds after that.
     """
     viewer = Viewer(call.user.id, call.user.role)
     try:

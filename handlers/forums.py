@@ -150,7 +150,7 @@ async def list_topics(call: Call[None]) -> dict[str, Any]:
     """The topics of a course: pinned ones first, then by last activity; with `q` the best match first.
 
     Who reads on page by page without `q` sees every topic once, in the order of the first page, whatever is posted
-    meanwhile.
+    and pinned meanwhile.
     """
     course = await _get_course(call, call.db, call.path.course_id)
     if course is None:
@@ -170,7 +170,7 @@ async def list_topics(call: Call[None]) -> dict[str, Any]:
         return page(call, rows, key=lambda row: (row["rank"], row["id"]))
     as_of, pinned, at, after_id = read_cursor(call.query.cursor, datetime, bool, datetime, UUID) or (None,) * 4
     rows = await forums.list_active(call.db, as_of=as_of, after_pinned=pinned, after_at=at, after_id=after_id, **wanted)
-    return page(call, rows, key=lambda row: (row["as_of"], row["is_pinned"], row["active_at"], row["id"]))
+    return page(call, rows, key=lambda row: (row["as_of"], row["was_pinned"], row["active_at"], row["id"]))
 
 
 @routes.post(

@@ -349,6 +349,7 @@ export class ForumPanel {
       });
     const remove = () =>
       this.#try(async () => {
+        if (!confirm(`Delete “${topic.title}” with all its answers? They cannot be brought back.`)) return;
         await this.#api.call("DELETE", path);
         this.#showList("The question is gone.");
         await this.refresh();
@@ -400,7 +401,8 @@ export class ForumPanel {
         await this.#refreshTopic();
       });
     const solve = after(() => this.#api.call("PUT", `${path}/solution`, { is_solution: !post.is_solution }));
-    const remove = after(() => this.#api.call("DELETE", path));
+    const removed = after(() => this.#api.call("DELETE", path));
+    const remove = async () => confirm("Delete this post? It cannot be brought back.") && removed();
     const edit = () => element.querySelector(".text")?.replaceWith(this.#editForm(post, topic));
     const button = (label, work) => h("button", { type: "button", class: "link", onclick: oneAtATime(work) }, label);
     return [

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from actors.conversation.answering import Answering
-from actors.conversation.messages import Delta, Failed, encode
+from actors.conversation.messages import Accepted, Delta, Failed, encode
 from actors.conversation.state import rest_of
 from actors.conversation.turns import Turns, closing_frame
 from actors.outages import AWAY, postponed
@@ -108,6 +108,10 @@ class Listener:
         self.unfinished.pop(turn, None)
         self.cursor = max(self.cursor, (turn, END))
 
+    def pass_over(self, turn: int) -> None:
+        """What the stream has of it is told no more, of which it was told nothing yet."""
+        self._go_on_to(turn, END)
+
     def tell_rest(self, row: Record, after: int) -> None:
         """Tell it a turn that has ended, from its row, from after this chunk on."""
         for number, text in rest_of(row["text"] or "", row["chunks"], after):
@@ -184,3 +188,19 @@ class Conversation:
                     listener.tell_rest(row, after)
                 else:
                     listener.peer.send(encode(closing_frame(row)))
+
+    async def tell_missed(self, newest: int) -> None:
+        """Behind the stream: tell the turns that came and went while Redis was away, up to the newest. Raises AWAY."""
+        for listener in list(self.listeners):
+            for turn in range(listener.cursor[0] + 1, newest + 1):
+                row = await self._turns.get(self.user_id, turn)
+                if row is not None and row["status"] == "running":
+                    break  # the stream tells it
+                if turn <= listener.cursor[0]:
+                    continue  # the stream has told it meanwhile
+                listener.pass_over(turn)
+                if row is not None:
+                    asked = row["client_msg_id"], turn, row["question"], row["conversation_id"]
+                    listener.followed.add(turn)
+                    listener.peer.send(encode(Accepted(*asked)))
+                    listener.tell_rest(row, 0)

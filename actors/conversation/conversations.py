@@ -8,6 +8,7 @@ the user's stream (the end after which nothing more is taken); nudges make thing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterator
 from typing import Any
 from uuid import UUID
@@ -22,12 +23,12 @@ from actors.conversation.turns import Outcome, Place, Question, Seen, Turn, Turn
 from actors.outages import AWAY, postponed
 from actors.pulse import Pulse
 from actors.registry import Registry, retry_ms
-from actors.video_session.state import load_state
+from actors.video_session.state import SessionState, apply, load_state
 from server import metrics
 from server.config import Sessions
 from server.data.answers import CHAT, END
 from server.data.db import Database, Record
-from server.data.streams import ANNOUNCED_WITHIN_S, REDIS_AWAY, Streams
+from server.data.streams import ANNOUNCED_WITHIN_S, REDIS_AWAY, Streams, stream_key
 
 log = structlog.get_logger()
 
@@ -38,6 +39,8 @@ RESTART = 1012, "restart"
 # How often those who wait for nothing are woken, in sweeps: their nudge may have been lost.
 IDLE_SWEEPS = 15
 POLL_S = 0.5
+# Of a session that another process has: more than it may leave unsaved.
+MOST_UNSAVED = 3000
 
 
 class Conversations:
@@ -117,14 +120,30 @@ class Conversations:
 
     async def where(self, session_id: UUID, user_id: UUID) -> Place | None:
         """Which lecture, and which of its seconds, a session of the user's is at: asked of its actor where this process
-        has it, else of its last checkpoint. None when it is not the user's. Raises DATABASE_AWAY."""
+        has it, else of its last checkpoint and what its stream holds after that. None when it is not the user's. Raises
+        DATABASE_AWAY."""
         row = await chat_sql.get_watched(self._db, session_id=session_id, user_id=user_id)
         if row is None:
             return None
         session = self._registry.get(session_id)
-        state = session.state if session else load_state(row["state"], (row["last_seq"], int(row["last_sub"])))
+        if session is not None:
+            state = session.state
+        else:
+            state = load_state(row["state"], (row["last_seq"], int(row["last_sub"])))
+            await self._read_on(session_id, state)
         position_ms = row["resume_ms"] if state.position_ms is None else state.position_ms
         return Place(row["course_id"], row["lecture_id"], position_ms)
+
+    async def _read_on(self, session_id: UUID, state: SessionState) -> None:
+        """Apply what another process has not saved yet: a learner may have jumped, and ask about what is there."""
+        try:
+            entries = await self._streams.read_after(stream_key(session_id), state.cursor, MOST_UNSAVED)
+        except REDIS_AWAY as error:
+            postponed("place_not_read", error)
+            return
+        for entry in entries:
+            with contextlib.suppress(Exception):  # a dead letter is its owner's to bury
+                apply(state, entry)
 
     async def ask(self, viewer: Viewer, question: Question, listener: Listener | None = None) -> int:
         """A question: the number of the turn that it becomes, or is already. `listener` follows it.
@@ -145,12 +164,17 @@ class Conversations:
 
     async def _begin(self, viewer: Viewer, question: Question) -> Turn | Seen:
         ask_model = self.parts.tutor.is_configured
+        seen: Seen | None = None
         for _ in range(2):
             held = [answering.turn.id for answering in self._answerings()]
-            try:
-                return await self.parts.turns.begin(viewer, question, ask_model=ask_model, held=held)
-            except TurnOrphaned:
-                await self._reap_of(viewer.id)
+            with contextlib.suppress(TurnOrphaned):
+                turn = await self.parts.turns.begin(viewer, question, ask_model=ask_model, held=held)
+                if isinstance(turn, Turn) or not turn.orphan:
+                    return turn
+                seen = turn
+            await self._reap_of(viewer.id)
+        if seen is not None:
+            return seen
         _, running = await self.parts.turns.newest(viewer.id)
         raise TurnBusy(running["number"] if running else 0)
 
@@ -169,7 +193,7 @@ class Conversations:
         def tell(lost: bool) -> None:
             conversation.wake()
             if lost:
-                self._spawn(conversation.catch_up())
+                self._spawn(self._tell_behind(conversation, turn.number))
 
         conversation.answering = answering = Answering(turn, self.parts, tell)
         if self._interrupting:
@@ -251,6 +275,23 @@ class Conversations:
                 await conversation.catch_up()
             if waiting or self._sweeps % IDLE_SWEEPS == 0:
                 conversation.wake()
+        if self._sweeps % IDLE_SWEEPS == 0:
+            await self._tell_missed()
+
+    async def _tell_missed(self) -> None:
+        """What was asked and answered elsewhere while Redis was away is in no stream: tell it. Raises AWAY."""
+        listening = [conversation for conversation in self if conversation.listeners]
+        numbers = await self.parts.turns.numbers([conversation.user_id for conversation in listening])
+        for conversation in listening:
+            await conversation.tell_missed(numbers.get(conversation.user_id, 0))
+
+    async def _tell_behind(self, conversation: Conversation, number: int) -> None:
+        """Redis does not have this turn's end."""
+        try:
+            await conversation.catch_up()
+            await conversation.tell_missed(number)
+        except AWAY as error:  # the sweep finds it
+            postponed("end_not_told", error)
 
     async def reap(self, user_id: UUID | None = None) -> int:
         """End the turns that dead processes left, of one user or of all; how many there were. Raises AWAY."""

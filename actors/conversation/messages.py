@@ -15,6 +15,8 @@ MOST_CHUNKS = 1 << 53
 
 # Postgres keeps no NUL.
 Id = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[^\\u0000]*$")]
+# What any message may be called: one that came by REST is named by its idempotency key, and a digest of its body.
+TurnId = Annotated[str, Meta(min_length=1, max_length=320, pattern="^[^\\u0000]*$")]
 Number = Annotated[int, Meta(ge=1, lt=1 << 31)]
 
 
@@ -35,7 +37,7 @@ class Ask(Struct, tag="message", tag_field="type"):
 class Stop(Struct, tag="stop", tag_field="type"):
     """End the answer to the message with this id; what was said so far stays."""
 
-    id: Id
+    id: TurnId
 
 
 class Resume(Struct, tag="resume", tag_field="type"):

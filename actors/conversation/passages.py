@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,9 +23,12 @@ _USED_SHARE = 0.6
 _EXTRACTED = 3
 
 _MARK = re.compile(r"[\[【](\d{1,2})[\]】]")
-_QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|„([^„“”]{8,600})[“”]")
+_QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|「([^「」]{8,600})」|„([^„“”]{8,600})[“”]")
 _END = re.compile(r"(?<=[.!?…])[\"”’)]?\s+|(?<=[。！？])")
-_WORD = re.compile(r"\w+(?:['’]\w+)?")
+# Chinese and Japanese are written without blanks: what stands together of them is told apart by `_words`.
+_UNDIVIDED = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNDIVIDED}]+|[^\W{_UNDIVIDED}]+(?:['’][^\W{_UNDIVIDED}]+)?")
+_FIRST_UNDIVIDED = re.compile(f"[{_UNDIVIDED}]")
 _ALIKE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\N{NO-BREAK SPACE}": " "})
 # Words that every question and every lecture has.
 _COMMON_WORDS = """
@@ -128,7 +131,7 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
     plain = [_plain(passage.text) for passage in passages if quoted]
     for match in quoted:
         said = next(group for group in match.groups() if group is not None)
-        if len(_WORD.findall(said)) >= _FEWEST_WORDS:
+        if len(list(_words(said))) >= _FEWEST_WORDS:
             wanted = _plain(said)[0].strip(" .,;:!?…")
             found += _first(_quote(*each, wanted) for each in zip(passages, plain, strict=True))
     for (start, end), number in islice(_marks(answer), _MOST_CLAIMS):
@@ -163,7 +166,7 @@ def extractive_answer(question: str, passages: Sequence[Passage]) -> Extract:
 def keys(text: str) -> set[str]:
     """The words of a text that say something, in one case and without their commonest endings."""
     found = set()
-    for word in _WORD.findall(text.translate(_ALIKE).casefold()):
+    for word in _words(text.translate(_ALIKE).casefold()):
         if word not in _COMMON and (len(word) > 1 or word.isdigit()):
             bare = word.removesuffix("'s")
             for ending in ("ing", "ed", "es", "ly", "s", "e"):
@@ -176,6 +179,15 @@ def keys(text: str) -> set[str]:
 
 def _share(wanted: set[str], has: set[str]) -> float:
     return len(wanted & has) / len(wanted) if wanted else 0.0
+
+
+def _words(text: str) -> Iterator[str]:
+    """The words of a text; of what is written without blanks every two characters that follow each other."""
+    for word in _WORD.findall(text):
+        if len(word) > 1 and _FIRST_UNDIVIDED.match(word):
+            yield from map("".join, pairwise(word))
+        else:
+            yield word
 
 
 def _cut(text: str) -> Iterator[tuple[int, int]]:

@@ -94,12 +94,13 @@ class Turn:
 
 
 class Seen(NamedTuple):
-    """A message that is a turn already."""
+    """A message that is a turn already; an `orphan` runs, and its process is dead."""
 
     number: int
     question: str
     conversation_id: UUID
     running: bool
+    orphan: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Turns:
                     tx, user_id=viewer.id, client_msg_id=question.id, kept_s=question.kept_s
                 )
                 question = question._replace(retry_of=failed)
-            if (seen := await self._seen(tx, viewer.id, question.id)) is not None:
+            if (seen := await self._seen(tx, viewer.id, question.id, held)) is not None:
                 return seen
             await self._check_free(tx, viewer.id, held)
             retried = await self._retried(tx, viewer.id, question.retry_of)
@@ -174,18 +175,25 @@ class Turns:
                 row["id"], last_turn + 1, row["epoch"], viewer, question.id, conversation_id, text, place, tokens > 0
             )
 
-    async def _seen(self, tx: Connection, user_id: UUID, client_msg_id: str) -> Seen | None:
-        row = await chat_sql.get_turn_by_message(tx, user_id=user_id, client_msg_id=client_msg_id)
+    async def _seen(self, tx: Connection, user_id: UUID, client_msg_id: str, held: Collection[UUID]) -> Seen | None:
+        row = await chat_sql.get_turn_by_message(
+            tx, user_id=user_id, client_msg_id=client_msg_id, alive_s=self._alive_s
+        )
         if row is None:
             return None
-        return Seen(row["number"], row["question"], row["conversation_id"], row["status"] == "running")
+        running = row["status"] == "running"
+        orphan = running and not self._is_alive(row, held)
+        return Seen(row["number"], row["question"], row["conversation_id"], running, orphan)
+
+    def _is_alive(self, row: Record, held: Collection[UUID]) -> bool:
+        """Whether somebody answers a turn that runs; `held` are those that are answered here."""
+        return row["id"] in held if row["owner"] == self._owner else bool(row["owner_alive"])
 
     async def _check_free(self, tx: Connection, user_id: UUID, held: Collection[UUID]) -> None:
         row = await chat_sql.get_running(tx, user_id=user_id, alive_s=self._alive_s)
         if row is None:
             return
-        alive = row["id"] in held if row["owner"] == self._owner else row["owner_alive"]
-        raise TurnBusy(row["number"]) if alive else TurnOrphaned
+        raise TurnBusy(row["number"]) if self._is_alive(row, held) else TurnOrphaned
 
     async def _retried(self, tx: Connection, user_id: UUID, number: int | None) -> Record | None:
         if number is None:
@@ -270,6 +278,11 @@ class Turns:
         if row is None:
             return 0, None
         return row["last_turn"], None if row["number"] is None else row
+
+    async def numbers(self, user_ids: Collection[UUID]) -> dict[UUID, int]:
+        """The numbers of these users' newest turns; who never asked anything is missing."""
+        rows = await chat_sql.list_newest(self._db, user_ids=list(user_ids))
+        return {row["user_id"]: row["last_turn"] for row in rows}
 
     async def claim_orphans(self, held: Collection[UUID], user_id: UUID | None, most: int) -> list[Record]:
         """Take over turns whose process is dead, of one user or of all."""

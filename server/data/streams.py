@@ -243,7 +243,13 @@ class Streams:
         return Appended(accepted, len(frames) - accepted)
 
     async def read_after(self, key: str, cursor: tuple[int, int], count: int) -> list[Entry]:
-        """Up to `count` entries after the cursor, oldest first; for who has just claimed the session.
+        """Up to `count` entries after the cursor, oldest first."""
+        seq, sub = cursor
+        entries: Any = await self._redis.xrange(key, min=f"({seq}-{sub}", max="+", count=count)
+        return [_entry(*e) for e in entries]
+
+    async def take_up(self, key: str, cursor: tuple[int, int], count: int) -> list[Entry]:
+        """`read_after` for who has just claimed the session, and for nobody else.
 
         Where nothing lies there the next entry need only exceed the cursor. In a stream that somebody has trimmed the
         top stays as it was, and would refuse what was lost when the player sends it again.

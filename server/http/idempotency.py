@@ -3,16 +3,18 @@
 A request with a key runs in one transaction together with the record of its answer, under an advisory lock. Whatever
 happens, either both are there or neither is: a process that dies in between leaves a free key and nothing done, and
 the same request may simply be sent again. What asks a service outside must not hold a transaction meanwhile: it runs
-under a lease, and a process that dies leaves the key free after the lease.
+under a lease, and a process that dies leaves the key free after the lease. Where that takes minutes, and the same
+request beside the first does no harm, the lease is short and renewed meanwhile.
 
 Kept is what was decided: success, and problems that will not go away by themselves. Failures of ours (5xx) and problems
 that say `retryable` are not kept; the key is free again, where a service outside was asked for the same request alone,
 which goes on with what the first has begun.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -77,13 +79,21 @@ def claim(request: web.Request, user_id: UUID, key: str, body: Mapping[str, Any]
 
 
 async def answer_once(
-    request: web.Request, database: Database, claimed: Claim, run: Run, *, ttl_s: float, lease_s: float | None = None
+    request: web.Request,
+    database: Database,
+    claimed: Claim,
+    run: Run,
+    *,
+    ttl_s: float,
+    lease_s: float | None = None,
+    renewed: bool = False,
 ) -> web.StreamResponse:
     """The answer of `run`, or the kept one of the first time. `run` gets the database to work on.
 
     Args:
         ttl_s: how long an answer is kept.
         lease_s: how long `run` may take beside a service outside; None: it runs in one transaction with its record.
+        renewed: whether it may take longer, and the lease is renewed meanwhile.
 
     Raises:
         IdempotencyKeyReused, IdempotencyKeyInUse, and what `run` raises.
@@ -104,7 +114,8 @@ async def answer_once(
             tx, **claimed.names, request_hash=claimed.request_hash, lease_s=lease_s, ttl_s=max(ttl_s, lease_s)
         )
     try:
-        outcome = await _outcome(run, database)
+        async with _renewing(database, claimed, lease_s) if renewed else nullcontext():
+            outcome = await _outcome(run, database)
     except Exception:
         with suppress(*DATABASE_AWAY):  # then the lease frees it
             await _keys.release_key(database, **claimed.names)
@@ -127,6 +138,22 @@ async def _kept(tx: Connection, claimed: Claim) -> web.Response | None:
             raise IdempotencyKeyInUse
         return None
     return web.Response(status=row["status"], body=row["body"], headers={**row["headers"], REPLAYED: "true"})
+
+
+@asynccontextmanager
+async def _renewing(database: Database, claimed: Claim, lease_s: float) -> AsyncIterator[None]:
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            with suppress(*DATABASE_AWAY):  # the next time, or it runs out
+                await _keys.renew_key(database, **claimed.names, lease_s=lease_s)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.wait([renewing])
 
 
 async def _outcome(run: Run, database: Database) -> web.StreamResponse | Problem:

@@ -209,6 +209,9 @@ class Route:
     timeout_s: float | Callable[[Config], float] | None = None
     # It asks a service outside, as do those with a time-out of their own: no transaction is held meanwhile.
     asks_outside: bool = False
+    # How long a key stays in use after the process has died that served it, for what may be asked for again beside the
+    # first; None: as long as the handler may take.
+    lease_s: Callable[[Config], float] | None = None
     # Whether `Idempotency-Key` is "honoured", "required" or "ignored"; None: honoured by a POST that creates (201).
     idempotency: Literal["honoured", "required", "ignored"] | None = None
     socket: bool = False
@@ -346,6 +349,9 @@ class Endpoint:
         self._ttl_s = config.server.idempotency_ttl_s
         asks_outside = route.asks_outside or route.timeout_s is not None
         self._lease_s = self._timeout_s + _LEASE_SLACK_S if asks_outside else None
+        self._renewed = route.lease_s is not None
+        if route.lease_s is not None:
+            self._lease_s = route.lease_s(config)
         self._body_bytes = config.server.body_bytes
         self._body_timeout_s = config.server.body_timeout_s
         self._file_bytes = config.files.direct_bytes
@@ -401,7 +407,8 @@ class Endpoint:
         if body is not None and self.route.form:
             body |= {"file": call.file.sha256, "filename": call.file.filename}
         claimed = claim(call.request, call.user.id, key, body)
-        return await answer_once(call.request, call.db, claimed, run, ttl_s=self._ttl_s, lease_s=self._lease_s)
+        times: Any = {"ttl_s": self._ttl_s, "lease_s": self._lease_s, "renewed": self._renewed}
+        return await answer_once(call.request, call.db, claimed, run, **times)
 
     async def _prepare(self, call: Call[Any], request: web.Request) -> None:
         """Everything of a call but its body."""

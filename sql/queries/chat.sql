@@ -15,8 +15,12 @@ SELECT a.last_turn, t.id, t.number, t.client_msg_id,
 FROM chat_accounts AS a LEFT JOIN chat_turns AS t ON t.user_id = a.user_id AND t.status = 'running'
 WHERE a.user_id = :user_id;
 
--- name: get_turn_by_message(user_id, client_msg_id)^
-SELECT id, number, question, conversation_id, status FROM chat_turns WHERE user_id = :user_id AND client_msg_id = :client_msg_id;
+-- name: get_turn_by_message(user_id, client_msg_id, alive_s)^
+-- The turn that a message is, and whether the process is alive that ran it.
+SELECT t.id, t.number, t.question, t.conversation_id, t.status, t.owner,
+       EXISTS (SELECT 1 FROM processes AS p
+               WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
+FROM chat_turns AS t WHERE t.user_id = :user_id AND t.client_msg_id = :client_msg_id;
 
 -- name: free_message_id(user_id, client_msg_id, kept_s)$
 -- Have a turn that has ended give its id up, if it may be asked again or is older than `kept_s`; its number where it failed.
@@ -24,6 +28,10 @@ UPDATE chat_turns SET client_msg_id = client_msg_id || ':' || number
 WHERE user_id = :user_id AND client_msg_id = :client_msg_id
   AND (status = 'failed' AND retryable OR status <> 'running' AND created_at < now() - make_interval(secs => :kept_s))
 RETURNING CASE WHEN status = 'failed' THEN number END;
+
+-- name: list_newest(user_ids)
+-- The numbers of these users' newest turns.
+SELECT user_id, last_turn FROM chat_accounts WHERE user_id = ANY (:user_ids::uuid[]);
 
 -- name: get_running(user_id, alive_s)^
 -- The turn that runs, and whether the process that runs it is alive.

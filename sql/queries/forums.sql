@@ -6,25 +6,33 @@ WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: list_active(course_id, viewer_id, lecture_id, solved, unread, as_of, after_pinned, after_at, after_id, page_size)
 -- Pinned ones first, then by last activity as it was when the first page was asked for: who reads on sees each of those
--- topics once, whatever is written meanwhile. What was active since is little, and looked at apart from the index.
-SELECT s.*, unread_posts(:viewer_id, s.id) AS unread, found.active_at, found.as_of
+-- topics once, whatever is written and pinned meanwhile. What was active or pinned since is little, and looked at apart from
+-- the index.
+SELECT s.*, unread_posts(:viewer_id, s.id) AS unread, found.was_pinned, found.active_at, found.as_of
 FROM (
-    (SELECT t.id, t.is_pinned, t.last_post_at AS active_at, coalesce(:as_of::timestamptz, now()) AS as_of
+    (SELECT t.id, t.is_pinned AS was_pinned, t.last_post_at AS active_at, coalesce(:as_of::timestamptz, now()) AS as_of
      FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
      WHERE t.last_post_at <= coalesce(:as_of::timestamptz, now())
+       AND t.is_pinned = pinned_at(t, :as_of)
        AND (:after_id::uuid IS NULL
             OR (t.is_pinned, t.last_post_at, t.id) < (:after_pinned::boolean, :after_at::timestamptz, :after_id))
      ORDER BY t.is_pinned DESC, t.last_post_at DESC, t.id DESC LIMIT :page_size)
     UNION ALL
-    (SELECT t.id, t.is_pinned, active_at(t, :as_of), :as_of
+    (SELECT t.id, pinned_at(t, :as_of), active_at(t, :as_of), :as_of
      FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
      WHERE t.last_post_at > :as_of AND t.created_at <= :as_of
-       AND (t.is_pinned, active_at(t, :as_of), t.id) < (:after_pinned, :after_at, :after_id)
-     ORDER BY t.is_pinned DESC, active_at(t, :as_of) DESC, t.id DESC LIMIT :page_size)
-    ORDER BY is_pinned DESC, active_at DESC, id DESC LIMIT :page_size
+       AND (pinned_at(t, :as_of), active_at(t, :as_of), t.id) < (:after_pinned, :after_at, :after_id)
+     ORDER BY pinned_at(t, :as_of) DESC, active_at(t, :as_of) DESC, t.id DESC LIMIT :page_size)
+    UNION ALL
+    (SELECT t.id, NOT t.is_pinned, t.last_post_at, :as_of
+     FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
+     WHERE t.pinned_during <> '{}' AND t.is_pinned <> pinned_at(t, :as_of) AND t.last_post_at <= :as_of
+       AND (NOT t.is_pinned, t.last_post_at, t.id) < (:after_pinned, :after_at, :after_id)
+     ORDER BY NOT t.is_pinned DESC, t.last_post_at DESC, t.id DESC LIMIT :page_size)
+    ORDER BY was_pinned DESC, active_at DESC, id DESC LIMIT :page_size
 ) AS found
 JOIN shown_topics AS s ON s.id = found.id
-ORDER BY found.is_pinned DESC, found.active_at DESC, found.id DESC;
+ORDER BY found.was_pinned DESC, found.active_at DESC, found.id DESC;
 
 -- name: list_relevant(course_id, viewer_id, lecture_id, solved, unread, q, after_rank, after_id, page_size)
 -- Words in the title weigh most.

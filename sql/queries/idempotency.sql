@@ -15,6 +15,11 @@ ON CONFLICT (user_id, key) DO UPDATE
 SET request_hash = excluded.request_hash, running_until = excluded.running_until, status = NULL, headers = NULL,
     body = NULL, expires_at = excluded.expires_at;
 
+-- name: renew_key(user_id, key, lease_s)!
+-- Nothing once the lease is over: then the key may be another's.
+UPDATE idempotency_keys SET running_until = now() + make_interval(secs => :lease_s)
+WHERE user_id = :user_id AND key = :key AND status IS NULL AND running_until > now();
+
 -- name: keep_answer(user_id, key, request_hash, status, headers, body, ttl_s)!
 INSERT INTO idempotency_keys (user_id, key, request_hash, status, headers, body, expires_at)
 VALUES (:user_id, :key, :request_hash, :status, :headers, :body, now() + make_interval(secs => :ttl_s))

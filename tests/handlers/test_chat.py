@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
+from redis.asyncio import Redis
 
 from handlers.chat import CONVERSATIONS
+from server.data.streams import stream_key
 from tests.support.app import AppClient
 from tests.support.chat import SAID, chatting, make_talking_lecture
 from tests.support.core import eventually, insert_session
@@ -166,6 +169,21 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     assert {(item["lecture_id"], item["position"]) for item in history} == {(str(lecture.lecture_id), 95.0)}
 
 
+async def test_a_second_that_another_process_has_not_saved_yet_is_known_too(
+    ada: Person, lecture: Lecture, model: LanguageModel, redis: Redis, client: AppClient
+) -> None:
+    db = client.app[CONVERSATIONS]._db
+    session_id = await insert_session(db, lecture, UUID(ada.id), state='{"position_ms": 95000}', last_seq=3)
+    for entry, frame in (
+        ("4-0", b'{"seq": 4, "position": 45}'),
+        ("5-0", b"?"),
+        ("6-0", b'{"seq": 6, "position": 61.5}'),
+    ):
+        await redis.xadd(stream_key(session_id), {"frame": frame}, id=entry)
+    await ask(ada, "Explain what was just said", video_session_id=str(session_id))
+    assert '<watching lecture="Folds" at="1:01"/>' in model.asked[0]["messages"][-1]["content"]
+
+
 async def test_what_is_another_s_or_missing_is_named_and_costs_nothing(
     ada: Person, lecture: Lecture, people: People, model: LanguageModel, client: AppClient
 ) -> None:
@@ -203,6 +221,29 @@ async def test_the_same_key_is_the_same_turn_and_the_model_is_asked_once(ada: Pe
     again = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
     assert first.body == again.body
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert model.calls == 1
+
+
+async def test_the_key_is_in_use_for_as_long_as_the_answer_takes(ada: Person, model: LanguageModel, sql: Sql) -> None:
+    until = "SELECT running_until FROM idempotency_keys"
+    key = {"Idempotency-Key": "one"}
+    with model.holding_its_breath():
+        asking = asyncio.create_task(ada.post("/api/chat/message", {"message": QUEUE}, headers=key))
+
+        async def asked() -> bool:
+            return await sql.fetchval(until) is not None
+
+        await eventually(asked)
+        first = await sql.fetchval(until)
+        assert first - await sql.fetchval("SELECT now()") <= timedelta(seconds=3), "a process that dies leaves it free"
+
+        async def renewed() -> bool:
+            return await sql.fetchval(until) > first  # type: ignore[no-any-return]
+
+        await eventually(renewed)
+        again = await ada.post("/api/chat/message", {"message": QUEUE}, headers=key)
+        assert (again.status, again.code) == (409, "idempotency_key_in_use")
+    assert (await asking).status == 200
     assert model.calls == 1
 
 
@@ -439,6 +480,19 @@ async def test_a_socket_that_opens_in_mid_answer_can_stop_it(ada: Person, model:
         await reloaded.say("stop", id=reloaded.frames[0]["id"])
         done = await reloaded.until("done")
     assert (done["turn"], done["stopped"]) == (turn, True)
+
+
+async def test_a_question_by_rest_can_be_stopped_by_the_name_that_sockets_are_told(
+    ada: Person, model: LanguageModel
+) -> None:
+    model.behave(says="word " * 1000, token_ms=50)
+    async with chatting(ada) as chat:
+        key = {"Idempotency-Key": "k" * 255}
+        asking = asyncio.create_task(ada.post("/api/chat/message", {"message": QUEUE}, headers=key))
+        accepted = await chat.until("accepted")
+        await chat.say("stop", id=accepted["id"])
+        assert (await chat.until("done", "error"))["type"] == "done"
+        assert (await asking).body["stopped"]
 
 
 async def test_of_many_questions_at_once_one_is_answered_and_the_same_one_but_once(

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.people import Answer, People, Person
@@ -279,11 +279,15 @@ async def test_a_topic_with_more_words_than_can_be_searched_still_takes_posts(fo
     assert await forum.titles(ada, "q=omega how") == ["Omega"]
 
 
-DURING = st.lists(st.tuples(st.sampled_from(["topic", "post", "edit", "read"]), st.integers(0, 6)), max_size=4)
+DURING = st.lists(
+    st.tuples(st.sampled_from(["topic", "post", "edit", "read", "pin", "unpin"]), st.integers(0, 6)), max_size=4
+)
 
 
 @settings(max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 @given(limit=st.integers(1, 3), pinned=st.sets(st.integers(0, 6), max_size=2), during=st.lists(DURING, max_size=4))
+@example(limit=2, pinned=set(), during=[[("pin", 1)], [("unpin", 1), ("pin", 2)]])
+@example(limit=1, pinned={1, 4}, during=[[("unpin", 1), ("unpin", 4)], [("pin", 4)]])
 async def test_no_topic_is_skipped_or_shown_twice_while_others_write(
     forum: Forum, ada: Person, ben: Person, limit: int, pinned: set[int], during: list[list[tuple[str, int]]]
 ) -> None:
@@ -310,6 +314,9 @@ async def test_no_topic_is_skipped_or_shown_twice_while_others_write(
                 await answer(ada, topics[n])
             elif what == "edit":
                 await ada.put(f"/api/forums/posts/{topics[n]['posts']['items'][0]['id']}", {"content": f"How, {n}?"})
+            elif what in ("pin", "unpin"):
+                change = {"is_pinned": what == "pin"}
+                await ours.teacher.put(f"/api/forums/topics/{topics[n]['id']}", change)
             else:
                 await read(ben, topics[n])
     assert found == expected

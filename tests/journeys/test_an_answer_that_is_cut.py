@@ -6,13 +6,14 @@ Two processes on the same Postgres and Redis, and one stand-in model that counts
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
+from embedded.valkey import Valkey
 from tests.support.chat import ChatSocket, chatting_at, make_talking_lecture
 from tests.support.core import eventually
 from tests.support.language_model import LanguageModel, speaking
@@ -54,6 +55,12 @@ class Stage:
 
 @pytest.fixture
 async def stage(postgres_dsn: str, redis_url: str) -> AsyncIterator[Stage]:
+    async with staged(postgres_dsn, redis_url) as stage:
+        yield stage
+
+
+@asynccontextmanager
+async def staged(postgres_dsn: str, redis_url: str) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(speaking())
         model.behave(says=SAYS, token_ms=40)
@@ -132,6 +139,32 @@ async def test_a_kill_9_in_mid_answer_leaves_a_retryable_turn_with_its_text_and_
         assert stage.model.calls == 2
 
 
+async def test_after_a_kill_9_the_same_key_by_rest_asks_again_as_soon_as_the_process_is_known_to_be_dead(
+    stage: Stage,
+) -> None:
+    async def ask(process: int) -> tuple[int, dict[str, Any]]:
+        url = f"{stage.processes[process].base_url}/api/chat/message"
+        headers = {"Authorization": f"Bearer {stage.account.access_token}", "Idempotency-Key": "one"}
+        async with stage.http.post(url, json={"message": "What is a queue?"}, headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    async with stage.chat(1) as watching:
+        asking = asyncio.create_task(ask(0))
+        turn = (await watching.until("accepted"))["turn"]
+        await watching.until("delta", chunk=5)
+        await stage.processes[0].kill9()
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        stage.model.behave(token_ms=0)
+
+        while (answer := await ask(1))[0] == 409:
+            assert answer[1]["code"] == "idempotency_key_in_use"
+            await asyncio.sleep(0.1)
+        status, body = answer
+        assert (status, body["text"], body["turn"]) == (200, SAYS, turn + 1)
+    assert stage.model.calls == 2
+
+
 async def test_a_process_that_was_paused_and_lost_its_turn_adds_nothing_to_it(stage: Stage) -> None:
     async with stage.chat(1) as watching:
         await stage.processes[0].until_ready()
@@ -169,3 +202,20 @@ async def test_a_process_that_is_told_to_stop_lets_an_answer_come_to_its_end(sta
         assert (await asking.until("bye"))["code"] == 1012
         done = await other.until("done")
         assert (done["turn"], other.text(turn)) == (turn, " ".join(SAYS.split()[:60]))
+
+
+async def test_a_turn_that_came_and_went_while_redis_was_away_is_told_to_the_other_devices_too(
+    postgres_dsn: str, own_valkey: Valkey
+) -> None:
+    async with staged(postgres_dsn, own_valkey.url) as stage, stage.chat(0) as asking, stage.chat(1) as other:
+        stage.model.behave(token_ms=0)
+        own_valkey.stop()
+        turn = await asking.ask("What is a queue?")
+        await asking.until("done", turn=turn)
+        own_valkey.start()
+        assert (await other.until("accepted", turn=turn, timeout_s=60))["message"] == "What is a queue?"
+        await other.until("done", turn=turn)
+        assert joined(turn, other) == SAYS
+        turn = await other.ask("And a stack?", "m2")
+        await asking.until("done", turn=turn)
+        assert joined(turn, asking) == SAYS

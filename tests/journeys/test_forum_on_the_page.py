@@ -180,6 +180,10 @@ async def test_a_question_and_an_answer_are_posted_once_although_sent_twice(scen
     deleted: list[str] = []
     page.on("request", lambda request: deleted.append(request.url) if request.method == "DELETE" else None)
     button = page.locator(".posts > li").nth(2).get_by_role("button", name="Delete")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    await button.click()
+    assert deleted == [], "it was asked before"
+    page.on("dialog", lambda dialog: dialog.accept())
     await button.evaluate("button => { button.click(); button.click(); }")
     await page.get_by_text("This post was deleted.").wait_for()
     assert len(deleted) == 1

@@ -136,7 +136,8 @@ class Rows:
             return None
         self.outcomes.append(outcome)
         self.row = {
-            "id": turn_id, "number": 1, "conversation_id": UUID(int=9), "status": outcome.status, "code": outcome.code,
+            "id": turn_id, "number": 1, "conversation_id": UUID(int=9), "client_msg_id": "m1",
+            "question": "What is a queue?", "status": outcome.status, "code": outcome.code,
             "retryable": outcome.retryable, "source": outcome.source, "chunks": list(outcome.chunks),
             "text": outcome.text or None, "message_id": UUID(int=5) if outcome.text else None,
             "citations": list(outcome.citations), "recommendations": [], "prompt_tokens": outcome.prompt_tokens,

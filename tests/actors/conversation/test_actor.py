@@ -119,6 +119,30 @@ def test_with_redis_away_all_of_it_is_told_at_the_end() -> None:
     assert (ear.kinds, ear.text) == (["delta", "done"], "one two three")
 
 
+def test_what_came_and_went_while_redis_was_away_is_told_once_to_those_who_did_not_ask_either() -> None:
+    ear, stage = Ear(), Stage()
+
+    async def run() -> None:
+        conversation = Conversation(USER, cast(Turns, stage.rows), cast(Answers, stage.stream))
+        conversation.listeners.add(Listener(ear, (0, END)))
+        stage.stream.away = 10_000
+        running = asyncio.create_task(stage.answering(tell=lambda _: conversation.wake()).run())
+        await asyncio.sleep(0.25)
+        await conversation.tell_missed(1)
+        assert ear.frames == [], "it still runs"
+        await running
+        for _ in range(2):
+            await conversation.tell_missed(1)
+        stage.stream.away, stage.stream.entries = 0, entries_of(["late"])
+        conversation.wake()
+        await asyncio.sleep(1)
+        conversation.close()
+
+    run_virtually(run())
+    assert (ear.kinds, ear.text) == (["accepted", "delta", "done"], "one two three")
+    assert ear.frames[0]["message"] == "What is a queue?"
+
+
 @pytest.mark.parametrize("cursor", [(1, END), (1, 3)], ids=["nothing", "an end"])
 def test_while_redis_is_away_it_is_asked_again_by_those_alone_who_wait_for_something(cursor: tuple[int, int]) -> None:
     """Thousands of open pages are no reason to log, and to knock at Redis, thousands of times a second."""

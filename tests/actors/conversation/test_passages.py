@@ -54,6 +54,16 @@ def test_a_quotation_is_found_also_where_the_lecture_has_something_between_that_
     assert quotes("“Photosynthesis makes sugar of light.”", [passage(hyphenated)]) == [hyphenated.removesuffix(".")]
 
 
+def test_what_is_written_without_blanks_is_cited_as_words_are() -> None:
+    lecture = passage("欢迎来到队列课程。队列最先还给你的是最先进来的东西。栈正好相反，最后进来的最先出去。")
+    first = "队列最先还给你的是最先进来的东西。"
+    assert quotes(f"老师说：“{first}”", [lecture]) == [first]
+    assert quotes(f"答案「{first}」", [lecture]) == [first]
+    assert quotes("简单地说，队列最先还给你的就是最先进来的那个东西。", [lecture]) == [first]
+    assert quotes("今天天气很好，我们去公园散步吧。", [lecture]) == []
+    assert first in extractive_answer("队列最先还什么？", [lecture]).text
+
+
 def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:
     assert quotes("As it says: “a queue is a kind of tree with two ends”.", [passage(QUEUES)]) == []
 

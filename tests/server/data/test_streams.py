@@ -95,6 +95,20 @@ async def test_a_redis_that_forgot_the_script_is_told_it_again(redis: Redis, key
     await streams.close()
 
 
+async def test_only_who_takes_a_stream_up_lets_it_begin_again_after_the_cursor(
+    streams: Streams, key: str, redis: Redis
+) -> None:
+    """Whoever else reads it may know an older cursor than its owner, who goes on writing."""
+    await streams.write_and_read([Write(key, (0, 0), [(1, b"a"), (2, b"b"), (3, b"c")])], {}, 10)
+    await redis.xtrim(key, maxlen=0, approximate=False)
+    again = [Write(key, (1, 0), [(2, b"b")])]
+    assert await streams.read_after(key, (1, 0), 10) == []
+    assert (await streams.write_and_read(again, {}, 10))[0][0].added == 0
+    assert await streams.take_up(key, (1, 0), 10) == []
+    assert (await streams.write_and_read(again, {}, 10))[0][0].added == 1
+    assert await streams.take_up(key, (1, 0), 10) == [Entry(2, 0, 1, b"b")]
+
+
 async def test_an_entry_that_is_none_of_ours_is_an_empty_frame_and_spoils_no_other(
     streams: Streams, key: str, redis: Redis
 ) -> None:
