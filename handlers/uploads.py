@@ -288,17 +288,20 @@ async def _put_together(store: Objects, key: str, row: Record, told: Sequence[Ar
         raise ValidationFailed.at("/parts", f"Each part from 1 to {len(sizes)} must be there once.")
     try:
         arrived = {part.number: part for part in await store.list_parts(key, row["store_upload_id"])}
-        errors = [
-            {"pointer": f"/parts/{index}/{member}", "detail": detail}
-            for index, part in enumerate(told)
-            for member, detail in [_fault_of_part(part, arrived.get(part.number), sizes[part.number - 1])]
-            if detail
-        ]
-        if errors:
-            raise ValidationFailed(errors=errors[:100])
-        await store.finish_upload(key, row["store_upload_id"], [arrived[number] for number in sorted(arrived)])
     except ServiceHasNone:
         return  # somebody else completed it, or gave it up: whether there is an object tells
+    errors = [
+        {"pointer": f"/parts/{index}/{member}", "detail": detail}
+        for index, part in enumerate(told)
+        for member, detail in [_fault_of_part(part, arrived.get(part.number), sizes[part.number - 1])]
+        if detail
+    ]
+    if errors:
+        raise ValidationFailed(errors=errors[:100])
+    try:
+        await store.finish_upload(key, row["store_upload_id"], [arrived[number] for number in sorted(arrived)])
+    except ServiceHasNone:
+        return
     except ServiceRefused as error:
         log.warning("upload_refused", file_id=str(row["id"]), error=str(error))
         raise ValidationFailed.at("/parts", "The store refuses these parts.") from None

@@ -122,7 +122,9 @@ class Objects:
         made = await self._ask(
             "begin_upload", lambda: self._client.create_multipart_upload(**self._at(key), ContentType=content_type)
         )
-        return str(made["UploadId"])
+        if not (upload_id := made.get("UploadId")):  # a proxy's page, say
+            raise ServiceAway("what answered is no object store")
+        return str(upload_id)
 
     async def list_parts(self, key: str, upload_id: str) -> list[Part]:
         """The parts that have arrived, up to a thousand. Raises ServiceHasNone for an upload that is over."""

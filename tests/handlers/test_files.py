@@ -21,7 +21,7 @@ from server.http import deadlines
 from server.http.keys import OBJECTS
 from server.http.keys import PICTURES as LOOKING
 from server.services.objects import Objects
-from server.services.outside import ServiceAway, ServiceSlow
+from server.services.outside import ServiceAway, ServiceRefused, ServiceSlow
 from server.services.pictures import PicturesBusy
 from tests.support.app import AppClient
 from tests.support.core import eventually
@@ -436,6 +436,21 @@ async def test_wrong_etags_and_numbers_can_be_mended(ada: Person) -> None:
         refused = await complete(ada, begun, parts)
         assert (refused.status, refused.pointers) == (422, ["/parts"])
     assert (await complete(ada, begun, right)).status == 200
+
+
+async def test_a_store_that_does_not_let_us_in_is_no_fault_of_the_parts(
+    ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise ServiceRefused("AccessDenied")
+
+    begun = await start(ada, len(PDF))
+    etags = await send_parts(begun, PDF)
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "list_parts", refuse)
+        answer = await complete(ada, begun, etags)
+    assert (answer.status, answer.code) == (502, "upstream_failed")
+    assert (await complete(ada, begun, etags)).status == 200
 
 
 async def test_content_of_another_type_takes_the_upload_with_it(

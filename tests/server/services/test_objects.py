@@ -71,6 +71,20 @@ async def test_what_is_not_there_and_who_is_refused_are_told_apart_from_who_is_a
     await away.close()
 
 
+async def test_a_page_in_place_of_the_store_is_no_upload(http: aiohttp.ClientSession) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="<html>Please sign in</html>", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    async with LocalServer(app) as server:
+        settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")), timeout_s=20)
+        store = await Objects.open(settings, http)
+        with pytest.raises(ServiceAway):
+            await store.begin_upload("private/a", "text/plain")
+        await store.close()
+
+
 async def test_a_store_that_stops_in_mid_object_is_slow(http: aiohttp.ClientSession) -> None:
     over = asyncio.Event()
 
