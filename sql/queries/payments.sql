@@ -230,6 +230,24 @@ SELECT id, type, reason, facts, created_at, updated_at FROM webhook_events
 WHERE status = 'dead' AND (:before_at::timestamptz IS NULL OR (created_at, id) < (:before_at, :before_id::text))
 ORDER BY created_at DESC, id DESC LIMIT :count;
 
+-- name: known_events(event_ids)$
+-- Which of these were told already, whatever became of them.
+SELECT coalesce(array_agg(id), '{}') FROM webhook_events WHERE id = ANY (:event_ids::text[]);
+
+-- name: take_walk(pause_s)^
+-- For one process at a time, or rather none too often: nothing when it was somebody's turn just now, or when nobody was
+-- ever to pay. What happened before the first of them is none of ours.
+UPDATE event_walk SET
+    asked_at = clock_timestamp(),
+    since = coalesce(since, (SELECT floor(extract(epoch FROM min(created_at))) FROM customers))
+WHERE asked_at <= clock_timestamp() - make_interval(secs => :pause_s) AND EXISTS (SELECT 1 FROM customers)
+RETURNING since, reached, after;
+
+-- name: move_walk(was_since, was_after, since, reached, after)^
+-- Nothing when it is no longer where it was left: another went on, as that one took longer than a turn.
+UPDATE event_walk SET since = :since, reached = :reached, after = :after, asked_at = clock_timestamp()
+WHERE since = :was_since AND after IS NOT DISTINCT FROM :was_after RETURNING since, reached, after;
+
 -- name: sweep_events(keep_days, most)!
 DELETE FROM webhook_events WHERE id = ANY (ARRAY(
     SELECT id FROM webhook_events WHERE status = 'done' AND created_at < now() - make_interval(days => :keep_days)

@@ -5,8 +5,6 @@ from uuid import uuid4
 
 import pytest
 
-from server.config import Breaker
-from server.http.keys import CHARGING
 from tests.support.app import serving_unlimited
 from tests.support.people import PASSWORD, People
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
@@ -319,19 +317,6 @@ async def test_while_stripe_is_left_alone_nothing_stays_open(shop: Shop, stripe:
     for number in range(8):
         await shop.once(lambda n=number: shop.buy(ada, key=str(n)), lambda answer: answer.status != 503)
     assert len([line for line in await shop.stripe.ledger() if line["type"] == "charge"]) == 1
-
-
-async def test_a_charge_that_was_sent_before_stripe_was_left_alone_is_not_forgotten(shop: Shop, sql: Sql) -> None:
-    """The first try is lost after Stripe acted, the second is not made any more: the purchase must stay open."""
-    ada = await shop.customer("ada")
-    service = shop.teacher.client.app[CHARGING].gateway._service
-    service._settings = Breaker(failures=1, open_s=60)
-    await shop.stripe.control("POST", "webhooks", mode="drop")
-    await shop.stripe.control("POST", "answers", do="lose", path="/v1/payment_intents")
-    assert (await shop.buy(ada)).status == 503
-    assert await sql.fetchval("SELECT canceled_at FROM transactions") is None
-    service._open_until = 0.0  # a minute later
-    await shop.becomes(ada, "succeeded")
 
 
 async def test_many_at_once_charge_once(shop: Shop) -> None:
