@@ -111,6 +111,14 @@ class Charging:
 
     async def attach_card(self, user_id: UUID, token: str) -> Card:
         """Keep a card at Stripe for the user. Raises what Gateway does."""
+        customer = await self.customer_of(user_id)
+        try:
+            return await self.gateway.attach_card(token, customer)
+        except ServiceHasNone:
+            if await self.gateway.has_customer(customer):
+                raise
+        made = await self.gateway.create_customer(user_id)
+        await payments.replace_customer(self._database, user_id=user_id, stripe_id=made, instead_of=customer)
         return await self.gateway.attach_card(token, await self.customer_of(user_id))
 
     def seal(self, token: str, user_id: UUID) -> bytes:
@@ -437,12 +445,13 @@ def _check_intent(row: Record, intent: Intent) -> None:
     """Raises Mismatch unless the intent is of this very purchase: amount, currency, user."""
     expected = to_minor(row["amount"], row["currency"])
     received = intent.amount_received if intent.status == "succeeded" else expected
+    if intent.customer not in (row["customers"] or ()):
+        raise Mismatch("another customer than the transaction's")
     named = {"transaction_id": str(row["id"]), "user_id": str(row["user_id"])}
     for what, said, wanted in (
         ("amount", intent.amount, expected),
         ("amount received", received, expected),
         ("currency", intent.currency, row["currency"]),
-        ("customer", intent.customer, row["customer"]),
         ("payment intent", intent.id, row["transaction_reference"] or intent.id),
         *((name, intent.metadata.get(name, value), value) for name, value in named.items()),
     ):

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from aiohttp import ClientSession, ClientTimeout
 from pydantic import BaseModel, Field, ValidationError
@@ -229,11 +229,20 @@ class Gateway:
     async def create_customer(self, user_id: UUID) -> str:
         """The id of the user's customer. Stripe learns no name and no address."""
         params: Any = {"metadata": {"user_id": str(user_id)}}
-        options: Any = {"idempotency_key": f"customer-{user_id}"}
+        # Not the user's: an error of Stripe's own would be the answer for a day, and one too many does no harm.
+        options: Any = {"idempotency_key": str(uuid4())}
         found = await self.ask(
             "create_customer", _Named, lambda: self.client.v1.customers.create_async(params, options)
         )
         return found.id
+
+    async def has_customer(self, customer: str) -> bool:
+        """Whether it was not deleted there."""
+        try:
+            found = await self.ask("get_customer", _Customer, lambda: self.client.v1.customers.retrieve_async(customer))
+        except ServiceHasNone:
+            return False
+        return not found.deleted
 
     async def attach_card(self, token: str, customer: str) -> Card:
         """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what this account does not have, and
@@ -391,6 +400,10 @@ def _signed_at(header: str) -> int:
 
 class _Named(BaseModel):
     id: str
+
+
+class _Customer(_Named):
+    deleted: bool = False
 
 
 async def _read(kind: type[M], call: Callable[[], Awaitable[stripe.StripeObject]]) -> M:

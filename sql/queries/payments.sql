@@ -8,6 +8,15 @@ SELECT stripe_id FROM customers WHERE user_id = :user_id;
 INSERT INTO customers AS kept (user_id, stripe_id) VALUES (:user_id, :stripe_id)
 ON CONFLICT (user_id) DO UPDATE SET stripe_id = kept.stripe_id RETURNING stripe_id;
 
+-- name: replace_customer(user_id, stripe_id, instead_of)!
+-- One that was deleted at Stripe, with whatever cards it had. Of two who made another at once the first counts.
+WITH replaced AS (
+    UPDATE customers SET stripe_id = :stripe_id, former = former || stripe_id
+    WHERE user_id = :user_id AND stripe_id = :instead_of RETURNING user_id
+)
+UPDATE payment_methods AS m SET removed_at = now(), is_default = false
+FROM replaced WHERE m.user_id = replaced.user_id AND m.removed_at IS NULL;
+
 -- name: find_method(user_id, token_hash)^
 SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL;
 
@@ -105,7 +114,7 @@ SELECT t.*, EXISTS (SELECT 1 FROM users AS u WHERE u.id = t.user_id AND u.erased
 FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: lock_transaction(transaction_id)^
-SELECT t.*, c.stripe_id AS customer
+SELECT t.*, c.stripe_id || c.former AS customers
 FROM transactions AS t LEFT JOIN customers AS c ON c.user_id = t.user_id
 WHERE t.id = :transaction_id FOR NO KEY UPDATE OF t;
 
@@ -113,7 +122,7 @@ WHERE t.id = :transaction_id FOR NO KEY UPDATE OF t;
 SELECT id FROM transactions WHERE transaction_reference = :transaction_reference;
 
 -- name: is_subscriber(stripe_id)$
-SELECT EXISTS (SELECT 1 FROM customers AS c JOIN subscriptions AS s ON s.user_id = c.user_id WHERE c.stripe_id = :stripe_id);
+SELECT EXISTS (SELECT 1 FROM customers AS c JOIN subscriptions AS s ON s.user_id = c.user_id WHERE :stripe_id = ANY (c.stripe_id || c.former));
 
 -- name: get_own_transaction(transaction_id, user_id)^
 SELECT * FROM transactions WHERE id = :transaction_id AND user_id = :user_id;

@@ -46,7 +46,7 @@ ORDER BY (stripe_id = :stripe_id) DESC NULLS LAST LIMIT 1;
 -- name: list_of_customer(customer)
 -- Of whom Stripe calls so, those that Stripe has or may have, the newest first.
 SELECT s.id FROM subscriptions AS s JOIN customers AS c ON c.user_id = s.user_id
-WHERE c.stripe_id = :customer AND (s.stripe_id IS NOT NULL OR s.status <> 'canceled')
+WHERE :customer = ANY (c.stripe_id || c.former) AND (s.stripe_id IS NOT NULL OR s.status <> 'canceled')
 ORDER BY s.id DESC;
 
 -- name: withdraw_subscription(subscription_id)!

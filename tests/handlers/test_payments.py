@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.app import serving_unlimited
 from tests.support.people import PASSWORD, People
-from tests.support.shop import Shop, Sql, overrides, shop, stripe
+from tests.support.shop import Shop, Sql, at_stripe, overrides, shop, stripe
 from tests.support.stripe import LocalService
 
 __all__ = ["overrides", "shop", "stripe"]
@@ -87,6 +87,30 @@ async def test_a_card_that_is_being_removed_is_not_taken_again(shop: Shop, sql: 
     assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
     again = await ada.post("/api/payments/methods", {"token": token})
     assert (again.status, again.pointers) == (422, ["/token"])
+
+
+async def test_who_was_deleted_at_stripe_can_pay_again_by_a_new_card(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    waiting = (await shop.buy(ada)).body["transaction"]
+    customer = await sql.fetchval("SELECT stripe_id FROM customers")
+    await at_stripe(shop.stripe, "DELETE", f"/v1/customers/{customer}")
+    other = await shop.make_course()
+    assert (await shop.buy(ada, other)).body["failure_code"] == "payment_method_unusable"
+    card = await shop.add_card(ada, "visa")
+    assert [row["id"] for row in (await ada.get("/api/payments/methods")).body["items"]] == [card["id"]]
+    assert (await shop.buy(ada, other)).status == 201
+    # What was begun before is Ada's still.
+    assert (await ada.delete(f"/api/payments/transactions/{waiting['id']}")).body["status"] == "canceled"
+    assert (await shop.buy(ada)).status == 201
+
+
+async def test_a_customer_on_whom_stripe_broke_is_made_anew(shop: Shop) -> None:
+    ada = await shop.people.join("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/customers")
+    assert (await ada.post("/api/payments/methods", {"token": "pm_card_visa"})).status == 503
+    await shop.once(
+        lambda: ada.post("/api/payments/methods", {"token": "pm_card_visa"}), lambda answer: answer.status == 201
+    )
 
 
 @pytest.mark.parametrize("number", CARD_NUMBERS)
