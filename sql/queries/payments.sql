@@ -179,9 +179,9 @@ VALUES (:transaction_id, :amount, :reason, :requested_by, :idempotency_key) RETU
 SELECT
     r.*, t.currency, t.transaction_reference, t.user_id,
     extract(epoch FROM clock_timestamp() - r.created_at)::double precision AS age_s,
-    is_paid(t.status) AND EXISTS (
+    is_paid(t.status) AND (was_left_before(t) OR EXISTS (
         SELECT 1 FROM transactions AS o
-        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
+        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status))) AS is_owed
 FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE r.id = :refund_id;
 
 -- name: note_refund(refund_id, stripe_id, status)!
