@@ -86,6 +86,7 @@ from server.http.keys import (
 from server.http.load import Load
 from server.http.login_limits import Tries
 from server.http.middleware import edge_middleware, set_headers
+from server.http.missed_events import MissedEvents
 from server.http.passwords import Passwords
 from server.http.payment_events import PaymentEvents
 from server.http.revocation import REVOKED, Revocation
@@ -168,7 +169,8 @@ def create_app(config: Config, *, clock: Clock | None = None) -> web.Application
     app.on_response_prepare.append(set_headers)
     app.cleanup_ctx.extend([passwords, database, plans, redis, first_admin, http_client, video_host, watching])
     app.cleanup_ctx.extend([stripe, objects])
-    app.cleanup_ctx.extend([sockets, live_core, revocation, pages_told, entitlements, jobs, loop_lag, sweeper])
+    app.cleanup_ctx.extend([sockets, live_core, revocation, pages_told, entitlements, jobs])
+    app.cleanup_ctx.extend([missed_events, loop_lag, sweeper])
     app.on_shutdown.append(drain_core)
     return app
 
@@ -472,6 +474,13 @@ async def entitlements(app: web.Application) -> AsyncIterator[None]:
     """Sockets end with their viewers' right to watch, however that ended."""
     app[sessions.CORE].hearers[ACCESS_ENDED] = app[WATCHING].hear_access_ended
     async with _going_on("entitlements", app[WATCHING].run):
+        yield
+
+
+async def missed_events(app: web.Application) -> AsyncIterator[None]:
+    """Stripe is asked for events that never came."""
+    missed = MissedEvents(app[DATABASE], app[CHARGING].gateway, app[PAYMENT_EVENTS], app[CONFIG].jobs.reconcile_s)
+    async with _going_on("missed_events", missed.run):
         yield
 
 

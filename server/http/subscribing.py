@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,7 @@ from pydantic import BaseModel, Field
 from server.config import Config
 from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Hopeless, Job, Work, add_job
-from server.domain.money import from_minor, to_minor
+from server.domain.money import HIGHEST_PRICE, NotAPrice, from_minor, to_minor
 from server.http.charging import Charging, Mismatch, uuid_of
 from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
@@ -355,7 +356,7 @@ class Subscribing:
 
     async def _note(self, row: Record, found: Subscription, asked_at: Any) -> bool:
         """Write an answer and what was paid, at once or not at all; False when a newer answer has been written."""
-        plan_id = _check(row, found)
+        _check(row, found)
         paid = await self.billing.list_paid(found.id)
         async with self._database.transaction() as tx:
             method = await self._method(tx, row["user_id"], found)
@@ -364,10 +365,10 @@ class Subscribing:
                 subscription_id=row["id"],
                 asked_at=asked_at,
                 stripe_id=found.id,
-                plan_id=plan_id,
+                plan_id=found.plan_id,
                 status=_STATUSES.get(found.status, "past_due"),
                 billing_period=found.billing_period,
-                price=from_minor(found.item.price.unit_amount, found.item.price.currency),
+                price=_price(found),
                 currency=found.item.price.currency,
                 current_period_end=found.current_period_end,
                 cancel_at_period_end=found.cancel_at_period_end,
@@ -484,17 +485,25 @@ async def _check_ours(tx: Connection, hint: Hint | InvoiceHint) -> None:
         raise Useless("it is of no subscription of ours")
 
 
-def _check(row: Record, found: Subscription) -> UUID:
-    """The plan of a subscription. Raises Mismatch unless it is this very one."""
-    named = {"subscription_id": str(row["id"]), "user_id": str(row["user_id"])}
-    for name, value in named.items():
-        if found.metadata.get(name) != value:
-            raise Mismatch(f"another {name} than the subscription's")
+def _check(row: Record, found: Subscription) -> None:
+    """Raises Mismatch unless it is this very one."""
     if row["stripe_id"] not in (None, found.id):
         raise Mismatch("another subscription of the same row")
-    if found.plan_id is None:
-        raise Mismatch("it is of no plan of ours")
-    return found.plan_id
+    named = {"subscription_id": str(row["id"]), "user_id": str(row["user_id"])}
+    for name, value in named.items():
+        # Somebody at Stripe may have taken the metadata away since we know its id.
+        if found.metadata.get(name, row["stripe_id"] and value) != value:
+            raise Mismatch(f"another {name} than the subscription's")
+
+
+def _price(found: Subscription) -> Decimal | None:
+    """What a period costs; None where that is not to be said so."""
+    price = found.item.price
+    try:
+        amount = None if price.unit_amount is None else from_minor(price.unit_amount, price.currency)
+    except NotAPrice:
+        return None
+    return amount if amount is None or amount <= HIGHEST_PRICE else None
 
 
 def _time(seconds: int) -> datetime:

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel, Field
 
-from server.services.outside import ServiceRefused
 from server.services.payments import Gateway, RequestRefused
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ class _Recurring(BaseModel):
 
 
 class _Price(BaseModel):
-    unit_amount: int
+    # None for what is priced in tiers, or in parts of a minor unit.
+    unit_amount: int | None = None
     currency: str
     product: str
     recurring: _Recurring
@@ -113,12 +113,9 @@ class Subscription(BaseModel):
             return None
 
     @property
-    def billing_period(self) -> str:
-        """`monthly` or `yearly`. Raises ServiceRefused for another."""
-        period = _PERIODS.get(self.item.price.recurring.interval)
-        if period is None:
-            raise ServiceRefused(f"the subscription is billed by the {self.item.price.recurring.interval}")
-        return period
+    def billing_period(self) -> str | None:
+        """`monthly` or `yearly`; None for another."""
+        return _PERIODS.get(self.item.price.recurring.interval)
 
     @property
     def current_period_end(self) -> datetime:

@@ -8,10 +8,10 @@ before it is asked for again. No card number passes through here, and tokens (`p
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from aiohttp import ClientSession, ClientTimeout
 from pydantic import BaseModel, Field, ValidationError
@@ -66,6 +66,10 @@ class CardRefused(ServiceRefused):
 
 class KeyReused(ServiceRefused):
     """Stripe has done something else under this key before."""
+
+
+class CustomerGone(ServiceHasNone):
+    """The customer that was named was deleted there."""
 
 
 class RequestRefused(ServiceRefused):
@@ -138,6 +142,13 @@ class Dispute(BaseModel):
     payment_intent: str | None = None
 
 
+class EventPage(BaseModel):
+    """Of a list of events, the newest first, as Stripe tells them to a webhook."""
+
+    data: list[dict[str, Any]]
+    has_more: bool = False
+
+
 class _CardFace(BaseModel):
     brand: str
     last4: str
@@ -165,6 +176,8 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._service = Service("stripe", breaker, clock)
+        # A key may have no right to events: nothing else is to suffer by that.
+        self._events = Service("stripe_events", breaker, clock)
         self._client: StripeClient | None = None
         if settings.secret_key:
             import stripe  # noqa: PLC0415 - slow, and useless without a key
@@ -193,7 +206,7 @@ class Gateway:
         """What an SDK call answers, as far as `kind` has members for it; the call must be one that may come twice."""
         return await self.calling(operation, lambda: _read(kind, call))
 
-    async def calling(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def calling(self, operation: str, call: Callable[[], Awaitable[T]], service: Service | None = None) -> T:
         """The same for a call that answers something else; SDK errors raised in it are told in our words.
 
         ServiceLeftAlone means that nothing was sent at all, not even by a first try.
@@ -208,7 +221,8 @@ class Gateway:
 
         _ = self.client  # raises ServiceNotConfigured
         try:
-            return await self._service.call(operation, once, timeout_s=self._settings.timeout_s, tries=_TRIES)
+            service = service or self._service
+            return await service.call(operation, once, timeout_s=self._settings.timeout_s, tries=_TRIES)
         except ServiceLeftAlone as error:
             if was_sent:
                 raise ServiceAway(f"no answer, and then {error}") from error
@@ -219,15 +233,16 @@ class Gateway:
     async def create_customer(self, user_id: UUID) -> str:
         """The id of the user's customer. Stripe learns no name and no address."""
         params: Any = {"metadata": {"user_id": str(user_id)}}
-        options: Any = {"idempotency_key": f"customer-{user_id}"}
+        # Not the user's: an error of Stripe's own would be the answer for a day, and one too many does no harm.
+        options: Any = {"idempotency_key": str(uuid4())}
         found = await self.ask(
             "create_customer", _Named, lambda: self.client.v1.customers.create_async(params, options)
         )
         return found.id
 
     async def attach_card(self, token: str, customer: str) -> Card:
-        """Keep a card for a customer. Raises CardRefused, ServiceHasNone for what this account does not have, and
-        RequestRefused for one that is somebody else's, or for what is no card."""
+        """Keep a card for a customer. Raises CustomerGone, CardRefused, ServiceHasNone for what this account does not
+        have, and RequestRefused for one that is somebody else's, or for what is no card."""
         method = await self._attach(token, customer)
         if method.card is None:
             await self.detach_card(token)
@@ -342,6 +357,15 @@ class Gateway:
 
     # -- events --------------------------------------------------------------------------------------------------------
 
+    async def list_events(self, types: Sequence[str], *, since: int, after: str | None) -> EventPage:
+        """What happened of these types since then (Unix seconds), the newest first; or what follows an event in that
+        order. Raises ServiceHasNone for an event that Stripe has forgotten."""
+        params: Any = {"types": list(types), "created": {"gte": since}, "limit": _PAGE}
+        if after is not None:
+            params["starting_after"] = after
+        api = self.client.v1.events
+        return await self.calling("list_events", lambda: _read(EventPage, lambda: api.list_async(params)), self._events)
+
     def verify_event(self, header: str | None, body: bytes) -> None:
         """Check `Stripe-Signature` over the raw body, by the SDK's own check and our clock, both ways.
 
@@ -399,7 +423,8 @@ async def _speaking() -> AsyncIterator[None]:
         raise KeyReused(_told(error)) from None
     except stripe.InvalidRequestError as error:
         if error.http_status == 404 or error.code == "resource_missing":
-            raise ServiceHasNone(_told(error)) from None
+            gone = error.code == "resource_missing" and error.param == "customer"
+            raise (CustomerGone if gone else ServiceHasNone)(_told(error)) from None
         raise RequestRefused(_told(error), error.code or "") from None
     except stripe.StripeError as error:
         if error.http_status in (409, 429):

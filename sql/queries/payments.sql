@@ -8,6 +8,15 @@ SELECT stripe_id FROM customers WHERE user_id = :user_id;
 INSERT INTO customers AS kept (user_id, stripe_id) VALUES (:user_id, :stripe_id)
 ON CONFLICT (user_id) DO UPDATE SET stripe_id = kept.stripe_id RETURNING stripe_id;
 
+-- name: replace_customer(user_id, stripe_id, instead_of)!
+-- One that was deleted at Stripe, with whatever cards it had. Of two who made another at once the first counts.
+WITH replaced AS (
+    UPDATE customers SET stripe_id = :stripe_id, former = former || stripe_id
+    WHERE user_id = :user_id AND stripe_id = :instead_of RETURNING user_id
+)
+UPDATE payment_methods AS m SET removed_at = now(), is_default = false
+FROM replaced WHERE m.user_id = replaced.user_id AND m.removed_at IS NULL;
+
 -- name: find_method(user_id, token_hash)^
 SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL;
 
@@ -105,7 +114,7 @@ SELECT t.*, EXISTS (SELECT 1 FROM users AS u WHERE u.id = t.user_id AND u.erased
 FROM transactions AS t WHERE t.id = :transaction_id;
 
 -- name: lock_transaction(transaction_id)^
-SELECT t.*, c.stripe_id AS customer
+SELECT t.*, c.stripe_id || c.former AS customers
 FROM transactions AS t LEFT JOIN customers AS c ON c.user_id = t.user_id
 WHERE t.id = :transaction_id FOR NO KEY UPDATE OF t;
 
@@ -113,7 +122,7 @@ WHERE t.id = :transaction_id FOR NO KEY UPDATE OF t;
 SELECT id FROM transactions WHERE transaction_reference = :transaction_reference;
 
 -- name: is_subscriber(stripe_id)$
-SELECT EXISTS (SELECT 1 FROM customers AS c JOIN subscriptions AS s ON s.user_id = c.user_id WHERE c.stripe_id = :stripe_id);
+SELECT EXISTS (SELECT 1 FROM customers AS c JOIN subscriptions AS s ON s.user_id = c.user_id WHERE :stripe_id = ANY (c.stripe_id || c.former));
 
 -- name: get_own_transaction(transaction_id, user_id)^
 SELECT * FROM transactions WHERE id = :transaction_id AND user_id = :user_id;
@@ -170,9 +179,9 @@ VALUES (:transaction_id, :amount, :reason, :requested_by, :idempotency_key) RETU
 SELECT
     r.*, t.currency, t.transaction_reference, t.user_id,
     extract(epoch FROM clock_timestamp() - r.created_at)::double precision AS age_s,
-    is_paid(t.status) AND EXISTS (
+    is_paid(t.status) AND (was_left_before(t) OR EXISTS (
         SELECT 1 FROM transactions AS o
-        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status)) AS is_twice
+        WHERE o.user_id = t.user_id AND o.course_id = t.course_id AND o.id <> t.id AND is_paid(o.status))) AS is_owed
 FROM refunds AS r JOIN transactions AS t ON t.id = r.transaction_id WHERE r.id = :refund_id;
 
 -- name: note_refund(refund_id, stripe_id, status)!
@@ -229,6 +238,24 @@ UPDATE webhook_events SET status = :status, reason = :reason WHERE id = :event_i
 SELECT id, type, reason, facts, created_at, updated_at FROM webhook_events
 WHERE status = 'dead' AND (:before_at::timestamptz IS NULL OR (created_at, id) < (:before_at, :before_id::text))
 ORDER BY created_at DESC, id DESC LIMIT :count;
+
+-- name: known_events(event_ids)$
+-- Which of these were told already, whatever became of them.
+SELECT coalesce(array_agg(id), '{}') FROM webhook_events WHERE id = ANY (:event_ids::text[]);
+
+-- name: take_walk(pause_s)^
+-- For one process at a time, or rather none too often: nothing when it was somebody's turn just now, or when nobody was
+-- ever to pay. What happened before the first of them is none of ours.
+UPDATE event_walk SET
+    asked_at = clock_timestamp(),
+    since = coalesce(since, (SELECT floor(extract(epoch FROM min(created_at))) FROM customers))
+WHERE asked_at <= clock_timestamp() - make_interval(secs => :pause_s) AND EXISTS (SELECT 1 FROM customers)
+RETURNING since, reached, after;
+
+-- name: move_walk(was_since, was_after, since, reached, after)^
+-- Nothing when it is no longer where it was left: another went on, as that one took longer than a turn.
+UPDATE event_walk SET since = :since, reached = :reached, after = :after, asked_at = clock_timestamp()
+WHERE since = :was_since AND after IS NOT DISTINCT FROM :was_after RETURNING since, reached, after;
 
 -- name: sweep_events(keep_days, most)!
 DELETE FROM webhook_events WHERE id = ANY (ARRAY(

@@ -46,7 +46,7 @@ ORDER BY (stripe_id = :stripe_id) DESC NULLS LAST LIMIT 1;
 -- name: list_of_customer(customer)
 -- Of whom Stripe calls so, those that Stripe has or may have, the newest first.
 SELECT s.id FROM subscriptions AS s JOIN customers AS c ON c.user_id = s.user_id
-WHERE c.stripe_id = :customer AND (s.stripe_id IS NOT NULL OR s.status <> 'canceled')
+WHERE :customer = ANY (c.stripe_id || c.former) AND (s.stripe_id IS NOT NULL OR s.status <> 'canceled')
 ORDER BY s.id DESC;
 
 -- name: withdraw_subscription(subscription_id)!
@@ -67,9 +67,11 @@ UPDATE subscriptions SET failure_code = :failure_code WHERE id = :subscription_i
 SELECT clock_timestamp();
 
 -- name: note_subscription(subscription_id, asked_at, stripe_id, plan_id, status, billing_period, price, currency, current_period_end, cancel_at_period_end, canceled_at, payment_method_id)$
--- What Stripe answered to who asked at `asked_at`; nothing when an answer came since then.
+-- What Stripe answered to who asked at `asked_at`; nothing when an answer came since then. Somebody there may have made
+-- a price of their own: a plan that is none of ours, or a period or price that we have no word for, is as it was.
 UPDATE subscriptions SET
-    stripe_id = :stripe_id, plan_id = :plan_id, status = :status, billing_period = :billing_period, price = :price,
+    stripe_id = :stripe_id, plan_id = coalesce((SELECT p.id FROM plans AS p WHERE p.id = :plan_id), plan_id),
+    status = :status, billing_period = coalesce(:billing_period, billing_period), price = coalesce(:price, price),
     currency = :currency, current_period_end = :current_period_end, cancel_at_period_end = :cancel_at_period_end,
     canceled_at = :canceled_at, payment_method_id = :payment_method_id,
     past_due_since = CASE WHEN :status = 'past_due' THEN coalesce(past_due_since, now()) END,

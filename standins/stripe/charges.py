@@ -8,7 +8,7 @@ from pydantic import Field
 
 from standins.stripe.cards import card_of
 from standins.stripe.operations import AnyCall, Call, Page, operation, page_of
-from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_metadata, new_id
+from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_metadata, missing_object, new_id
 
 SIGNS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
@@ -389,19 +389,41 @@ def accept_dispute(call: Call[Any]) -> Json:
 # -- events ------------------------------------------------------------------------------------------------------------
 
 
+KEPT_S = 30 * 86_400
+
+
 class EventList(Page):
     type: str | None = None
-    types: list[str] | None = None
+    types: list[str] | None = Field(default=None, max_length=20)
     delivery_success: bool | None = None
 
 
 @operation("GET", "/v1/events", EventList)
 def list_events(call: Call[EventList]) -> Json:
-    """The newest first."""
-    return page_of(call, "event", type=call.given.type)
+    """Those of the last thirty days, the newest first; `type` may end in a star."""
+    given = call.given
+    if given.type is not None and given.types is not None:
+        raise ApiError("You may only specify one of these parameters: type, types.", param="types", before_acting=True)
+    for name in ("starting_after", "ending_before"):
+        if (edge := getattr(given, name)) is not None:
+            _kept(call, call.find("event", edge, param=name), param=name)
+    pending = None if given.delivery_success is None else int(not given.delivery_success)
+    return page_of(
+        call,
+        "event",
+        created_after=call.now - KEPT_S,
+        type=given.types if given.type is None else [given.type],
+        pending_webhooks=pending,
+    )
 
 
 @operation("GET", "/v1/events/{event}")
 def get_event(call: AnyCall) -> Json:
-    """One event."""
-    return call.named("event")
+    """One event, for thirty days."""
+    return _kept(call, call.named("event"), status=404)
+
+
+def _kept(call: AnyCall, event: Json, *, param: str = "id", status: int = 400) -> Json:
+    if event["created"] <= call.now - KEPT_S:
+        raise missing_object("event", event["id"], param=param, status=status)
+    return event

@@ -95,7 +95,7 @@ class Page(Parameters):
     created: Bounds | int | None = None
 
 
-def page_of(call: Call[Any], kind: str, **members: object) -> Json:
+def page_of(call: Call[Any], kind: str, *, created_after: int | None = None, **members: object) -> Json:
     """A list object of what has these members (None is no wish), the newest first."""
     given: Page = call.given
     for name in ("starting_after", "ending_before"):
@@ -105,6 +105,8 @@ def page_of(call: Call[Any], kind: str, **members: object) -> Json:
     bounds: Json = {"gte": created, "lte": created} if isinstance(created, int) else {}
     if isinstance(created, Bounds):
         bounds = created.model_dump(exclude_none=True)
+    if created_after is not None:
+        bounds["gt"] = max(created_after, bounds.get("gt", created_after))
     found = call.store.find(
         kind,
         after=given.starting_after,

@@ -142,7 +142,8 @@ class Store:
         created: Json | None = None,
         **members: Any,
     ) -> list[Json]:
-        """Objects of a kind, the newest first, that have these members (`_subscription` looks among the hidden ones).
+        """Objects of a kind, the newest first, that have these members (`_subscription` looks among the hidden ones),
+        or one of these patterns where a list is given.
 
         `after` and `before` are ids to begin after and to end before, `created` bounds as Stripe's (`gte`, `lt`, ...).
         """
@@ -150,8 +151,10 @@ class Store:
         given: list[Any] = [kind]
         for name, value in members.items():
             path = f"$._.{name[1:]}" if name.startswith("_") else "$." + name.replace("__", ".")
-            where.append(f"json_extract(body, '{path}') = ?")
-            given.append(value)
+            patterns = value if isinstance(value, list) else []
+            like = " OR ".join([f"json_extract(body, '{path}') GLOB ?"] * len(patterns))
+            where.append(f"({like})" if patterns else f"json_extract(body, '{path}') = ?")
+            given.extend(patterns or [value])
         for edge, sign in ((after, "<"), (before, ">")):
             if edge is not None:
                 where.append(f"seq {sign} (SELECT seq FROM objects WHERE id = ?)")  # noqa: S608  no text of others

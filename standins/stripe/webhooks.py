@@ -90,17 +90,20 @@ class Deliveries:
             pause_s = min(LONGEST_PAUSE_S, self._settings.webhook_backoff_s * 2 ** min(tries - 1, 10))
             state, due = "pending", self._settings.wall() + pause_s
         with self._store.transaction():
-            self._store.set_delivery(delivery["event"], state, due, tries, copies)
-            event = self._store.get(delivery["event"])
-            if state == "delivered" and event is not None:
-                self._store.put({**event, "pending_webhooks": 0})
+            self._keep(delivery["event"], state, due, tries, copies)
+
+    def _keep(self, event_id: str, state: str, due: float, tries: int, copies: int) -> None:
+        self._store.set_delivery(event_id, state, due, tries, copies)
+        event = self._store.get(event_id)
+        if state == "delivered" and event is not None:
+            self._store.put({**event, "pending_webhooks": 0})
 
     async def deliver(self, event_id: str) -> int | None:
         """Tell one now, whatever its state; the status that was answered, or None for no answer."""
         status = await self.post(event_id)
         if status is not None and 200 <= status < 300:
             with self._store.transaction():
-                self._store.set_delivery(event_id, "delivered", self._settings.wall(), 1, 0)
+                self._keep(event_id, "delivered", self._settings.wall(), 1, 0)
         return status
 
     async def post(self, event_id: str) -> int | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from server.config import Breaker
+from server.http.keys import CHARGING
 from tests.support.shop import Shop, Sql, shop, stripe
 from tests.support.stripe import LocalService
 
@@ -71,6 +73,20 @@ async def test_a_purchase_that_never_arrived_is_not_charged_when_its_key_may_be_
         22.9: (201, None), 23.1: (409, "purchase_canceled"), 24.1: (409, "purchase_pending"),
     }[hours]  # fmt: skip
     assert await charges(shop) == (hours < 23)
+
+
+async def test_a_charge_that_was_sent_before_stripe_was_left_alone_is_not_forgotten(shop: Shop, sql: Sql) -> None:
+    """The first try is lost after Stripe acted, the second is not made any more: the purchase must stay open."""
+    ada = await shop.customer("ada")
+    service = shop.teacher.client.app[CHARGING].gateway._service
+    service._settings = Breaker(failures=1, open_s=60)
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await shop.stripe.control("POST", "answers", do="lose", path="/v1/payment_intents")
+    assert (await shop.buy(ada, key="one")).status == 503
+    assert await sql.fetchval("SELECT canceled_at FROM transactions") is None
+    service._open_until = 0.0  # a minute later
+    assert (await shop.buy(ada, key="one")).status == 201
+    assert await charges(shop) == 1
 
 
 @pytest.mark.parametrize("fate", ["lose", "cut"])

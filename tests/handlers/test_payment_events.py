@@ -16,7 +16,7 @@ from server.http.keys import PAYMENT_EVENTS
 from server.http.payment_events import EVENT
 from tests.support.app import AppClient, serving, settings
 from tests.support.people import Answer, Person
-from tests.support.shop import WEBHOOK, Shop, Sql, shop, stripe
+from tests.support.shop import WEBHOOK, Shop, Sql, at_stripe, shop, stripe
 from tests.support.stripe import LocalService, sign_webhook
 
 __all__ = ["shop", "stripe"]
@@ -387,12 +387,4 @@ def is_of(event: dict[str, Any], intent: str) -> bool:
 
 async def refund_at_stripe(shop: Shop, intent: str, amount: int) -> None:
     """By somebody at the dashboard."""
-    import aiohttp  # noqa: PLC0415
-
-    headers = {"Authorization": f"Bearer {shop.stripe.settings['secret_key']}"}
-    data = {"payment_intent": intent, "amount": str(amount)}
-    async with (
-        aiohttp.ClientSession() as http,
-        http.post(f"{shop.stripe.origin}/v1/refunds", data=data, headers=headers) as answer,
-    ):
-        assert answer.status == 200, await answer.text()
+    await at_stripe(shop.stripe, "POST", "/v1/refunds", payment_intent=intent, amount=str(amount))

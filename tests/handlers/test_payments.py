@@ -5,11 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from server.config import Breaker
-from server.http.keys import CHARGING
 from tests.support.app import serving_unlimited
 from tests.support.people import PASSWORD, People
-from tests.support.shop import Shop, Sql, overrides, shop, stripe
+from tests.support.shop import Shop, Sql, at_stripe, overrides, shop, stripe
 from tests.support.stripe import LocalService
 
 __all__ = ["overrides", "shop", "stripe"]
@@ -89,6 +87,30 @@ async def test_a_card_that_is_being_removed_is_not_taken_again(shop: Shop, sql: 
     assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
     again = await ada.post("/api/payments/methods", {"token": token})
     assert (again.status, again.pointers) == (422, ["/token"])
+
+
+async def test_who_was_deleted_at_stripe_can_pay_again_by_a_new_card(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    waiting = (await shop.buy(ada)).body["transaction"]
+    customer = await sql.fetchval("SELECT stripe_id FROM customers")
+    await at_stripe(shop.stripe, "DELETE", f"/v1/customers/{customer}")
+    other = await shop.make_course()
+    assert (await shop.buy(ada, other)).body["failure_code"] == "payment_method_unusable"
+    card = await shop.add_card(ada, "visa")
+    assert [row["id"] for row in (await ada.get("/api/payments/methods")).body["items"]] == [card["id"]]
+    assert (await shop.buy(ada, other)).status == 201
+    # What was begun before is Ada's still.
+    assert (await ada.delete(f"/api/payments/transactions/{waiting['id']}")).body["status"] == "canceled"
+    assert (await shop.buy(ada)).status == 201
+
+
+async def test_a_customer_on_whom_stripe_broke_is_made_anew(shop: Shop) -> None:
+    ada = await shop.people.join("ada")
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/customers")
+    assert (await ada.post("/api/payments/methods", {"token": "pm_card_visa"})).status == 503
+    await shop.once(
+        lambda: ada.post("/api/payments/methods", {"token": "pm_card_visa"}), lambda answer: answer.status == 201
+    )
 
 
 @pytest.mark.parametrize("number", CARD_NUMBERS)
@@ -319,19 +341,6 @@ async def test_while_stripe_is_left_alone_nothing_stays_open(shop: Shop, stripe:
     for number in range(8):
         await shop.once(lambda n=number: shop.buy(ada, key=str(n)), lambda answer: answer.status != 503)
     assert len([line for line in await shop.stripe.ledger() if line["type"] == "charge"]) == 1
-
-
-async def test_a_charge_that_was_sent_before_stripe_was_left_alone_is_not_forgotten(shop: Shop, sql: Sql) -> None:
-    """The first try is lost after Stripe acted, the second is not made any more: the purchase must stay open."""
-    ada = await shop.customer("ada")
-    service = shop.teacher.client.app[CHARGING].gateway._service
-    service._settings = Breaker(failures=1, open_s=60)
-    await shop.stripe.control("POST", "webhooks", mode="drop")
-    await shop.stripe.control("POST", "answers", do="lose", path="/v1/payment_intents")
-    assert (await shop.buy(ada)).status == 503
-    assert await sql.fetchval("SELECT canceled_at FROM transactions") is None
-    service._open_until = 0.0  # a minute later
-    await shop.becomes(ada, "succeeded")
 
 
 async def test_many_at_once_charge_once(shop: Shop) -> None:

@@ -8,7 +8,7 @@ import pytest
 from server.data.db import queries
 from server.http.keys import DATABASE
 from tests.support.app import AppClient
-from tests.support.people import Person
+from tests.support.people import PASSWORD, Person
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
 
 __all__ = ["overrides", "shop", "stripe"]
@@ -152,6 +152,24 @@ async def test_the_same_refund_after_it_was_refused_is_asked_for_again(shop: Sho
     done = await refund(ada, transaction, key="one")
     assert (done.status, done.body["status"]) == (200, "refunded")
     assert (await refund(ada, transaction, key="one")).headers["Idempotency-Replayed"] == "true"
+    assert await refunds_booked(shop) == 1
+
+
+async def test_a_refund_that_stripe_broke_on_is_asked_for_anew_and_done_once(shop: Shop, sql: Sql) -> None:
+    """Its error is the answer to whatever comes under the same key, for a day."""
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="break", path="/v1/refunds")
+    assert (await refund(ada, transaction, amount="10.00")).status == 202
+    age = "UPDATE refunds SET created_at = now() - make_interval(mins => $1)"
+    looks = "SELECT count(*) FROM jobs WHERE kind = 'payment_refund' AND run_at > now() AND error <> ''"
+    for minutes in (4, 6, 9):
+        await sql.execute("UPDATE jobs SET run_at = now(), error = NULL")
+        await sql.execute(age, minutes)
+        await shop.once(lambda: sql.fetchval(looks), bool)
+        assert await refunds_booked(shop) == 0
+    await sql.execute(age, 11)
+    await shop.becomes(ada, "partially_refunded")
     assert await refunds_booked(shop) == 1
 
 
@@ -326,3 +344,50 @@ async def test_who_won_their_money_back_has_to_pay_again(shop: Shop) -> None:
     assert not await shop.is_enrolled(ada)
     assert (await shop.buy(ada)).status == 201
     assert await shop.is_enrolled(ada)
+
+
+# -- who left ----------------------------------------------------------------------------------------------------------
+
+
+async def leave(person: Person) -> None:
+    """For good."""
+    assert (await person.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+
+
+async def status_of(sql: Sql) -> str:
+    """Of the one transaction, whose owner cannot ask any more."""
+    status: str = await sql.fetchval("SELECT status FROM transactions")
+    return status
+
+
+async def test_what_waits_for_the_bank_is_given_up_at_once_when_its_buyer_leaves(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    assert (await shop.buy(ada)).status == 202
+    await sql.execute("UPDATE jobs SET run_at = now() + interval '1 hour'")
+    await leave(ada)
+    await shop.once(lambda: status_of(sql), lambda status: status == "canceled")
+
+
+async def test_what_was_paid_when_its_buyer_had_left_is_given_back(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    # Stripe cannot be asked to give it up before the bank's question is answered.
+    path = f"/v1/payment_intents/{intent}/cancel"
+    await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, path=path)
+    await leave(ada)
+    await shop.stripe.approve(intent)
+    await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
+    assert await refunds_booked(shop) == 1
+    assert await sql.fetchval("SELECT count(*) FROM enrollments WHERE is_active") == 0
+
+
+async def test_what_was_paid_before_its_buyer_left_stays_paid(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    transaction = await bought(shop, ada)
+    dispute = await shop.stripe.control("POST", "disputes", payment_intent=transaction["transaction_reference"])
+    await shop.becomes(ada, "disputed")
+    await leave(ada)
+    await shop.stripe.control("POST", f"disputes/{dispute['id']}/close", won=True)
+    await shop.once(lambda: status_of(sql), lambda status: status == "succeeded")
+    assert await sql.fetchval("SELECT count(*) FROM refunds") == 0
+    shop.left.add(ada.id)

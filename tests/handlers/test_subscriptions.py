@@ -13,7 +13,7 @@ from server.http.keys import CHARGING, CONFIG, DATABASE, SUBSCRIBING
 from server.http.subscribing import LOOK, Subscribing
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Answer, Person
-from tests.support.shop import Shop, Sql, shop, stripe
+from tests.support.shop import Shop, Sql, at_stripe, shop, stripe
 from tests.support.stripe import SECRET_KEY, LocalService
 
 __all__ = ["shop", "stripe"]
@@ -712,3 +712,52 @@ async def lecture_of(shop: Shop, course: Any, duration: int = 100) -> Any:
 async def watch(person: Person, lecture: Any, seconds: int) -> None:
     answer = await person.put(f"/api/progress/lectures/{lecture['id']}", {"watched_ranges": [[0, seconds]]})
     assert answer.status == 200, answer.body
+
+
+# -- what was made at Stripe's own desk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("amount", "terms"),
+    [
+        ("500", {"[recurring][interval]": "month"}),
+        ("0", {"[recurring][interval]": "week"}),
+        ("500", {"[recurring][interval]": "month", "[recurring][interval_count]": "3"}),
+    ],
+)
+async def test_a_price_made_at_stripe_leaves_the_plan_and_who_has_it_can_end_it(
+    shop: Shop, sql: Sql, amount: str, terms: dict[str, str]
+) -> None:
+    ada = await shop.customer("ada")
+    begun = (await subscribe(ada)).body
+    stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
+    path = f"/v1/subscriptions/{stripe_id}"
+    product = await at_stripe(shop.stripe, "POST", "/v1/products", name="for a friend")
+    item = (await at_stripe(shop.stripe, "GET", path))["items"]["data"][0]["id"]
+    price = {"[product]": product["id"], "[unit_amount]": amount, "[currency]": "usd"} | terms
+    form = {f"items[0][price_data]{name}": value for name, value in price.items()}
+    await at_stripe(shop.stripe, "POST", path, **{"items[0][id]": item, "metadata": ""}, **form)
+    row = await becomes(shop, ada, price=f"{int(amount) / 100:.2f}")
+    assert (row["plan_name"], row["billing_period"], row["status"]) == ("all", "monthly", "active")
+    await shop.stripe.advance(3 * MONTH_S)
+    await shop.once(lambda: subscription(ada), lambda now: now["current_period_end"] > row["current_period_end"])
+    assert await may_watch(shop, ada)
+    ended = await ada.delete(f"{SUBSCRIPTIONS}/{begun['id']}?now=true")
+    assert (ended.status, ended.body["status"]) == (200, "canceled")
+    assert (await subscribe(ada)).status == 201
+
+
+async def test_what_was_paid_for_when_its_subscriber_had_left_is_given_back(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    begun = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    # Stripe cannot be asked to end it before the bank's question is answered.
+    await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, method="DELETE", path="/v1/")
+    assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+    await shop.stripe.advance(60)
+    await shop.stripe.approve(begun["client_secret"].partition("_secret_")[0])
+    paid = "SELECT status FROM transactions"
+    await shop.once(lambda: sql.fetchval(paid), lambda status: status == "refunded")
+    await shop.stripe.control("DELETE", "answers")
+    status = "SELECT status FROM subscriptions"
+    await shop.once(lambda: sql.fetchval(status), lambda now: now == "canceled")

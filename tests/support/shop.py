@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -143,6 +144,17 @@ def booked(ledger: list[dict[str, Any]]) -> dict[str, tuple[int, int, int]]:
             name = line["metadata"].get("transaction_id", line["payment_intent"])
             books[name][at] += line["amount"] if at == 0 else -line["amount"]
     return {name: tuple(sums) for name, sums in books.items()}  # type: ignore[misc]
+
+
+async def at_stripe(stripe: PaymentService, method: str, path: str, **form: str) -> Any:
+    """What somebody does at Stripe's own desk."""
+    headers = {"Authorization": f"Bearer {stripe.settings['secret_key']}"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.request(method, stripe.origin + path, data=form or None, headers=headers) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
 
 
 @asynccontextmanager

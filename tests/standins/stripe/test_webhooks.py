@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+import stripe
+
 from tests.standins.stripe.conftest import Receiver, Service
 
 Start = Callable[..., Awaitable[Service]]
@@ -89,6 +92,38 @@ async def test_events_can_be_dropped_and_doubled(start: Start, receiver: Receive
     events: list[Any] = await receiver.take(3)
     assert {event.data.object["id"] for event in events} == {second.id}
     assert await delivered(service, "dropped") == ["customer.created"]
+
+
+async def test_events_are_listed_for_thirty_days_the_newest_first(start: Start, receiver: Receiver) -> None:
+    service = await telling(start, receiver)
+    await service.control("POST", "webhooks", mode="drop")
+    await service.pay()
+    await service.control("POST", "webhooks", mode="send")
+    await service.api.customers.create_async()
+    await until(service, "delivered", "customer.created")
+    told = await service.control("GET", "events")
+
+    async def listed(**params: Any) -> list[str]:
+        page = await service.api.events.list_async(params)  # type: ignore[arg-type]
+        return [event.type async for event in page.auto_paging_iter()]
+
+    everything = [event["type"] for event in reversed(told)]
+    assert len(everything) == 4
+    assert await listed() == await listed(limit=1) == everything
+    assert await listed(types=["customer.created", "charge.succeeded"]) == ["customer.created", "charge.succeeded"]
+    assert sorted(await listed(type="payment_intent.*")) == ["payment_intent.created", "payment_intent.succeeded"]
+    assert await listed(delivery_success=True) == ["customer.created"]
+    assert await listed(delivery_success=False) == everything[1:]
+    assert await listed(starting_after=told[1]["id"]) == everything[3:]
+    assert await listed(created={"gte": told[0]["created"] + 60}) == []
+    for bad in ({"type": "a", "types": ["b"]}, {"types": [f"type{n}" for n in range(21)]}, {"ending_before": "evt_1"}):
+        with pytest.raises(stripe.InvalidRequestError):
+            await listed(**bad)
+    await service.control("POST", "clock", advance_s=31 * 86_400)
+    assert await listed(type="customer.*") == []
+    with pytest.raises(stripe.InvalidRequestError) as forgotten:
+        await listed(starting_after=told[0]["id"])
+    assert forgotten.value.code == "resource_missing"
 
 
 async def test_the_control_surface_is_for_who_has_the_key(service: Service) -> None:
