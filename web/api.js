@@ -4,6 +4,8 @@
  * @typedef {{id: string, username: string, email: string, role: string}} User
  */
 
+import { browser } from "./kept.js";
+
 const STORE_KEY = "lectern.account";
 const TIMEOUT_MS = 10_000;
 const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
@@ -88,15 +90,15 @@ export class Api extends EventTarget {
 
   get #account() {
     try {
-      return JSON.parse(localStorage.getItem(STORE_KEY));
+      return JSON.parse(browser.get(STORE_KEY));
     } catch {
       return null;
     }
   }
 
   #keep(account) {
-    if (account) localStorage.setItem(STORE_KEY, JSON.stringify(account));
-    else localStorage.removeItem(STORE_KEY);
+    if (account) browser.set(STORE_KEY, JSON.stringify(account));
+    else browser.remove(STORE_KEY);
   }
 
   async signIn(login, password) {
@@ -347,8 +349,18 @@ export class Api extends EventTarget {
     return this.#refreshing;
   }
 
-  #exclusively(work) {
-    return navigator.locks ? navigator.locks.request("lectern.refresh", work) : work();
+  async #exclusively(work) {
+    let begun = false;
+    const begin = () => {
+      begun = true;
+      return work();
+    };
+    try {
+      return await navigator.locks.request("lectern.refresh", begin);
+    } catch (error) {
+      if (begun) throw error;
+      return work(); // there are no locks, or they are forbidden as all is that tabs have in common
+    }
   }
 
   async #renew(spent) {

@@ -5,6 +5,7 @@ import { explain } from "./api.js";
 import { checkout } from "./checkout.js";
 import { h, icon, setText } from "./dom.js";
 import { clock, plural, price, span } from "./format.js";
+import { tab } from "./kept.js";
 
 const CHECK = "M5 12.5l4.5 4.5L19 7.5";
 const HUES = [176, 200, 218, 250, 286, 330, 8];
@@ -323,11 +324,7 @@ const COURSE_OF = "lectern.course-of";
 /** @param {{id: string}[]} lectures @param {string} courseId */
 export function rememberCourse(lectures, courseId) {
   const known = { ...courseMap(), ...Object.fromEntries(lectures.map(({ id }) => [id, courseId])) };
-  try {
-    sessionStorage.setItem(COURSE_OF, JSON.stringify(known));
-  } catch {
-    // Only a convenience.
-  }
+  tab.set(COURSE_OF, JSON.stringify(known));
 }
 
 /** @param {string} lectureId @returns {string|null} */
@@ -335,7 +332,7 @@ export const courseOf = (lectureId) => courseMap()[lectureId] ?? null;
 
 function courseMap() {
   try {
-    return JSON.parse(sessionStorage.getItem(COURSE_OF)) ?? {};
+    return JSON.parse(tab.get(COURSE_OF)) ?? {};
   } catch {
     return {};
   }

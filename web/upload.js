@@ -4,6 +4,7 @@
  */
 import { explain } from "./api.js";
 import { h, setText } from "./dom.js";
+import { browser } from "./kept.js";
 
 const KEY = "lectern.uploads";
 const TUS = "/vendor/tus-js-client/tus.min.js";
@@ -272,7 +273,7 @@ function postForm(file, url, signal, meter) {
 
 function read() {
   try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    return JSON.parse(browser.get(KEY)) ?? {};
   } catch {
     return {};
   }
@@ -287,7 +288,7 @@ function keep(lectureId, begun) {
   const all = read();
   if (begun) all[lectureId] = begun;
   else delete all[lectureId];
-  localStorage.setItem(KEY, JSON.stringify(all));
+  browser.set(KEY, JSON.stringify(all));
 }
 
 function isSame(begun, file) {
