@@ -51,10 +51,12 @@ const WORDS = {
 export function explain(error) {
   if (!(error instanceof Problem)) return "Something went wrong on this page. Reload it and try again.";
   if (WORDS[error.code]) return WORDS[error.code];
+  if (error.status === 401) return "You are not signed in any more. Sign in to go on.";
   if (error.status === 429) return `Too many tries. Wait ${error.retryAfterS ?? "a few"} seconds and try again.`;
   if (error.status === 404) return "That is not here, or no longer.";
   if (error.status >= 500) return "A part of the server is away for the moment. Try again shortly.";
-  return sentence(error.message);
+  const faults = error.errors.map(({ pointer, detail }) => [pointer.split("/").at(-1).replaceAll("_", " "), detail]);
+  return sentence(faults.map(([name, detail]) => (name ? `${name}: ${detail}` : detail)).join("; ") || error.message);
 }
 
 /** @param {string} text */

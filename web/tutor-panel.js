@@ -4,6 +4,7 @@
  * Whatever comes from the server is shown as text.
  */
 import { h, setText } from "./dom.js";
+import { dropDrafts, keepDraft } from "./drafts.js";
 import { clock } from "./format.js";
 import { TutorSocket } from "./tutor.js";
 
@@ -106,6 +107,7 @@ export class TutorPanel {
       this.#written = this.#input.value.trim();
       this.#say(this.#written);
     });
+    keepDraft(this.#input, this.#api.user.id, "tutor");
     this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -148,6 +150,7 @@ export class TutorPanel {
   }
 
   #begin(turn, message) {
+    if (message === this.#written && !this.#input.value) dropDrafts(this.#api.user.id, "tutor");
     this.#entry(turn, message);
     this.#update();
     this.#scroll();
