@@ -124,7 +124,8 @@ export class Api extends EventTarget {
   /** The present pair of tokens is renewed: those of before end with the password. */
   async changePassword(current_password, new_password) {
     await this.call("PUT", "/api/auth/me/password", { current_password, new_password });
-    await this.refresh();
+    // It is changed, whatever becomes of this: the next call asks again.
+    await this.refresh().catch(() => {});
   }
 
   /** Whether one gets mails about what is unread in the forums. */

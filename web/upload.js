@@ -98,6 +98,7 @@ export class UploadPanel extends EventTarget {
       if (begun && !isSame(begun, this.#file)) await this.#forget(begun);
       if (!kept(this.#lectureId)) await this.#begin();
     } catch (error) {
+      this.#choose.value = ""; // so that the same file can be chosen again
       this.#say(explain(error));
       return;
     }
