@@ -54,10 +54,15 @@ function moveOn(hash) {
   else location.replace(hash.replace(/^#?/, "#")); // what an address names is a page of ours, whatever it says
 }
 
+function noteScroll() {
+  if (here) here.scroll = window.scrollY;
+}
+
 async function show() {
   const mine = ++visit;
   classroom?.close();
   classroom = null;
+  noteScroll(); // of what is still shown
   here = null;
   if (!history.state?.entry) history.replaceState({ entry: newId() }, "");
   const left = (seen[history.state.entry] ??= { scroll: 0, shown: 0 });
@@ -183,8 +188,10 @@ api.addEventListener("account", () => {
   // Somebody else signed in, perhaps in another tab: what is shown here is not theirs.
   if (before && shownTo !== before) show();
 });
-window.addEventListener("scroll", () => here && (here.scroll = window.scrollY));
-window.addEventListener("pagehide", () => tab.set(SEEN_KEY, JSON.stringify(seen)));
+window.addEventListener("pagehide", () => {
+  noteScroll();
+  tab.set(SEEN_KEY, JSON.stringify(seen));
+});
 window.addEventListener("hashchange", () => {
   showAccount();
   show();

@@ -31,10 +31,11 @@ export class TutorPanel {
    */
   constructor({ api, about, go }) {
     this.#api = api;
+    this.#me = api.user.id;
     this.#about = about;
     this.#go = go;
     this.#socket = new TutorSocket({
-      userId: api.user.id,
+      userId: this.#me,
       accessToken: () => api.accessToken,
       renew: () => this.#recent(1),
     });
@@ -49,6 +50,7 @@ export class TutorPanel {
   }
 
   #api;
+  #me; // whoever signs in or out meanwhile
   #about;
   #go;
   #socket;
@@ -91,7 +93,7 @@ export class TutorPanel {
 
   /** What was said last, newest first; a token that has run out is renewed on the way. */
   #recent(count) {
-    return this.#api.call("GET", `/api/chat/history/${this.#api.user.id}?limit=${count}`);
+    return this.#api.call("GET", `/api/chat/history/${this.#me}?limit=${count}`);
   }
 
   #build() {
@@ -107,7 +109,7 @@ export class TutorPanel {
       this.#written = this.#input.value.trim();
       this.#say(this.#written);
     });
-    keepDraft(this.#input, this.#api.user.id, "tutor");
+    keepDraft(this.#input, this.#me, "tutor");
     this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -150,7 +152,7 @@ export class TutorPanel {
   }
 
   #begin(turn, message) {
-    if (message === this.#written && !this.#input.value) dropDrafts(this.#api.user.id, "tutor");
+    if (message === this.#written && !this.#input.value) dropDrafts(this.#me, "tutor");
     this.#entry(turn, message);
     this.#update();
     this.#scroll();

@@ -113,7 +113,9 @@ export class UploadPanel extends EventTarget {
       filename: name.slice(-255),
       size_bytes: size,
     });
-    keep(this.#lectureId, { ...upload, video_id: video.id, filename: name, size_bytes: size, modified: lastModified });
+    // By our clock, which may go wrong by days.
+    const expires_at = new Date(Date.parse(upload.expires_at) - this.#api.clockAheadMs).toISOString();
+    keep(this.#lectureId, { ...upload, expires_at, video_id: video.id, filename: name, size_bytes: size, modified: lastModified });
   }
 
   async #send() {

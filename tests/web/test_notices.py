@@ -8,7 +8,7 @@ from tests.web.test_catalogue import sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
-PLAYING = "lectern.state()?.position > 0.3 && !lectern.state().paused"
+PLAYING = "window.lectern?.state()?.position > 0.3 && !lectern.state().paused"
 # What lies under the middle of what is said.
 PRESSED = """(() => {
     const { left, top, width, height } = document.querySelector(".overlay").getBoundingClientRect();
