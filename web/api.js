@@ -38,6 +38,7 @@ const WORDS = {
   idempotency_key_in_use: "That is on its way already. Wait a moment, then look again.",
   topic_locked: "This question is locked: no more answers.",
   topic_has_posts: "Others have answered: the question stays.",
+  till_blocked: "What takes your card did not come. Allow this page to load it, or check the connection, and try again.",
   card_declined: "The card was declined, and nothing was charged. Try another one.",
   already_subscribed: "You have a subscription already.",
   already_enrolled: "You have this course already.",

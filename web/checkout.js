@@ -28,7 +28,7 @@ async function load(api) {
   await new Promise((resolve, reject) => {
     const script = h("script", { src: script_url });
     script.addEventListener("load", resolve, { once: true });
-    script.addEventListener("error", () => reject(new Problem(0)), { once: true });
+    script.addEventListener("error", () => reject(new Problem(0, { code: "till_blocked" })), { once: true });
     document.head.append(script);
   });
   return window.Stripe(publishable_key);
