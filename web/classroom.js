@@ -500,6 +500,7 @@ export class Classroom {
 
   #preparePlayer(beginning) {
     const player = new Player(this.#screen, { roundTripMs: () => this.session?.roundTripMs ?? null });
+    player.addEventListener("standing", ({ detail }) => this.#notices.waits(detail.active));
     player.prepare(beginning);
     return player;
   }
@@ -511,7 +512,6 @@ export class Classroom {
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
     player.addEventListener("expired", () => this.#renewPlayback());
-    player.addEventListener("standing", ({ detail }) => this.#notices.waits(detail.active));
     player.addEventListener("fatal", ({ detail }) => this.#notices.fault(detail.message));
     player.addEventListener("recovered", () => this.#recovered(position));
     player.addEventListener("ended", () => this.#end());

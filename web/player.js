@@ -105,6 +105,7 @@ export class Player extends EventTarget {
   prepare({ source, position }) {
     this.#source = source;
     this.#lastPosition = position;
+    this.#awaitPicture();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
   }
@@ -546,7 +547,12 @@ export class Player extends EventTarget {
     clearTimeout(standing.timer);
     if (standing.told) this.#tell("standing", { active: false });
     standing.told = false;
-    if (video.paused || video.ended) return;
+    if (!video.paused && !video.ended) this.#awaitPicture();
+  }
+
+  #awaitPicture() {
+    const standing = this.#standing;
+    clearTimeout(standing.timer);
     standing.timer = setTimeout(() => {
       standing.told = true;
       this.#tell("standing", { active: true });

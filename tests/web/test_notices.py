@@ -1,7 +1,9 @@
 """What is said over the picture when it does not go on."""
 
+import asyncio
+
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from tests.web.stage import FIRST, Stage, until
 from tests.web.test_catalogue import sign_in
@@ -35,6 +37,23 @@ async def test_a_picture_that_stands_still_for_want_of_a_network_says_so_beside_
     await page.evaluate("document.querySelector('video').currentTime = 0")
     await page.wait_for_selector(".overlay", state="hidden")
     await until(page, f"{PLAYING} && lectern.state().position < 40")
+
+
+async def test_a_lecture_that_begins_slowly_says_so_until_it_begins(origin: str, page: Page) -> None:
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.route("**/vendor/hls.js/**", later)
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    await page.wait_for_selector("text=The picture waits for the network.")
+    gate.set()
+    await until(page, PLAYING)
+    await page.wait_for_selector(".overlay", state="hidden")
 
 
 async def test_a_video_that_is_deleted_under_the_picture_is_said_to_be_gone(
