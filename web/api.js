@@ -4,6 +4,8 @@
  * @typedef {{id: string, username: string, email: string, role: string}} User
  */
 
+import { browser } from "./kept.js";
+
 const STORE_KEY = "lectern.account";
 const TIMEOUT_MS = 10_000;
 const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
@@ -36,6 +38,7 @@ const WORDS = {
   idempotency_key_in_use: "That is on its way already. Wait a moment, then look again.",
   topic_locked: "This question is locked: no more answers.",
   topic_has_posts: "Others have answered: the question stays.",
+  till_blocked: "What takes your card did not come. Allow this page to load it, or check the connection, and try again.",
   card_declined: "The card was declined, and nothing was charged. Try another one.",
   already_subscribed: "You have a subscription already.",
   already_enrolled: "You have this course already.",
@@ -49,10 +52,12 @@ const WORDS = {
 export function explain(error) {
   if (!(error instanceof Problem)) return "Something went wrong on this page. Reload it and try again.";
   if (WORDS[error.code]) return WORDS[error.code];
+  if (error.status === 401) return "You are not signed in any more. Sign in to go on.";
   if (error.status === 429) return `Too many tries. Wait ${error.retryAfterS ?? "a few"} seconds and try again.`;
   if (error.status === 404) return "That is not here, or no longer.";
   if (error.status >= 500) return "A part of the server is away for the moment. Try again shortly.";
-  return sentence(error.message);
+  const faults = error.errors.map(({ pointer, detail }) => [pointer.split("/").at(-1).replaceAll("_", " "), detail]);
+  return sentence(faults.map(([name, detail]) => (name ? `${name}: ${detail}` : detail)).join("; ") || error.message);
 }
 
 /** @param {string} text */
@@ -88,15 +93,15 @@ export class Api extends EventTarget {
 
   get #account() {
     try {
-      return JSON.parse(localStorage.getItem(STORE_KEY));
+      return JSON.parse(browser.get(STORE_KEY));
     } catch {
       return null;
     }
   }
 
   #keep(account) {
-    if (account) localStorage.setItem(STORE_KEY, JSON.stringify(account));
-    else localStorage.removeItem(STORE_KEY);
+    if (account) browser.set(STORE_KEY, JSON.stringify(account));
+    else browser.remove(STORE_KEY);
   }
 
   async signIn(login, password) {
@@ -120,7 +125,8 @@ export class Api extends EventTarget {
   /** The present pair of tokens is renewed: those of before end with the password. */
   async changePassword(current_password, new_password) {
     await this.call("PUT", "/api/auth/me/password", { current_password, new_password });
-    await this.refresh();
+    // It is changed, whatever becomes of this: the next call asks again.
+    await this.refresh().catch(() => {});
   }
 
   /** Whether one gets mails about what is unread in the forums. */
@@ -347,8 +353,18 @@ export class Api extends EventTarget {
     return this.#refreshing;
   }
 
-  #exclusively(work) {
-    return navigator.locks ? navigator.locks.request("lectern.refresh", work) : work();
+  async #exclusively(work) {
+    let begun = false;
+    const begin = () => {
+      begun = true;
+      return work();
+    };
+    try {
+      return await navigator.locks.request("lectern.refresh", begin);
+    } catch (error) {
+      if (begun) throw error;
+      return work(); // there are no locks, or they are forbidden as all is that tabs have in common
+    }
   }
 
   async #renew(spent) {

@@ -53,16 +53,15 @@ export async function audiencePage({ api, videoId }) {
 
 /** Listens until the page is left. */
 function lookOn(api, videoId, page, live) {
-  let shownOnce = false;
   const open = () => {
     const address = new URL(`/api/videos/${videoId}/live/ws`, location.href);
     address.protocol = address.protocol.replace("http", "ws");
     const socket = new WebSocket(address, [PROTOCOL, `bearer.${api.accessToken}`]);
     socket.addEventListener("message", ({ data }) => {
-      shownOnce ||= page.isConnected;
-      if (shownOnce && !page.isConnected) socket.close();
+      if (!page.isConnected) return socket.close();
       const message = JSON.parse(data);
       if (message.type === "live") showLive(live, message);
+      return undefined;
     });
     socket.addEventListener("close", async ({ code }) => {
       if (!page.isConnected || (code >= 4400 && code < 4500)) return;

@@ -5,6 +5,7 @@ import { explain } from "./api.js";
 import { checkout } from "./checkout.js";
 import { h, icon, setText } from "./dom.js";
 import { clock, plural, price, span } from "./format.js";
+import { tab } from "./kept.js";
 
 const CHECK = "M5 12.5l4.5 4.5L19 7.5";
 const HUES = [176, 200, 218, 250, 286, 330, 8];
@@ -22,16 +23,24 @@ const STANDINGS = { pending: "open", requires_action: "open", succeeded: "paid",
  * @param {object} options
  * @param {import("./api.js").Api} options.api
  * @param {string} options.words  what to look for, from the address
+ * @param {{shown: number}} options.left  how many were shown when this page was left, and from now on
  */
-export async function cataloguePage({ api, words }) {
-  const [first, continuations] = await Promise.all([api.courses(words), begun(api)]);
+export async function cataloguePage({ api, words, left }) {
+  const [first, continuations] = await Promise.all([found(api, words, left.shown), begun(api)]);
+  let newest = 0;
   const list = h("ul", { class: "courses", "aria-label": "Courses" });
   const note = h("p", { class: "quiet", role: "status" });
   const more = h("button", { class: "plain", type: "button", hidden: true }, "Show more");
   const add = (page, sought) => {
     list.append(...page.items.map(courseCard));
+    left.shown = list.children.length;
     more.hidden = page.next === null;
-    more.onclick = () => run(more, async () => add(await api.more(page.next), sought));
+    const mine = newest;
+    more.onclick = () =>
+      run(more, async () => {
+        const rest = await api.more(page.next);
+        if (mine === newest) add(rest, sought); // else others are looked for by now
+      });
     if (list.children.length > 0) setText(note, "");
     else setText(note, sought ? `Nothing is found for “${sought}”.` : "Nothing has been published yet.");
   };
@@ -52,11 +61,10 @@ export async function cataloguePage({ api, words }) {
       h("ul", { class: "begun" }, ...continuations.map(continuation)),
       h("h2", { class: "section" }, "All courses"),
     );
-  let newest = 0;
   const search = async (sought) => {
     const mine = ++newest;
     // The address follows, without a page of its own for every letter.
-    history.replaceState(null, "", sought ? `#/?q=${encodeURIComponent(sought)}` : "#/");
+    history.replaceState(history.state, "", sought ? `#/?q=${encodeURIComponent(sought)}` : "#/");
     try {
       const page = await api.courses(sought);
       if (mine !== newest) return true;
@@ -84,6 +92,18 @@ export async function cataloguePage({ api, words }) {
     note,
     h("p", { class: "more" }, more),
   );
+}
+
+/** The first page of them, or as many as were shown before. */
+async function found(api, words, count) {
+  const page = await api.courses(words);
+  while (page.items.length < count && page.next) {
+    const more = await api.more(page.next).catch(() => null);
+    if (!more) break; // it can be asked for once more
+    page.items.push(...more.items);
+    page.next = more.next;
+  }
+  return page;
 }
 
 /** Only a convenience: the catalogue is there without it. */
@@ -323,11 +343,7 @@ const COURSE_OF = "lectern.course-of";
 /** @param {{id: string}[]} lectures @param {string} courseId */
 export function rememberCourse(lectures, courseId) {
   const known = { ...courseMap(), ...Object.fromEntries(lectures.map(({ id }) => [id, courseId])) };
-  try {
-    sessionStorage.setItem(COURSE_OF, JSON.stringify(known));
-  } catch {
-    // Only a convenience.
-  }
+  tab.set(COURSE_OF, JSON.stringify(known));
 }
 
 /** @param {string} lectureId @returns {string|null} */
@@ -335,7 +351,7 @@ export const courseOf = (lectureId) => courseMap()[lectureId] ?? null;
 
 function courseMap() {
   try {
-    return JSON.parse(sessionStorage.getItem(COURSE_OF)) ?? {};
+    return JSON.parse(tab.get(COURSE_OF)) ?? {};
   } catch {
     return {};
   }

@@ -6,6 +6,7 @@ import { explain, Problem } from "./api.js";
 import { h, setText } from "./dom.js";
 import { minorUnits } from "./format.js";
 import { newId } from "./ids.js";
+import { tab } from "./kept.js";
 
 const SETTLES_MS = 30_000;
 const LOOK_MS = 500;
@@ -27,7 +28,7 @@ async function load(api) {
   await new Promise((resolve, reject) => {
     const script = h("script", { src: script_url });
     script.addEventListener("load", resolve, { once: true });
-    script.addEventListener("error", () => reject(new Problem(0)), { once: true });
+    script.addEventListener("error", () => reject(new Problem(0, { code: "till_blocked" })), { once: true });
     document.head.append(script);
   });
   return window.Stripe(publishable_key);
@@ -170,17 +171,13 @@ function forgetKeys(what) {
 /** By method. @returns {Record<string, string>} */
 function keysOf(what) {
   try {
-    return JSON.parse(sessionStorage.getItem(KEYS + what)) ?? {};
+    return JSON.parse(tab.get(KEYS + what)) ?? {};
   } catch {
     return {};
   }
 }
 
 function keepKeys(what, kept) {
-  try {
-    if (Object.keys(kept).length) sessionStorage.setItem(KEYS + what, JSON.stringify(kept));
-    else sessionStorage.removeItem(KEYS + what);
-  } catch {
-    // No room, or none is given: each try has a key of its own.
-  }
+  if (Object.keys(kept).length) tab.set(KEYS + what, JSON.stringify(kept));
+  else tab.remove(KEYS + what);
 }

@@ -21,6 +21,7 @@ const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its 
 const ENCODING_POLL_MS = 2_500;
 const RETRY_MS = 5_000;
 const PAUSED_MS = 5_000; // how often a paused picture is told of: often enough for decisions to live on
+const KEEP_MS = 5_000; // a page that is killed loses no more of what the server was not told
 const CREDENTIALS_AGAIN_MS = 60_000;
 const REMEMBERED = 500; // of each kind, for whoever looks at `window.lectern`
 
@@ -79,6 +80,7 @@ export class Classroom {
   #finished = false;
   #credentialsRenewedAt = -Infinity;
   #quietUntil = 0; // while paused
+  #keeping = setInterval(() => this.#keepSession(), KEEP_MS);
   #log = { decisions: [], acks: [], frames: [] };
 
   #stage = h("div", { class: "stage" });
@@ -127,6 +129,7 @@ export class Classroom {
   close() {
     this.#keepPlace();
     this.#off.abort();
+    clearInterval(this.#keeping);
     const left = this.player && !this.#finished ? this.player.frame() : null;
     if (left) this.session?.record(left);
     if (this.session) finish(this.session, this.#userId);
@@ -326,6 +329,7 @@ export class Classroom {
       if (error.status === 401) this.#signIn();
       else if (!this.player) this.#notices.say("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
       else if (error.status === 403) this.#notEntitled();
+      else if (error.status === 404) this.#gone();
       else if (error.status === 0 || error.status >= 429) this.#renewSoon();
       return null;
     }
@@ -485,10 +489,18 @@ export class Classroom {
     this.#notices.say("No longer open to you", "You do not take this course any more.", ["See the course", () => this.#navigate(course)]);
   }
 
+  /** What plays is deleted: what is left of it in the buffer is nobody's lecture any more. */
+  #gone() {
+    this.#screen.pause();
+    const text = "It was deleted, or another one takes its place.";
+    this.#notices.say("This video is not here any more", text, ["Look again", () => location.reload()]);
+  }
+
   // The picture
 
   #preparePlayer(beginning) {
     const player = new Player(this.#screen, { roundTripMs: () => this.session?.roundTripMs ?? null });
+    player.addEventListener("standing", ({ detail }) => this.#notices.waits(detail.active));
     player.prepare(beginning);
     return player;
   }

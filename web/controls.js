@@ -1,6 +1,7 @@
 /** Beside the picture: captions, speed, what is shown now; and keys for all of it. */
 import { h, setText } from "./dom.js";
 import { rateText, rungName } from "./format.js";
+import { browser } from "./kept.js";
 
 const RATES = [0.75, 1, 1.25, 1.5, 2];
 const QUALITY_MS = 1_000;
@@ -53,7 +54,7 @@ export class Controls {
   /** Remembered: for the next lecture, and for an element that begins anew after a fault. */
   #rateChooser() {
     const screen = this.#screen;
-    const last = Number(localStorage.getItem(RATE_KEY));
+    const last = Number(browser.get(RATE_KEY));
     screen.defaultPlaybackRate = screen.playbackRate = RATES.includes(last) ? last : 1;
     const select = h(
       "select",
@@ -65,7 +66,7 @@ export class Controls {
       select.value = String(wanted);
       if (!RATES.includes(wanted)) return;
       screen.defaultPlaybackRate = wanted;
-      localStorage.setItem(RATE_KEY, String(wanted));
+      browser.set(RATE_KEY, String(wanted));
     });
     return h("label", { class: "rate" }, "Speed ", select);
   }
@@ -84,7 +85,7 @@ export class Controls {
   #toggleCaptions() {
     const on = this.#captions.getAttribute("aria-pressed") !== "true";
     this.#captions.dataset.chosen = "by hand";
-    localStorage.setItem(CAPTIONS_KEY, on ? "on" : "off");
+    browser.set(CAPTIONS_KEY, on ? "on" : "off");
     this.#player().showCaptions(on ? 0 : -1);
     this.#captions.setAttribute("aria-pressed", String(on));
   }
@@ -108,5 +109,5 @@ export class Controls {
 }
 
 function wantsCaptions() {
-  return localStorage.getItem(CAPTIONS_KEY) !== "off";
+  return browser.get(CAPTIONS_KEY) !== "off";
 }

@@ -36,6 +36,29 @@ export function oneAtATime(work) {
   };
 }
 
+const BUTTONS = "button, a, summary";
+
+/**
+ * Makes elements anew, and gives the focus to what stands then where it was: among the buttons of the same row (an `li` with an
+ * `id`), or of the whole. So whoever goes by keyboard is not thrown back to the page's beginning.
+ *
+ * @param {HTMLElement} within
+ * @param {() => void} work
+ * @param {HTMLElement|null} [otherwise]  gets it where nothing stands there any more
+ */
+export function keepFocus(within, work, otherwise = null) {
+  const { activeElement } = document;
+  if (!within.contains(activeElement)) return work();
+  const row = activeElement.closest("li[id]");
+  const buttons = (parent) => [...(parent?.querySelectorAll(BUTTONS) ?? [])];
+  const at = buttons(row ?? within).indexOf(activeElement);
+  work();
+  if (within.contains(document.activeElement)) return undefined;
+  const now = buttons(row ? document.getElementById(row.id) : within);
+  (now[at] ?? now.at(-1) ?? otherwise)?.focus({ preventScroll: true });
+  return undefined;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** A stroked icon on a 24 x 24 grid. @param {string} path */

@@ -136,6 +136,7 @@ function material(api, file, { owner, told, fail }) {
     }
   };
   const remove = oneAtATime(async () => {
+    if (!confirm(`Delete “${file.filename}”? It cannot be brought back.`)) return;
     try {
       await api.call("DELETE", `/api/files/${file.id}`);
       row.remove();

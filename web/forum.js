@@ -4,7 +4,8 @@
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
 import { explain, Problem } from "./api.js";
-import { h, oneAtATime, setText } from "./dom.js";
+import { h, keepFocus, oneAtATime, setText } from "./dom.js";
+import { dropDrafts, keepDraft } from "./drafts.js";
 import { clock, plural } from "./format.js";
 import { newId } from "./ids.js";
 import { showMarkdown } from "./markdown.js";
@@ -27,6 +28,7 @@ export class ForumPanel {
    */
   constructor({ api, events, lecture, owner, position, seek, duration }) {
     this.#api = api;
+    this.#me = api.user?.id;
     this.#events = events;
     this.#lecture = lecture;
     this.#owner = owner;
@@ -46,6 +48,7 @@ export class ForumPanel {
   marks = h("div", { class: "marks", role: "group", "aria-label": "Questions in this lecture", hidden: true });
 
   #api;
+  #me; // whoever signs in meanwhile
   #events;
   #lecture;
   #owner;
@@ -140,16 +143,19 @@ export class ForumPanel {
     const mine = ++this.#asked;
     const answer = await this.#api.call("GET", this.#path(query));
     if (mine !== this.#asked) return;
-    this.#list.replaceChildren(...answer.items.map((topic) => this.#entry(topic)));
-    if (answer.items.length === 0) this.#list.append(h("li", { class: "quiet" }, "Nothing here yet."));
+    const entries = answer.items.map((topic) => this.#entry(topic));
+    if (entries.length === 0) entries.push(h("li", { class: "quiet" }, "Nothing here yet."));
+    keepFocus(this.#list, () => this.#list.replaceChildren(...entries));
     this.#offerMore(answer.next);
   }
 
   #offerMore(next) {
     this.#more.hidden = !next;
+    const mine = this.#asked;
     this.#more.onclick = oneAtATime(() =>
       this.#try(async () => {
         const answer = await this.#api.more(next);
+        if (mine !== this.#asked) return; // another list is shown by now
         this.#list.append(...answer.items.map((topic) => this.#entry(topic)));
         this.#offerMore(answer.next);
       }),
@@ -160,7 +166,7 @@ export class ForumPanel {
     const open = () => this.#try(() => this.#open(topic.id));
     return h(
       "li",
-      { dataset: { topic: topic.id, unread: String(topic.unread > 0) } },
+      { id: `topic-${topic.id}`, dataset: { topic: topic.id, unread: String(topic.unread > 0) } },
       h("button", { type: "button", class: "link", onclick: open }, topic.title),
       h(
         "p",
@@ -194,6 +200,9 @@ export class ForumPanel {
     const content = h("textarea", { required: true, maxlength: 20_000, rows: 4, "aria-label": "Your question" });
     const pinned = h("input", { type: "checkbox", checked: true });
     const pinnedText = h("span", null, "At this second");
+    const names = [this.#me, "question", this.#lecture.course_id];
+    keepDraft(title, ...names, "title");
+    keepDraft(content, ...names, "content");
     const post = this.#poster("/api/forums/topics");
     const ask = (event) => {
       event.preventDefault();
@@ -201,9 +210,13 @@ export class ForumPanel {
       body.lecture_id = this.#lecture.id;
       if (pinned.checked) body.position = Number(form.dataset.position ?? this.#position().toFixed(3));
       post(form, body, async (topic) => {
-        form.reset();
-        delete form.dataset.position;
-        form.closest("details").open = false;
+        // What was written meanwhile is another one.
+        if (title.value === body.title && content.value === body.content) {
+          dropDrafts(...names);
+          form.reset();
+          delete form.dataset.position;
+          form.closest("details").open = false;
+        }
         this.#showTopic(topic);
         await Promise.all([this.#refreshList(), this.#refreshMarks()]);
       });
@@ -283,10 +296,13 @@ export class ForumPanel {
   }
 
   #showList(words = "") {
+    const entry = document.getElementById(`topic-${this.#topicId}`);
+    const focused = this.#topicView.contains(document.activeElement);
     this.#topicId = null;
     this.#topicView.hidden = true;
     this.#listView.hidden = false;
     setText(this.#told, words);
+    if (focused) (entry?.querySelector("button") ?? this.#search).focus({ preventScroll: true });
   }
 
   #showTopic(topic) {
@@ -327,8 +343,9 @@ export class ForumPanel {
     const { head, meta, tools, reply } = parts;
     setText(head, topic.title);
     const states = [topic.is_pinned && "Pinned", topic.is_locked && "Locked", topic.solved_post_id && "Solved"];
-    meta.replaceChildren(states.filter(Boolean).map((state) => `${state} · `).join(""), this.#here(topic) ? this.#moment(topic) : "");
-    tools.replaceChildren(...this.#topicTools(topic));
+    const moment = this.#here(topic) ? this.#moment(topic) : "";
+    keepFocus(meta, () => meta.replaceChildren(states.filter(Boolean).map((state) => `${state} · `).join(""), moment), head);
+    keepFocus(tools, () => tools.replaceChildren(...this.#topicTools(topic)), head);
     reply.hidden = topic.is_locked && !this.#owner;
     for (const post of topic.posts.items) this.#put(post, topic);
     let next = topic.posts.next;
@@ -355,7 +372,7 @@ export class ForumPanel {
         await this.refresh();
       });
     const button = (label, work) => h("button", { type: "button", class: "plain", onclick: oneAtATime(work) }, label);
-    const mine = topic.creator_id === this.#api.user?.id;
+    const mine = topic.creator_id === this.#me;
     return [
       this.#owner && button(topic.is_pinned ? "Unpin" : "Pin", change({ is_pinned: !topic.is_pinned })),
       this.#owner && button(topic.is_locked ? "Unlock" : "Lock", change({ is_locked: !topic.is_locked })),
@@ -369,8 +386,9 @@ export class ForumPanel {
     const known = this.#shown.get(post.id);
     if (known?.state === state || known?.element.querySelector("form")) return;
     const element = this.#post(post, topic);
-    if (known) known.element.replaceWith(element);
-    else this.#parts.posts.append(element);
+    const { posts, head } = this.#parts;
+    if (known) keepFocus(posts, () => known.element.replaceWith(element), head);
+    else posts.append(element);
     this.#shown.set(post.id, { state, element });
   }
 
@@ -383,7 +401,7 @@ export class ForumPanel {
     const notes = [when, post.edited_at && "edited", post.is_solution && "solution"].filter(Boolean).join(" · ");
     const element = h(
       "li",
-      { dataset: { post: post.id, solution: String(post.is_solution) } },
+      { id: `post-${post.id}`, dataset: { post: post.id, solution: String(post.is_solution) } },
       h("p", { class: "meta" }, h("strong", null, who), post.by_course_owner && " (instructor)", ` · ${notes}`),
       text,
     );
@@ -393,8 +411,8 @@ export class ForumPanel {
 
   #postTools(post, topic, element) {
     const path = `/api/forums/posts/${post.id}`;
-    const mine = post.user_id === this.#api.user?.id;
-    const judge = this.#owner || topic.creator_id === this.#api.user?.id;
+    const mine = post.user_id === this.#me;
+    const judge = this.#owner || topic.creator_id === this.#me;
     const after = (work) => () =>
       this.#try(async () => {
         await work();
@@ -403,7 +421,10 @@ export class ForumPanel {
     const solve = after(() => this.#api.call("PUT", `${path}/solution`, { is_solution: !post.is_solution }));
     const removed = after(() => this.#api.call("DELETE", path));
     const remove = async () => confirm("Delete this post? It cannot be brought back.") && removed();
-    const edit = () => element.querySelector(".text")?.replaceWith(this.#editForm(post, topic));
+    const edit = () => {
+      element.querySelector(".text")?.replaceWith(this.#editForm(post, topic));
+      element.querySelector("textarea")?.focus();
+    };
     const button = (label, work) => h("button", { type: "button", class: "link", onclick: oneAtATime(work) }, label);
     return [
       judge && button(post.is_solution ? "Not the solution" : "This is the solution", solve),
@@ -415,9 +436,13 @@ export class ForumPanel {
   #editForm(post, topic) {
     const content = h("textarea", { required: true, maxlength: 20_000, rows: 5, "aria-label": "Your post" });
     content.value = post.content;
+    const names = [this.#me, "edit", post.id];
+    keepDraft(content, ...names);
     const show = (row) => {
+      dropDrafts(...names);
       const element = this.#post(row, topic);
-      this.#shown.get(post.id).element.replaceWith(element);
+      const put = () => this.#shown.get(post.id).element.replaceWith(element);
+      keepFocus(this.#parts.posts, put);
       this.#shown.set(post.id, { state: null, element });
     };
     const save = (event) => {
@@ -441,11 +466,18 @@ export class ForumPanel {
 
   #replyForm(topicId) {
     const content = h("textarea", { required: true, maxlength: 20_000, rows: 3, "aria-label": "Your answer" });
+    const names = [this.#me, "answer", topicId];
+    keepDraft(content, ...names);
     const post = this.#poster(`/api/forums/topics/${topicId}/posts`);
     const send = (event) => {
       event.preventDefault();
-      post(form, { content: content.value }, async () => {
-        content.value = "";
+      const sent = content.value;
+      post(form, { content: sent }, async () => {
+        // What was written meanwhile is another one.
+        if (content.value === sent) {
+          content.value = "";
+          dropDrafts(...names);
+        }
         await this.#refreshTopic();
       });
     };

@@ -18,6 +18,8 @@ import { audiencePage } from "./audience.js";
 import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
 import { h } from "./dom.js";
+import { newId } from "./ids.js";
+import { tab } from "./kept.js";
 import { opsPage } from "./ops.js";
 import { finishOwed } from "./owed.js";
 import { forgetAll } from "./place.js";
@@ -28,6 +30,14 @@ const HOME = location.pathname === "/ops" ? "/ops" : "/";
 const api = new Api();
 const page = document.getElementById("page");
 const account = document.getElementById("account");
+
+// Of each page in this tab's history, by its entry's name: how far it was scrolled, and how much of its list was shown.
+// Browsers look only at what is there when one comes back, and then a page is still empty.
+const SEEN_KEY = "lectern.seen";
+history.scrollRestoration = "manual";
+/** @type {Record<string, {scroll: number, shown: number}>} */
+const seen = JSON.parse(tab.get(SEEN_KEY) ?? "{}");
+let here = null; // of the page that is shown
 
 /** @type {Classroom|null} */
 let classroom = null;
@@ -44,20 +54,29 @@ function moveOn(hash) {
   else location.replace(hash.replace(/^#?/, "#")); // what an address names is a page of ours, whatever it says
 }
 
+function noteScroll() {
+  if (here) here.scroll = window.scrollY;
+}
+
 async function show() {
   const mine = ++visit;
   classroom?.close();
   classroom = null;
+  noteScroll(); // of what is still shown
+  here = null;
+  if (!history.state?.entry) history.replaceState({ entry: newId() }, "");
+  const left = (seen[history.state.entry] ??= { scroll: 0, shown: 0 });
   const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
   page.setAttribute("aria-busy", "true");
-  const element = await build(kind, id, new URLSearchParams(query)).catch((error) =>
+  const element = await build(kind, id, new URLSearchParams(query), left).catch((error) =>
     error.status === 401 ? signInPage({ api, next: location.hash, navigate }) : failed(error),
   );
   if (mine !== visit) return;
   page.removeAttribute("aria-busy");
   page.replaceChildren(element);
-  window.scrollTo(0, 0);
+  window.scrollTo(0, left.scroll);
+  here = left;
   const heading = page.querySelector("h1");
   if (mine > 1) heading.focus({ preventScroll: true });
   // A classroom does not know its lecture yet, and says itself what it is.
@@ -65,11 +84,11 @@ async function show() {
   await classroom?.open();
 }
 
-async function build(kind, id, query) {
+async function build(kind, id, query, left) {
   switch (kind) {
     case "":
     case undefined:
-      return cataloguePage({ api, words: (query.get("q") ?? "").trim() });
+      return cataloguePage({ api, words: (query.get("q") ?? "").trim(), left });
     case "courses":
       return coursePage({ api, courseId: id, navigate });
     case "lectures":
@@ -168,6 +187,10 @@ api.addEventListener("account", () => {
   shownTo = api.user?.id ?? before;
   // Somebody else signed in, perhaps in another tab: what is shown here is not theirs.
   if (before && shownTo !== before) show();
+});
+window.addEventListener("pagehide", () => {
+  noteScroll();
+  tab.set(SEEN_KEY, JSON.stringify(seen));
 });
 window.addEventListener("hashchange", () => {
   showAccount();

@@ -44,10 +44,20 @@ export class Notices {
     this.element.dataset.kind = "play";
   }
 
+  /** Says, or no longer, that the picture waits; beside the controls, which can be used meanwhile. @param {boolean} active */
+  waits(active) {
+    const { element } = this;
+    if (!active && element.dataset.kind === "waits") this.clear();
+    if (!active || !element.hidden) return;
+    element.replaceChildren(h("p", null, "The picture waits for the network. It goes on by itself."));
+    element.dataset.kind = "waits";
+    element.hidden = false;
+  }
+
   /** Says that the picture has stopped, but for where there is more to say. @param {string} message */
   fault(message) {
     const { hidden, dataset } = this.element;
-    if (!hidden && !["play", "fault"].includes(dataset.kind)) return;
+    if (!hidden && !["play", "fault", "waits"].includes(dataset.kind)) return;
     this.say("The picture has stopped", message);
     dataset.kind = "fault";
   }

@@ -10,7 +10,8 @@ const lockOf = (sessionId) => `lectern.session.${sessionId}`;
 /** Tells other tabs, until the session stops, that this page looks after it. @param {VideoSession} session */
 export function hold(session) {
   const stopped = new Promise((resolve) => session.addEventListener("stopped", resolve, { once: true }));
-  navigator.locks?.request(lockOf(session.sessionId), () => session.state.connection !== "stopped" && stopped);
+  const held = navigator.locks?.request(lockOf(session.sessionId), () => session.state.connection !== "stopped" && stopped);
+  held?.catch(() => {}); // forbidden, as is then what other tabs could know of it
 }
 
 /**

@@ -12,14 +12,15 @@
  * @typedef {{position: number, at: number}} Place   seconds; when it was reached, ms since 1970 by our clock
  */
 
+import { dropDrafts } from "./drafts.js";
+import { browser, tab } from "./kept.js";
+
 const PREFIX = "lectern.place.";
 const SESSION_PREFIX = "lectern.session.";
 const OWED_PREFIX = "lectern.owed.";
 
-const tab = () => sessionStorage;
-const browser = () => localStorage;
 /** Without locks nobody could tell whether another tab is still at work with what it owes. */
-const owing = () => (navigator.locks ? browser() : tab());
+const owing = () => (navigator.locks ? browser : tab);
 
 /** The newest place of any tab's. @param {string} userId @param {string} lectureId @returns {Place|null} */
 export function placeIn(userId, lectureId) {
@@ -48,33 +49,34 @@ export const keepSession = (userId, lectureId, session) => write(tab, `${SESSION
 
 /** @param {string} userId @param {string} lectureId */
 export function forgetSession(userId, lectureId) {
-  tab().removeItem(`${SESSION_PREFIX}${userId}.${lectureId}`);
+  tab.remove(`${SESSION_PREFIX}${userId}.${lectureId}`);
 }
 
 /** @param {string} userId @param {string} lectureId */
 export function forgetPlace(userId, lectureId) {
-  for (const store of [tab, browser]) store().removeItem(`${PREFIX}${userId}.${lectureId}`);
+  for (const store of [tab, browser]) store.remove(`${PREFIX}${userId}.${lectureId}`);
 }
 
 /** @param {string} userId @returns {OwedSession[]} the sessions of which the server was not told all; not this tab's own */
 export function owed(userId) {
-  const own = keysFrom(tab, SESSION_PREFIX).map((key) => read(tab, key)?.session_id);
-  const all = keysFrom(owing, `${OWED_PREFIX}${userId}.`).map((key) => read(owing, key));
+  const own = tab.keys(SESSION_PREFIX).map((key) => read(tab, key)?.session_id);
+  const all = owing().keys(`${OWED_PREFIX}${userId}.`).map((key) => read(owing(), key));
   return all.filter((session) => session && !own.includes(session.session_id));
 }
 
 /** @param {string} userId @param {OwedSession} session */
-export const keepOwed = (userId, session) => write(owing, `${OWED_PREFIX}${userId}.${session.session_id}`, session);
+export const keepOwed = (userId, session) => write(owing(), `${OWED_PREFIX}${userId}.${session.session_id}`, session);
 
 /** @param {string} userId @param {string} sessionId */
 export function forgetOwed(userId, sessionId) {
-  owing().removeItem(`${OWED_PREFIX}${userId}.${sessionId}`);
+  owing().remove(`${OWED_PREFIX}${userId}.${sessionId}`);
 }
 
 /** Somebody signed out: nothing of theirs stays. */
 export function forgetAll() {
+  dropDrafts();
   for (const store of [tab, browser])
-    for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) keysFrom(store, prefix).forEach((key) => store().removeItem(key));
+    for (const prefix of [PREFIX, SESSION_PREFIX, OWED_PREFIX]) store.keys(prefix).forEach((key) => store.remove(key));
 }
 
 /**
@@ -93,22 +95,14 @@ export function resumeAt(here, there, clockAheadMs) {
   return newerThere ? there.position : here.position;
 }
 
-function keysFrom(store, prefix) {
-  return Object.keys(store()).filter((key) => key.startsWith(prefix));
-}
-
 function read(store, key) {
   try {
-    return JSON.parse(store().getItem(key));
+    return JSON.parse(store.get(key));
   } catch {
     return null;
   }
 }
 
 function write(store, key, value) {
-  try {
-    store().setItem(key, JSON.stringify(value));
-  } catch {
-    // Full or forbidden: the server's own memory is within a second of ours.
-  }
+  store.set(key, JSON.stringify(value));
 }

@@ -85,6 +85,7 @@ function planCard(api, plan, live, telling, again) {
   const card = h("section", { class: "card entry plan", "aria-label": plan.plan_name }, h("h2", null, plan.plan_name));
   const covers = plan.courses === "all" ? "All courses." : `${plural(plan.courses.length, "course")}.`;
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
+  const till = h("div");
   card.append(h("p", null, covers), failure);
   for (const period of Object.keys(PERIODS)) {
     const cost = { price: plan.prices[period], currency: plan.currency };
@@ -96,20 +97,23 @@ function planCard(api, plan, live, telling, again) {
       const change = () => api.changeSubscription(live.id, { plan_name: plan.plan_name, billing_period: period });
       card.append(h("p", null, h("button", { class: "plain", type: "button", onclick: telling(change) }, `Change to ${text}`)));
     } else {
-      const begin = async ({ target }) => {
-        target.disabled = true;
+      const begin = oneAtATime(async () => {
+        if (till.dataset.period === period) return;
+        till.dataset.period = period;
         failure.hidden = true;
         try {
-          card.append(await subscribeForm(api, plan, period, text, again));
+          const form = await subscribeForm(api, plan, period, text, again);
+          if (till.dataset.period === period) till.replaceChildren(form); // in place of the other period's
         } catch (error) {
-          target.disabled = false;
+          if (till.dataset.period === period) delete till.dataset.period;
           setText(failure, explain(error));
           failure.hidden = false;
         }
-      };
+      });
       card.append(h("p", null, h("button", { class: "plain", type: "button", onclick: begin }, `Subscribe for ${text}`)));
     }
   }
+  card.append(till);
   return card;
 }
 

@@ -2,8 +2,9 @@
  * hls.js bound to a video element: plays, measures, and obeys a cap.
  *
  * Events: `levels`, `captions` {tracks, active}, `blocked` (autoplay was refused), `moment` {frame} (a telemetry frame
- * that cannot wait), `stall` {active}, `expired` (the playback address is no longer good), `fatal` {message}, `recovered`
- * (from what was fatal), `ended`.
+ * that cannot wait), `stall` {active}, `standing` {active} (the picture stands still, which should move, for so long that
+ * somebody wonders), `expired` (the playback address is no longer good), `fatal` {message}, `recovered` (from what was
+ * fatal), `ended`.
  */
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
@@ -32,6 +33,8 @@ const SEGMENTS_PER_FRAME = 64;
 // a round trip, and what the browser's own figures of a download lag behind. Not before half of it has come.
 const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
+// So long a picture stands still before it is said why.
+const STANDING_MS = 4_000;
 // What ends so close to the lecture's end ends with it: sound and picture are not equally long.
 const END_S = 0.5;
 
@@ -81,6 +84,7 @@ export class Player extends EventTarget {
   #startupMs = null;
   #startupTold = false;
   #stalls = new Stalls((active) => this.#tell("stall", { active }));
+  #standing = { timer: 0, told: false };
   #abandoned = 0;
   #jumped = false;
   #lastPosition = 0;
@@ -101,6 +105,7 @@ export class Player extends EventTarget {
   prepare({ source, position }) {
     this.#source = source;
     this.#lastPosition = position;
+    this.#awaitPicture();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
   }
@@ -261,6 +266,7 @@ export class Player extends EventTarget {
   destroy() {
     this.#off.abort();
     this.#stalls.cancel();
+    clearTimeout(this.#standing.timer);
     clearTimeout(this.#foretelling);
     this.#hls?.destroy();
     this.#hls = null;
@@ -475,6 +481,7 @@ export class Player extends EventTarget {
       this.#stalls.end();
     });
     on("waiting", () => this.#wait());
+    for (const name of ["play", "playing", "timeupdate", "pause", "ended"]) on(name, () => this.#stirred());
     on("pause", () => {
       if (video.error || this.#restoring) return;
       this.#playing = false;
@@ -531,6 +538,25 @@ export class Player extends EventTarget {
       bufferMs,
       complete: video.duration - video.currentTime < bufferMs / 1_000 + END_S,
     });
+  }
+
+  /** Something has happened to the picture: if it is to play on, the next thing should follow soon. */
+  #stirred() {
+    const { video } = this;
+    const standing = this.#standing;
+    clearTimeout(standing.timer);
+    if (standing.told) this.#tell("standing", { active: false });
+    standing.told = false;
+    if (!video.paused && !video.ended) this.#awaitPicture();
+  }
+
+  #awaitPicture() {
+    const standing = this.#standing;
+    clearTimeout(standing.timer);
+    standing.timer = setTimeout(() => {
+      standing.told = true;
+      this.#tell("standing", { active: true });
+    }, STANDING_MS);
   }
 
   #wait() {

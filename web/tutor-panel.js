@@ -4,6 +4,7 @@
  * Whatever comes from the server is shown as text.
  */
 import { h, setText } from "./dom.js";
+import { dropDrafts, keepDraft } from "./drafts.js";
 import { clock } from "./format.js";
 import { TutorSocket } from "./tutor.js";
 
@@ -30,10 +31,11 @@ export class TutorPanel {
    */
   constructor({ api, about, go }) {
     this.#api = api;
+    this.#me = api.user.id;
     this.#about = about;
     this.#go = go;
     this.#socket = new TutorSocket({
-      userId: api.user.id,
+      userId: this.#me,
       accessToken: () => api.accessToken,
       renew: () => this.#recent(1),
     });
@@ -48,6 +50,7 @@ export class TutorPanel {
   }
 
   #api;
+  #me; // whoever signs in or out meanwhile
   #about;
   #go;
   #socket;
@@ -90,7 +93,7 @@ export class TutorPanel {
 
   /** What was said last, newest first; a token that has run out is renewed on the way. */
   #recent(count) {
-    return this.#api.call("GET", `/api/chat/history/${this.#api.user.id}?limit=${count}`);
+    return this.#api.call("GET", `/api/chat/history/${this.#me}?limit=${count}`);
   }
 
   #build() {
@@ -106,6 +109,7 @@ export class TutorPanel {
       this.#written = this.#input.value.trim();
       this.#say(this.#written);
     });
+    keepDraft(this.#input, this.#me, "tutor");
     this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -148,6 +152,7 @@ export class TutorPanel {
   }
 
   #begin(turn, message) {
+    if (message === this.#written && !this.#input.value) dropDrafts(this.#me, "tutor");
     this.#entry(turn, message);
     this.#update();
     this.#scroll();

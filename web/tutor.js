@@ -179,7 +179,9 @@ export class TutorSocket extends EventTarget {
     if (code === 4401 || (code === 1006 && !this.#renewed)) {
       // A refused opening does not say why: perhaps the token has run out.
       this.#renewed = true;
-      await this.#renew().catch(() => {});
+      await this.#renew().catch((error) => {
+        this.#closed ||= error.status === 401; // nobody is signed in here any more
+      });
     } else if (code >= 4400 && code < 4500) {
       this.#closed = true;
     }

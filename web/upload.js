@@ -4,6 +4,7 @@
  */
 import { explain } from "./api.js";
 import { h, setText } from "./dom.js";
+import { browser } from "./kept.js";
 
 const KEY = "lectern.uploads";
 const TUS = "/vendor/tus-js-client/tus.min.js";
@@ -97,6 +98,7 @@ export class UploadPanel extends EventTarget {
       if (begun && !isSame(begun, this.#file)) await this.#forget(begun);
       if (!kept(this.#lectureId)) await this.#begin();
     } catch (error) {
+      this.#choose.value = ""; // so that the same file can be chosen again
       this.#say(explain(error));
       return;
     }
@@ -111,7 +113,9 @@ export class UploadPanel extends EventTarget {
       filename: name.slice(-255),
       size_bytes: size,
     });
-    keep(this.#lectureId, { ...upload, video_id: video.id, filename: name, size_bytes: size, modified: lastModified });
+    // By our clock, which may go wrong by days.
+    const expires_at = new Date(Date.parse(upload.expires_at) - this.#api.clockAheadMs).toISOString();
+    keep(this.#lectureId, { ...upload, expires_at, video_id: video.id, filename: name, size_bytes: size, modified: lastModified });
   }
 
   async #send() {
@@ -272,7 +276,7 @@ function postForm(file, url, signal, meter) {
 
 function read() {
   try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    return JSON.parse(browser.get(KEY)) ?? {};
   } catch {
     return {};
   }
@@ -287,7 +291,7 @@ function keep(lectureId, begun) {
   const all = read();
   if (begun) all[lectureId] = begun;
   else delete all[lectureId];
-  localStorage.setItem(KEY, JSON.stringify(all));
+  browser.set(KEY, JSON.stringify(all));
 }
 
 function isSame(begun, file) {

@@ -13,7 +13,7 @@ from tests.support.files import MEBIBYTE, picture, s3_settings
 from tests.support.people import People, Person, sign_in
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Dialog, Page
 
 pytestmark = pytest.mark.browser
 
@@ -92,6 +92,28 @@ async def send(page: "Page", origin: str, lecture: Any, file: Path) -> None:
     await page.get_by_label("Add a file").set_input_files(file)
     await page.get_by_text("Sending").wait_for()
     await page.get_by_text("Sending").wait_for(state="hidden")
+
+
+async def test_a_file_is_deleted_when_its_teacher_says_so_twice(
+    page: "Page", origin: str, teacher: Person, lecture: Any, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.pdf"
+    notes.write_bytes(b"%PDF-1.7")
+    await send(page, origin, lecture, notes)
+    asked: list[str] = []
+    answers = ["dismiss", "accept"]
+
+    async def answer(dialog: "Dialog") -> None:
+        asked.append(dialog.message)
+        await getattr(dialog, answers.pop(0))()
+
+    page.on("dialog", answer)
+    await page.get_by_role("button", name="Delete notes.pdf").click()
+    assert len((await teacher.get("/api/files")).body["items"]) == 1
+    await page.get_by_role("button", name="Delete notes.pdf").click()
+    await page.get_by_text("“notes.pdf” is deleted.").wait_for()
+    assert (await teacher.get("/api/files")).body["items"] == []
+    assert asked == ["Delete “notes.pdf”? It cannot be brought back."] * 2
 
 
 async def test_a_large_file_that_does_not_get_through_is_given_up(

@@ -16,6 +16,7 @@ from server.http.pages import VENDOR_DIR
 from tests.support.app import AppClient, serving_unlimited
 from tests.support.lectures import LADDER
 from tests.support.people import People, Person, sign_in
+from tests.web.stage import until
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page, Route
@@ -200,6 +201,102 @@ async def test_what_was_shown_of_a_long_list_is_still_there_when_something_new_c
     await scene.ask("Another one", "Few words.")
     await page.get_by_role("button", name="Another one").wait_for()
     assert await page.get_by_role("button", name="Question 0").is_visible()
+
+
+async def test_what_is_left_of_a_list_of_questions_does_not_land_in_another(scene: Scene, page: "Page") -> None:
+    for number in range(21):
+        await scene.ask(f"Question {number}", "Many words.")
+    gate = asyncio.Event()
+
+    async def later(route: "Route") -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await scene.enter(page, "teacher")
+    async with page.expect_request("**/topics?*cursor=*"):
+        await page.route("**/topics?*cursor=*", later)
+        await page.get_by_role("button", name="More").click()
+    async with page.expect_response("**/topics?*lecture_id=*"):
+        await page.get_by_label("Which questions").select_option("This lecture")
+    await page.get_by_text("Nothing here yet.").wait_for()
+    async with page.expect_response("**/topics?*cursor=*"):
+        gate.set()
+    await page.wait_for_timeout(300)
+    assert await page.locator(".topics > li").all_inner_texts() == ["Nothing here yet."]
+
+
+async def test_what_is_being_written_outlives_a_reload_and_having_to_sign_in_anew(scene: Scene, page: "Page") -> None:
+    await scene.ask("Why a queue?", "Because it waits?")
+    await scene.enter(page, "ada")
+    await page.get_by_text("Ask a question").click()
+    await page.get_by_label("Your question in a line").fill("Why a stack?")
+    await page.get_by_label("Your question", exact=True).fill("Since it is")
+    await page.get_by_label("Ask the tutor").fill("What is a heap?")
+    await page.get_by_role("button", name="Why a queue?").click()
+    await page.get_by_label("Your answer").fill("It does, and")
+    await page.get_by_role("button", name="← All questions").click()
+    await page.reload()
+    await page.get_by_text("Ask a question").click()
+    assert await page.get_by_label("Your question in a line").input_value() == "Why a stack?"
+    assert await page.get_by_label("Your question", exact=True).input_value() == "Since it is"
+    assert await page.get_by_label("Ask the tutor").input_value() == "What is a heap?"
+
+    await page.get_by_role("button", name="Why a queue?").click()
+    assert await page.get_by_label("Your answer").input_value() == "It does, and"
+    await page.evaluate(
+        "localStorage['lectern.account'] = JSON.stringify("
+        "{...JSON.parse(localStorage['lectern.account']), access_token: 'old', refresh_token: 'older'})"
+    )
+    await page.get_by_role("button", name="Answer").click()
+    await page.get_by_text("You are not signed in any more. Sign in to go on.").wait_for()
+    await page.get_by_role("link", name="Sign in").click()
+    await sign_in(page, "ada")
+    await page.get_by_role("button", name="Why a queue?").click()
+    assert await page.get_by_label("Your answer").input_value() == "It does, and"
+
+    # What was sent is no draft any more, and nobody else's ever was.
+    await page.get_by_role("button", name="Answer").click()
+    await page.locator(".posts > li").nth(1).wait_for()
+    await page.reload()
+    await page.get_by_role("button", name="Why a queue?").click()
+    assert await page.get_by_label("Your answer").input_value() == ""
+    await page.get_by_role("button", name="Sign out").click()
+    await scene.enter(page, "teacher")
+    assert await page.get_by_label("Ask the tutor").input_value() == ""
+
+
+async def test_what_is_wrong_with_a_question_is_said(scene: Scene, page: "Page") -> None:
+    await scene.enter(page, "ada")
+    forum = page.get_by_role("region", name="Questions")
+    await forum.get_by_text("Ask a question").click()
+    await forum.get_by_label("Your question in a line").fill(" ")
+    await forum.get_by_label("Your question", exact=True).fill(" ")
+    await forum.get_by_role("button", name="Ask", exact=True).click()
+    await page.get_by_text("Title: must not be blank; content: must not be blank.").wait_for()
+
+
+async def test_by_keyboard_one_stays_where_one_is_whatever_is_made_anew(scene: Scene, page: "Page") -> None:
+    await scene.ask("Why a queue?", "Because it waits?")
+    await scene.enter(page, "teacher")
+
+    async def press(name: str) -> None:
+        await page.get_by_role("button", name=name, exact=True).focus()
+        await page.keyboard.press("Enter")
+
+    async def focused(name: str) -> None:
+        await until(page, f"document.activeElement.textContent === '{name}'")
+
+    await press("Why a queue?")
+    await press("Pin")
+    await focused("Unpin")
+    await press("This is the solution")
+    await focused("Not the solution")
+    await press("← All questions")
+    await focused("Why a queue?")
+    # Something new comes, above the one that is looked at.
+    await scene.ask("Another one", "Few words.")
+    await page.get_by_role("button", name="Another one").wait_for()
+    await focused("Why a queue?")
 
 
 async def test_what_is_left_of_a_long_topic_does_not_land_in_another(scene: Scene, page: "Page") -> None:

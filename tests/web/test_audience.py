@@ -1,11 +1,12 @@
 """A video's audience in a browser: from the lecture to who watches now and to what was watched."""
 
+import asyncio
 import json
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
-from tests.web.stage import FIRST, VIDEO, Stage, until
+from tests.web.stage import FIRST, VIDEO, Stage, eventually, until
 from tests.web.test_catalogue import sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -52,3 +53,22 @@ async def test_a_video_that_becomes_ready_while_its_owner_waits_has_one_audience
     await page.evaluate("begun => localStorage.setItem('lectern.uploads', begun)", begun)
     await page.reload()
     await until(page, "lectern.state()?.upload?.note === 'The new video is ready.'")
+
+
+async def test_who_leaves_before_the_audience_is_there_does_not_look_on(origin: str, page: Page) -> None:
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.route("**/analytics", later)
+    async with page.expect_request("**/analytics"):
+        await page.evaluate(f"location.hash = '#/videos/{VIDEO}'")
+    await page.evaluate("location.hash = '#/'")
+    async with page.expect_websocket() as opened:
+        gate.set()
+    socket = await opened.value
+    await eventually(socket.is_closed)

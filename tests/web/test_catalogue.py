@@ -1,7 +1,9 @@
 """The catalogue in a browser: it finds courses as one types, shows more, and says where one left off."""
 
+import asyncio
+
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from tests.web.stage import COURSE, FIRST, Stage, until
 
@@ -63,6 +65,44 @@ async def test_more_courses_are_shown_when_asked_for(stage: Stage, origin: str, 
     await until(page, f"{TITLES}.length === 2")
     assert await page.evaluate(TITLES) == [TITLE, "The last of all"]
     assert await page.is_hidden("text=Show more")
+
+
+async def test_what_is_left_of_a_list_does_not_land_in_another(stage: Stage, origin: str, page: Page) -> None:
+    stage.has_more = True
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.goto(origin)
+    async with page.expect_request("**/api/courses?cursor=2"):
+        await page.route("**/api/courses?cursor=2", later)
+        await page.click("text=Show more")
+    await page.fill("input[type=search]", "live lecture")
+    await page.press("input[type=search]", "Enter")
+    await until(page, "location.hash === '#/?q=live%20lecture'")
+    async with page.expect_response("**/api/courses?cursor=2"):
+        gate.set()
+    await page.wait_for_timeout(300)
+    assert await page.evaluate(TITLES) == [TITLE]
+
+
+async def test_who_comes_back_finds_the_list_as_it_was_left(stage: Stage, origin: str, page: Page) -> None:
+    stage.has_more = True
+    await page.set_viewport_size({"width": 600, "height": 300})
+    await page.goto(origin)
+    await page.click("text=Show more")
+    await until(page, f"{TITLES}.length === 2")
+    await page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    left = await until(page, "window.scrollY")
+    await page.evaluate("document.querySelectorAll('.course a')[1].click()")
+    await page.wait_for_selector(".crumbs")
+    assert await page.evaluate("window.scrollY") == 0
+    await page.evaluate("history.back()")
+    await until(page, f"{TITLES}.length === 2 && window.scrollY === {left}")
+    await page.reload()
+    await until(page, f"{TITLES}.length === 2 && window.scrollY === {left}")
 
 
 async def test_the_catalogue_says_where_one_left_off_and_leads_there(stage: Stage, origin: str, page: Page) -> None:

@@ -204,9 +204,29 @@ async def test_on_the_page_of_plans_what_failed_may_be_tried_again_and_what_is_c
     await page.click("text=Subscribe for $9.00 a month")
     await page.get_by_role("button", name="Pay $9.00 a month").wait_for()
     assert await page.get_by_text("The server cannot be reached.").is_hidden()
+    # One pays for one of them.
+    await page.click("text=Subscribe for $90.00 a year")
+    await page.get_by_role("button", name="Pay $90.00 a year").wait_for()
+    assert await page.locator("form.checkout").count() == 1
     await page.get_by_role("button", name="Show more").evaluate("button => { button.click(); button.click(); }")
     await page.get_by_role("button", name="Show more").wait_for(state="hidden")
     assert await page.locator(".paid tbody tr").count() == 2
     await page.set_viewport_size({"width": 360, "height": 740})
     await page.add_style_tag(url="/web/style.css")
     assert await page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+async def test_where_the_provider_is_blocked_it_is_said_and_not_taken_for_the_server(origin: str, page: Page) -> None:
+    await page.route("**/web/stripe-of-this-test.js", lambda route: route.abort())
+    await page.goto(f"{origin}/bare")
+    said = await page.evaluate(
+        """async () => {
+            const [{ checkout }, { explain }] = await Promise.all([import("/web/checkout.js"), import("/web/api.js")]);
+            const api = {
+                paymentProvider: async () => ({ publishable_key: "pk", script_url: "/web/stripe-of-this-test.js" }),
+                paymentMethods: async () => [],
+            };
+            return checkout({ api }).catch(explain);
+        }"""
+    )
+    assert said.startswith("What takes your card did not come.")

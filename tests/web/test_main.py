@@ -72,3 +72,13 @@ async def test_who_has_signed_in_goes_back_to_what_was_before_and_nowhere_else(o
     await sign_in_here()
     await until(page, "document.title === 'Courses · Lectern'")
     assert page.url.startswith(origin)
+
+
+async def test_a_page_whose_modules_do_not_come_says_so(origin: str, page: Page) -> None:
+    await page.route("**/web/forum.js", lambda route: route.abort())
+    await page.goto(origin)
+    await page.wait_for_selector("text=This takes longer than it should. Check the connection")
+    await page.unroute("**/web/forum.js")
+    await page.reload()
+    await page.wait_for_selector("text=Lectures that keep your place.")
+    assert await page.locator(".late").count() == 0

@@ -46,6 +46,31 @@ async def test_modules_are_javascript_and_asked_again_by_their_etag(client: AppC
 
 
 @pytest.mark.parametrize(
+    ("accepts", "packed"),
+    [
+        ("gzip, deflate, br", True),
+        ("br;q=1.0, GZIP;q=0.8", True),
+        ("gzip;q=1", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000, br", False),
+        ("br, xgzip", False),
+        ("identity", False),
+    ],
+)
+async def test_a_module_is_packed_for_who_takes_it_so(client: AppClient, accepts: str, packed: bool) -> None:
+    headers = {"Accept-Encoding": accepts}
+    response = await client.get("/web/player.js", headers=headers)
+    assert response.headers.get("Content-Encoding") == ("gzip" if packed else None)
+    assert response.headers["Vary"] == "Accept-Encoding"
+    assert await response.text() == "export {}"
+    # Its tag is not that of the other bytes.
+    plain = await client.get("/web/player.js", headers={"Accept-Encoding": "identity"})
+    assert (plain.headers["ETag"] == response.headers["ETag"]) is not packed
+    again = await client.get("/web/player.js", headers=headers | {"If-None-Match": response.headers["ETag"]})
+    assert (again.status, again.headers["Vary"]) == (304, "Accept-Encoding")
+
+
+@pytest.mark.parametrize(
     "headers",
     [
         {"Range": "bytes=0-3"},

@@ -1,0 +1,70 @@
+"""What is said over the picture when it does not go on."""
+
+import asyncio
+
+import pytest
+from playwright.async_api import Page, Route
+
+from tests.web.stage import FIRST, Stage, until
+from tests.web.test_catalogue import sign_in
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
+
+PLAYING = "window.lectern?.state()?.position > 0.3 && !lectern.state().paused"
+# What lies under the middle of what is said.
+PRESSED = """(() => {
+    const { left, top, width, height } = document.querySelector(".overlay").getBoundingClientRect();
+    return document.elementFromPoint(left + width / 2, top + height / 2).tagName;
+})()"""
+
+
+async def enter(page: Page, origin: str) -> None:
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    await until(page, PLAYING)
+
+
+async def test_a_picture_that_stands_still_for_want_of_a_network_says_so_beside_its_controls(
+    origin: str, page: Page
+) -> None:
+    await enter(page, origin)
+    await page.route("**/media/**", lambda route: route.abort())
+    await page.evaluate("document.querySelector('video').currentTime = 46")
+    await page.wait_for_selector("text=The picture waits for the network.")
+    assert await page.evaluate(PRESSED) == "VIDEO"
+    # What is here already can be watched meanwhile.
+    await page.evaluate("document.querySelector('video').currentTime = 0")
+    await page.wait_for_selector(".overlay", state="hidden")
+    await until(page, f"{PLAYING} && lectern.state().position < 40")
+
+
+async def test_a_lecture_that_begins_slowly_says_so_until_it_begins(origin: str, page: Page) -> None:
+    gate = asyncio.Event()
+
+    async def later(route: Route) -> None:
+        await gate.wait()
+        await route.continue_()
+
+    await page.route("**/vendor/hls.js/**", later)
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    await page.wait_for_selector("text=The picture waits for the network.")
+    gate.set()
+    await until(page, PLAYING)
+    await page.wait_for_selector(".overlay", state="hidden")
+
+
+async def test_a_video_that_is_deleted_under_the_picture_is_said_to_be_gone(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    await enter(page, origin)
+    await page.route("**/sessions", lambda route: route.fulfill(status=404, body="{}"))
+    await stage.close(4404)
+    await page.wait_for_selector("text=This video is not here any more")
+    assert await page.evaluate("lectern.state().paused")
+    await page.unroute("**/sessions")
+    stage.held.status = "ended"
+    await page.click("text=Look again")
+    await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
