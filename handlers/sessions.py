@@ -219,7 +219,9 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
             decision=decision,
             state={"quality": known},
         )
-    await call.app[CORE].finish([dict(row) for row in ended])
+    with suppress(TimeoutError):  # the session is made: what cannot be done now the reaper does
+        async with asyncio.timeout(call.config.server.handler_timeout_s / 2):
+            await call.app[CORE].finish([dict(row) for row in ended])
     watching = call.app[WATCHING]
     return {
         "session_id": row["id"],

@@ -13,10 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
+from embedded.valkey import Valkey
 from server import metrics
 from server.http.keys import TOKENS
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
+from tests.support.pausing import paused
 
 FAST = {"checkpoint_s": 0.1, "sweep_s": 0.3, "reaper_s": 0.2, "rest_idle_s": 0.3}
 Sql = Any
@@ -435,6 +437,24 @@ async def test_what_was_acknowledged_before_a_takeover_counts(
         shown = await player.shown(session)
         assert (shown["status"], shown["frames"], shown["watched_seconds"]) == ("ended", 5, 4.0)
         assert await wire.close_code() == 4409
+
+
+async def test_a_takeover_waits_for_no_redis_that_hangs(
+    player: Player, postgres_dsn: str, own_valkey: Valkey, sql: Sql
+) -> None:
+    sections = {
+        "sessions": FAST | {"max_live_per_user": 1},
+        "server": {"handler_timeout_s": 10.0},
+        "limits": {"write": {"rate": 0}, "read": {"rate": 0}},
+    }
+    async with serving(settings(postgres_dsn, own_valkey.url, **sections)) as client:
+        here = Player(client, player.lecture, player.user_id)
+        first = await here.new_session()
+        with paused(own_valkey):
+            second = await here.new_session(takeover=True)
+        await here.eventually(first, lambda shown: shown["status"] == "ended")
+        rows = await sql.fetch("SELECT id FROM video_sessions WHERE status <> 'ended'")
+        assert [str(row["id"]) for row in rows] == [second["session_id"]]
 
 
 async def test_frames_by_rest_are_counted_once_and_answered_with_a_decision(player: Player) -> None:
