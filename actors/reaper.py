@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ class Reaper:
         self._clock = clock
         self._pulse = pulse
         self._began_at = clock.monotonic()
+        # Until then a claim whose answer was lost may still go through: of what it claimed nobody would know.
+        self._lost_until = -math.inf
 
     async def run(self) -> None:
         """Reap until cancelled."""
@@ -91,17 +94,22 @@ class Reaper:
         # Whom we hold is no stray: an opening that failed beside it matters only where its claim went through, and then
         # the sweep drops it first.
         own = {id_: at for id_, at in self._registry.strays.items() if strays and self._registry.get(id_) is None}
-        async with self._db.connection() as connection:
-            rows = await sessions_sql.claim_orphans(
-                connection,
-                owner=self._registry.process_id,
-                alive_s=self._settings.process_alive_s,
-                suspend_after_s=self._settings.suspend_after_s,
-                end_after_s=self._settings.end_after_s,
-                seen_within_s=self._young_s(),
-                strays=list(own),
-                most=MOST,
-            )
+        try:
+            async with self._db.connection() as connection:
+                rows = await sessions_sql.claim_orphans(
+                    connection,
+                    owner=self._registry.process_id,
+                    alive_s=self._settings.process_alive_s,
+                    suspend_after_s=self._settings.suspend_after_s,
+                    end_after_s=self._settings.end_after_s,
+                    seen_within_s=self._young_s(),
+                    strays=list(own),
+                    lost=strays and began_at < self._lost_until,
+                    most=MOST,
+                )
+        except BaseException:
+            self._lost_until = self._clock.monotonic() + SETTLED_S
+            raise
         try:
             await self.finish(sorted(rows, key=lambda row: row["id"]))
         except BaseException:

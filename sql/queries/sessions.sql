@@ -12,11 +12,12 @@ RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq,
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions;
 
--- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, most)
+-- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, lost, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
 -- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
 -- an owner was ended beside its socket, and its stream not yet folded; whose socket did so stays known, for who holds it
--- may not have heard yet. But for the strays only those seen within `seen_within_s`, if that is not null.
+-- may not have heard yet. But for the strays only those seen within `seen_within_s`, if that is not null. With `lost` also
+-- what the caller's reaper has claimed and does not know of.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = CASE WHEN s.status = 'ended' THEN s.claimed_by ELSE 'reaper' END
 WHERE id = ANY (ARRAY(
@@ -28,7 +29,7 @@ WHERE id = ANY (ARRAY(
         s.owner IS NULL AND s.status = 'active'
             AND s.seen_at < now() - make_interval(secs => least(:suspend_after_s::float8, :end_after_s::float8))
         OR s.owner IS NULL AND s.seen_at < now() - make_interval(secs => :end_after_s)
-        OR s.owner = :owner AND s.id = ANY (:strays::uuid[])
+        OR s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean AND s.claimed_by = 'reaper')
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
             WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
@@ -40,7 +41,7 @@ WHERE id = ANY (ARRAY(
       AND (:seen_within_s::float8 IS NULL OR s.seen_at > now() - make_interval(secs => :seen_within_s)
            OR s.owner = :owner)
       AND (
-        s.owner = :owner AND s.id = ANY (:strays::uuid[])
+        s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean)
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
             WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))

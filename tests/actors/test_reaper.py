@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -40,6 +41,31 @@ async def test_a_session_that_was_taken_over_by_a_process_that_died_is_folded_an
     assert await still_core.runtime.reaper.reap() == 1
     row = await still_core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (1, None, "ended")
+    assert await still_core.runtime.reaper.reap() == 0
+
+
+@pytest.mark.parametrize("status", ["active", "ended"])
+async def test_what_was_claimed_by_a_statement_whose_answer_was_lost_is_folded_all_the_same(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """As after a Postgres that hung: what is asked of it meanwhile it does when it goes on, for nobody."""
+    session_id = await place.new_session(still_core, owner=uuid4(), status=status)
+    entry = {"prev": 0, "frame": encode_frame(report(1))}
+    await still_core.redis.xadd(stream_key(session_id), entry, id="1-0")
+    claim_orphans = reaper.sessions_sql.claim_orphans
+
+    async def claim_for_nobody(*args: Any, **names: Any) -> None:
+        await claim_orphans(*args, **names)
+        raise PostgresAway("no answer in time")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reaper.sessions_sql, "claim_orphans", claim_for_nobody)
+        with pytest.raises(PostgresAway):
+            await still_core.runtime.reaper.reap()
+    assert (await still_core.row(session_id))["owner"] == still_core.runtime.registry.process_id
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (1, None, status)
     assert await still_core.runtime.reaper.reap() == 0
 
 
