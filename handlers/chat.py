@@ -20,6 +20,7 @@ from actors.conversation.recommendations import place_of, recommend
 from actors.conversation.turns import BudgetSpent, Place, Question, TurnBusy, TurnRefused, Viewer
 from actors.video_session.messages import BadFrame, Bye
 from server import metrics
+from server.config import Config
 from server.data.audit import audit_foreign
 from server.data.db import DATABASE_AWAY, Record, queries
 from server.data.streams import REDIS_AWAY
@@ -44,6 +45,14 @@ chat = queries("chat")
 CONVERSATIONS: web.AppKey[Conversations] = web.AppKey("conversations", Conversations)
 # Whoever waits by REST waits for all of an answer (`openai.total_s`), and for what is done before and after it.
 ANSWER_TIMEOUT_S = 150.0
+
+
+def _lease_s(config: Config) -> float:
+    """How long a key is in use that nobody renews.
+
+    Two thirds of it are left, or more, when a process dies: until then that is known.
+    """
+    return 1.5 * config.sessions.process_alive_s + 2
 
 
 class NewMessage(Body):
@@ -127,7 +136,7 @@ class ChatMessage(BaseModel):
 
 @routes.post(
     "/api/chat/message", role=STUDENT, body=NewMessage, answer=Answer, rate="chat", timeout_s=ANSWER_TIMEOUT_S,
-    lease_s=lambda config: config.sessions.process_alive_s + 1, idempotency="honoured",
+    lease_s=_lease_s, idempotency="honoured",
     problems=(TutorBusy, ChatBudgetSpent, TurnFailed, ValidationFailed),
 )  # fmt: skip
 async def ask_tutor(call: Call[NewMessage]) -> dict[str, Any]:

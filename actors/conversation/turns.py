@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from actors.conversation.messages import Done, Failed, TurnUsage
 from actors.conversation.prompt import Said
 from server.config import Chat
@@ -139,6 +141,13 @@ class Turns:
         Raises TurnBusy, BudgetSpent, TurnRefused, and TurnOrphaned where the running turn's process is dead or (of this
         process) does not know of it.
         """
+        try:
+            return await self._begin(viewer, question, ask_model, held)
+        except asyncpg.ForeignKeyViolationError:
+            pointer = "/course_id" if question.watching is None else "/video_session_id"
+            raise TurnRefused("What this is about has just been deleted.", pointer) from None
+
+    async def _begin(self, viewer: Viewer, question: Question, ask_model: bool, held: Collection[UUID]) -> Turn | Seen:
         async with self._db.transaction() as tx:
             last_turn = await chat_sql.lock_account(tx, user_id=viewer.id)
             if question.kept_s is not None:

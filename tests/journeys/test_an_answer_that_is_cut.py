@@ -157,8 +157,12 @@ async def test_after_a_kill_9_the_same_key_by_rest_asks_again_as_soon_as_the_pro
             await asking
         stage.model.behave(token_ms=0)
 
-        while (answer := await ask(1))[0] == 409:
-            assert answer[1]["code"] == "idempotency_key_in_use"
+        while (answer := await ask(1))[0] != 200:
+            # At a machine that stands still the lease may be over before the process is known to be dead.
+            assert (answer[1]["code"], answer[1].get("turn")) in {
+                ("idempotency_key_in_use", None),
+                ("turn_failed", turn),
+            }
             await asyncio.sleep(0.1)
         status, body = answer
         assert (status, body["text"], body["turn"]) == (200, SAYS, turn + 1)
