@@ -97,6 +97,8 @@ class Seed:
 
     async def _await_server(self) -> None:
         async with _deadline(START_TIMEOUT_S, f"No server answers at {self._place.server}"):
+            if not await self._owner.is_up():
+                print(f"Waiting for the server at {self._place.server}", file=sys.stderr, flush=True)
             while not await self._owner.is_up():  # noqa: ASYNC110  nobody in this process could set an event
                 await asyncio.sleep(0.2)
 

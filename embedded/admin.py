@@ -5,6 +5,7 @@ import sys
 
 from embedded import processes
 from embedded.postgres import Postgres
+from embedded.processes import PartFailedError
 from embedded.valkey import Valkey
 from server import admin
 from server.config import ConfigError, load_config
@@ -19,9 +20,17 @@ def main() -> int:
         print(f"bin/admin: {error}", file=sys.stderr)
         return 2
     if not config.postgres.dsn and (data / "keys.json").exists():
-        os.environ["LECTERN_POSTGRES__DSN"] = Postgres(data).dsn
-        if not config.redis.url:
-            os.environ["LECTERN_REDIS__URL"] = Valkey(data).url
+        try:
+            postgres = Postgres(data)
+            if not postgres.is_running:
+                print(f"bin/admin: nothing runs on {data}; start bin/run, or name postgres.dsn", file=sys.stderr)
+                return 1
+            os.environ["LECTERN_POSTGRES__DSN"] = postgres.dsn
+            if not config.redis.url:
+                os.environ["LECTERN_REDIS__URL"] = Valkey(data).url
+        except (PartFailedError, OSError) as error:  # of a user to whom the data do not belong
+            print(f"bin/admin: {error}", file=sys.stderr)
+            return 1
     return admin.main()
 
 

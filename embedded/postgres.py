@@ -63,6 +63,11 @@ class Postgres:
         """The postmaster's process id while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a server has the data, whoever started it."""
+        return self._other() is not None
+
     def start(self, wait_for_other_s: float = 5) -> None:
         """Initialise the data directory if it is new, start, and return when queries are answered.
 

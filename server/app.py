@@ -438,8 +438,15 @@ async def conversations(app: web.Application, core: Runtime, streams: Streams) -
     app[chat.CONVERSATIONS] = talks
     core.hearers |= {CHAT: talks.heard, CHAT_STOP: talks.heard_stop}
     core.companions |= {"turns": talks.run_reaper, "talks": lambda: every(config.chat.sweep_s, talks.sweep)}
-    # The SDK takes a second to import: not while a learner waits.
-    connecting = asyncio.create_task(asyncio.to_thread(tutor.connect)) if tutor.is_configured else None
+
+    async def connect() -> None:
+        """The SDK takes a second to import: not while a learner waits."""
+        try:
+            await asyncio.to_thread(tutor.connect)
+        except ServiceError as error:
+            log.error("model_not_connected", error=str(error))
+
+    connecting = asyncio.create_task(connect()) if tutor.is_configured else None
     yield
     await talks.stop()
     if connecting is not None:

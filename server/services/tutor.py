@@ -115,17 +115,23 @@ class Tutor:
         )
 
     def connect(self) -> AsyncOpenAI:
-        """Make the client, which asks nothing yet; in a thread, for the SDK takes a second to import."""
+        """Make the client, which asks nothing yet; in a thread, for the SDK takes a second to import.
+
+        Raises ServiceAway where it cannot be made: it reads the environment, too, for proxies and certificates.
+        """
         from openai import AsyncOpenAI  # noqa: PLC0415
 
         with self._connecting:  # the first question may come while the start still makes it
             if self._client is None:
-                self._client = AsyncOpenAI(
-                    api_key=self.settings.api_key,
-                    base_url=self.settings.base_url,
-                    max_retries=0,
-                    timeout=self.settings.total_s,
-                )
+                try:
+                    self._client = AsyncOpenAI(
+                        api_key=self.settings.api_key,
+                        base_url=self.settings.base_url,
+                        max_retries=0,
+                        timeout=self.settings.total_s,
+                    )
+                except Exception as error:
+                    raise ServiceAway(f"the model's client cannot be made: {_said(error)}") from error
             return self._client
 
     async def _read(self, stream: Any, answer: Answer, deadline: float) -> AsyncIterator[str]:

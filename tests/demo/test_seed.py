@@ -12,6 +12,7 @@ from demo.accounts import ACCOUNTS, ADMIN, INSTRUCTOR, LEARNER
 from demo.client import Client
 from demo.content import Course
 from demo.seed import Place, Seed, SeedFailed, read_place
+from embedded import processes
 from embedded.postgres import Postgres
 from embedded.system import POSTGRES, System
 from tests.support.courses import short_course
@@ -42,6 +43,17 @@ async def read_course(system: System, course: Course) -> list[dict[str, Any]]:
             whole["captions"] = await learner.call("GET", f"/api/videos/{whole['video']['id']}/captions/en")
             found.append(whole)
         return found
+
+
+async def test_a_server_that_does_not_answer_is_named_and_not_waited_for_for_ever(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("demo.seed.START_TIMEOUT_S", 0.5)
+    nowhere = f"http://127.0.0.1:{processes.free_port()}"
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(SeedFailed, match=f"No server answers at {nowhere}"):
+            await Seed(http, Place(nowhere, tmp_path, "", ADMIN.email, ADMIN.password)).run()
+    assert capsys.readouterr().err == f"Waiting for the server at {nowhere}\n"
 
 
 async def test_a_second_run_finds_everything_and_makes_nothing(system: System, capsys: pytest.CaptureFixture[str]):

@@ -102,6 +102,19 @@ async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str,
     ]
 
 
+async def test_a_model_s_client_that_cannot_be_made_is_told_at_the_start_and_spoils_no_end(
+    postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise ImportError("as for a proxy in the environment that it does not speak to")
+
+    monkeypatch.setattr("openai.AsyncOpenAI", refuse)
+    with capture_logs() as logs:
+        async with serving(settings(postgres_dsn, redis_url, openai={"api_key": "k", "base_url": "http://x"})):
+            pass
+    assert [line["log_level"] for line in logs if line["event"] == "model_not_connected"] == ["error"]
+
+
 async def test_the_operators_page_names_every_kind_of_job(
     postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,15 @@ async def test_an_endpoint_that_does_not_heed_how_long_an_answer_may_be_is_cut_s
     assert len(sent) < 100_000, "it was not hung up on"
 
 
+async def test_one_whose_client_cannot_be_made_is_away(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise ImportError("as for a proxy in the environment that it does not speak to")
+
+    monkeypatch.setattr("openai.AsyncOpenAI", refuse)
+    with pytest.raises(ServiceAway, match="a proxy in the environment"):
+        await ask(model)
+
+
 async def test_without_a_key_there_is_none() -> None:
     tutor = Tutor(OpenAI())
     assert not tutor.is_configured
