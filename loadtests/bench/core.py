@@ -23,7 +23,7 @@ from server.config import Sessions
 from server.data.db import Database
 from server.data.hot import HotStreams
 from server.data.neighbours import Neighbours
-from server.http.auth import Passwords
+from server.http.passwords import Passwords
 
 BEAT_S = 0.001
 FRAMES = 20
