@@ -62,7 +62,7 @@ MUTANTS = {
         Mutant(
             "XADD *",
             "kill-one",
-            r"was never sent",
+            r"hello.seq \d+ is below \d+, which was acknowledged",
             [
                 Replacement("server/data/hot.py", "KEYS[1], ARGV[i] .. '-0'", "KEYS[1], '*'"),
                 Replacement("server/data/streams.py", "KEYS[1], ARGV[i + 1] .. '-0'", "KEYS[1], '*'"),
