@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import bcrypt
 
@@ -19,9 +19,9 @@ from server.http.keys import PASSWORDS
 from server.http.problems import Overloaded
 from server.http.routing import Call, apart
 
-# Passwords that are looked at at the same time, and how long waiting for it and the work may take together.
+# Passwords that are looked at at the same time, and how long waiting and the work may be expected to take together.
 _AT_ONCE = 2
-_LONGEST_S = 2.25
+_EXPECTED_S = 2.25
 # Of so many the quickest tells how long one takes: not a moment in which the machine stood still, but that it is busy.
 _LATELY = 4
 # Behind the loop's thread: about a tenth of what that gets.
@@ -29,6 +29,8 @@ _NICENESS = 10
 # A password takes a quarter of a second of a core. On a busy machine that is seconds in which nothing is stuck, and who
 # is told to come back has the work begun anew: while it is that busy nobody would sign in.
 LONGEST_S = 12.0
+
+T = TypeVar("T")
 
 
 async def hash_password(call: Call[Any], password: str) -> str:
@@ -56,8 +58,7 @@ class Passwords:
     """bcrypt over base64(sha256(password)): bcrypt alone stops at 72 bytes and at NUL.
 
     Two at a time in threads of their own, so that a flood of sign-ins slows sign-ins and nothing else. Whoever finds
-    them taken and would need longer than `_LONGEST_S` is refused at once. What was begun is waited for while
-    the handler's time stands still: if that ran out meanwhile, it would be done for nobody.
+    them taken and is expected to need longer than `_EXPECTED_S` is refused at once.
     """
 
     def __init__(self, cost: int) -> None:
@@ -70,28 +71,28 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """A hash to store. Raises Overloaded."""
-        return await self._run(self._hash, password)  # type: ignore[no-any-return]
+        return await self._run(self._hash, password)
 
     async def verify(self, password: str, stored: str | None) -> bool:
         """Whether the password is the stored one. Without one (no such user, an erased one) it takes the
         same time and is False. Raises Overloaded."""
-        return await self._run(self._verify, password, stored)  # type: ignore[no-any-return]
+        return await self._run(self._verify, password, stored)
 
     def close(self) -> None:
         """End the threads; what waits in the queue is dropped."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, work: Any, *args: Any) -> Any:
-        longest_s = (self._waiting / _AT_ONCE + 1) * min(self._took_s, default=0.0)
-        if self._waiting >= _AT_ONCE and longest_s > _LONGEST_S:
+    async def _run(self, work: Callable[..., T], *args: Any) -> T:
+        expected_s = (self._waiting / _AT_ONCE + 1) * min(self._took_s, default=0.0)
+        if self._waiting >= _AT_ONCE and expected_s > _EXPECTED_S:
             raise Overloaded("Too many passwords wait to be looked at.")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._timed, work, *args)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: self._timed(work, *args))
         finally:
             self._waiting -= 1
 
-    def _timed(self, work: Any, *args: Any) -> Any:
+    def _timed(self, work: Callable[..., T], *args: Any) -> T:
         began = time.monotonic()
         try:
             return work(*args)

@@ -105,7 +105,7 @@ async def test_what_happened_before_anybody_was_to_pay_is_not_asked_for(
 
 
 async def test_what_was_told_is_not_handled_again_and_a_walk_goes_on_where_the_last_began(
-    shop: Shop, sql: Sql, missed: MissedEvents
+    shop: Shop, sql: Sql, missed: MissedEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ada, intent = await bought(shop)
     await refund(shop, intent, 1900)
@@ -120,7 +120,7 @@ async def test_what_was_told_is_not_handled_again_and_a_walk_goes_on_where_the_l
         asked.append(since)
         return await listed(types, since=since, after=after)
 
-    gateway.list_events = noting  # type: ignore[method-assign]
+    monkeypatch.setattr(gateway, "list_events", noting)
     before = await sql.fetch("SELECT id, updated_at FROM webhook_events ORDER BY id")
     await missed.look()
     assert await sql.fetch("SELECT id, updated_at FROM webhook_events ORDER BY id") == before

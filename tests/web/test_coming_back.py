@@ -1,7 +1,7 @@
 """What goes away while a lecture plays, and comes back: the learner, the server, another device, credentials."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -78,6 +78,12 @@ async def test_a_reload_goes_on_within_a_second_in_the_same_session(stage: Stage
     assert [frame["seq"] for frame in stage.held.frames] == list(range(1, len(stage.held.frames) + 1))
 
 
+def watch_elsewhere(stage: Stage, position: float) -> None:
+    """Another device gets there, later than whatever is watched here."""
+    stage.resume_position = position
+    stage.lecture_seen = (datetime.now(UTC) + timedelta(days=365)).isoformat()
+
+
 async def test_another_device_that_watched_later_decides_where_a_lecture_resumes(
     stage: Stage, page: Page, enter: Enter
 ) -> None:
@@ -85,8 +91,7 @@ async def test_another_device_that_watched_later_decides_where_a_lecture_resumes
     await until(page, "lectern.state()?.position > 1")
     await page.goto("about:blank")
     stage.held.status = "ended"
-    stage.resume_position = 30.0
-    stage.lecture_seen = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).isoformat()
+    watch_elsewhere(stage, 30.0)
     await page.go_back()
     await until(page, "lectern.state()?.position > 30")
     assert (await state(page))["position"] < 40
@@ -96,8 +101,7 @@ async def test_another_device_that_watched_later_decides_where_a_lecture_resumes
 async def test_a_reload_goes_on_where_another_device_got_to_meanwhile(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, "lectern.state()?.position > 1 && lectern.state().acked > 3")
-    stage.resume_position = 30.0
-    stage.lecture_seen = datetime.now(UTC).replace(year=datetime.now(UTC).year + 1).isoformat()
+    watch_elsewhere(stage, 30.0)
     await page.reload()
     await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
     assert 30 <= (await state(page))["position"] < 40

@@ -13,12 +13,18 @@ from tests.web.test_catalogue import sign_in
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def test_a_file_for_which_the_server_was_not_there_can_be_chosen_again(
-    stage: Stage, origin: str, page: Page, tmp_path: Path
-) -> None:
+@pytest.fixture
+def film(stage: Stage, tmp_path: Path) -> Path:
+    """A file for whoever may upload, as the one who signs in here may."""
     stage.role = "admin"
-    film = tmp_path / "film.mp4"
-    film.write_bytes(b"a film")
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"a film")
+    return path
+
+
+async def test_a_file_for_which_the_server_was_not_there_can_be_chosen_again(
+    origin: str, page: Page, film: Path
+) -> None:
     await page.route("**/api/videos/upload", lambda route: route.abort())
     await sign_in(page, origin)
     await page.wait_for_selector(".who")
@@ -30,11 +36,8 @@ async def test_a_file_for_which_the_server_was_not_there_can_be_chosen_again(
 
 
 async def test_a_film_is_uploaded_although_the_clock_here_is_a_day_ahead(
-    stage: Stage, origin: str, page: Page, tmp_path: Path
+    stage: Stage, origin: str, page: Page, film: Path
 ) -> None:
-    stage.role = "admin"
-    film = tmp_path / "film.mp4"
-    film.write_bytes(b"a film")
     soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     begun = {"video": {"id": VIDEO}, "upload": {"method": "form", "url": f"{origin}/host", "expires_at": soon}}
     await page.route("**/api/videos/upload", lambda route: route.fulfill(status=201, body=json.dumps(begun)))
