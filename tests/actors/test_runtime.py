@@ -40,7 +40,11 @@ async def test_bye_ends_a_session_with_all_that_came_before_it(core: Core, place
     assert listener.ended == (1000, "bye")
     row = await core.row(session_id)
     assert (row["status"], row["last_seq"], row["owner"]) == ("ended", 30, None)
-    assert not await core.redis.exists(session.key)
+
+    async def is_swept() -> bool:
+        return not await core.redis.exists(session.key)
+
+    await eventually(is_swept)
 
 
 async def test_a_session_ends_when_the_frames_that_came_before_bye_are_in(place: Place, own_valkey: Valkey) -> None:
@@ -399,7 +403,11 @@ async def test_after_a_takeover_its_own_process_takes_no_more_of_a_session(core:
 
     await eventually(is_let_go)
     assert (await core.row(session_id))["last_seq"] >= listener.applied
-    assert not await core.redis.exists(session.key)
+
+    async def is_swept() -> bool:
+        return not await core.redis.exists(session.key)
+
+    await eventually(is_swept)
 
 
 async def test_while_frames_wait_for_redis_or_postgres_they_are_acknowledged_every_five_seconds(place: Place) -> None:

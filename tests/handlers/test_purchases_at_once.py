@@ -1,13 +1,22 @@
 """Two purchases of one course that meet in the moment in which the first is paid."""
 
 import asyncio
+from typing import Any
 
 import asyncpg
+import pytest
 
-from tests.support.shop import Shop, Sql, overrides, shop, stripe
+from tests.support.shop import Shop, Sql, shop, stripe
+from tests.support.stripe import LocalService
 from tests.support.waiting import blocked
 
-__all__ = ["overrides", "shop", "stripe"]
+__all__ = ["shop", "stripe"]
+
+
+@pytest.fixture
+def overrides(stripe: LocalService) -> dict[str, Any]:
+    """Nobody but the test learns that the first is paid."""
+    return {"stripe": stripe.settings, "jobs": {"poll_s": 3600, "reconcile_s": 3600}}
 
 
 async def test_who_asks_while_the_first_is_being_paid_does_not_buy_a_second(
