@@ -458,7 +458,7 @@ async def order_lectures(call: Call[LectureOrder]) -> dict[str, Any]:
 
 async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Record:
     """The course as the caller may see it. Raises CourseNotFound."""
-    course: Record | None = await courses.get_course(
+    course: Record | None = await courses.get_course.together(
         connection, course_id=course_id, viewer_id=call.viewer_id, viewer_role=call.viewer_role
     )
     if course is None:

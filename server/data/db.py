@@ -74,6 +74,8 @@ LEFT_OFF_S = 0.5
 STALE_S = 300.0
 # Statements that each connection keeps prepared, the longest unused going first: all that there are.
 PREPARED = 1000
+# Who asks together: with more, taking their rows would hold the loop up for milliseconds.
+TOGETHER = 200
 
 
 class _Connection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
@@ -113,6 +115,8 @@ class Database:
         self._waiters: deque[tuple[asyncio.Future[_Connection | None], float]] = deque()
         self._giving_up: asyncio.TimerHandle | None = None
         self._closing = False
+        # By statement: whose arguments go along next, and their rows by place.
+        self._together: dict[str, tuple[list[tuple[Any, ...]], asyncio.Task[dict[int, Record]]]] = {}
 
     @property
     def idle(self) -> int:
@@ -189,6 +193,26 @@ class Database:
     async def fetchrow(self, sql: str, *args: Any) -> Record | None:
         """The first row of one statement on a connection of its own."""
         return await self._once("fetchrow", sql, args)  # type: ignore[no-any-return]
+
+    async def fetch_together(self, sql: str, *args: Any) -> Record | None:
+        """The row for these arguments of a statement that takes arrays of them, and tells each row's `place`, from 1.
+
+        Those who ask in the same turn of the loop share one round trip, and its failure.
+        """
+        if sql not in self._together:
+            asked: list[tuple[Any, ...]] = []
+            self._together[sql] = asked, self._loop.create_task(self._fetch_all(sql, asked))
+        asked, answer = self._together[sql]
+        asked.append(args)
+        place = len(asked)
+        if place == TOGETHER:
+            del self._together[sql]
+        return (await asyncio.shield(answer)).get(place)
+
+    async def _fetch_all(self, sql: str, asked: list[tuple[Any, ...]]) -> dict[int, Record]:
+        if self._together.get(sql, (None,))[0] is asked:  # nobody joins from here on
+            del self._together[sql]
+        return {row["place"]: row for row in await self.fetch(sql, *zip(*asked, strict=True))}
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
         """The first value of one statement on a connection of its own."""
@@ -456,9 +480,7 @@ class Query:
 
     def __call__(self, connection: Any, **values: Any) -> Coroutine[Any, Any, Any]:
         """On one of `Database.connection()`, `.transaction()`, or a Database. TypeError or KeyError on other names."""
-        if len(values) != len(self.parameters):
-            raise TypeError(f"{self.name} takes {', '.join(self.parameters)}; got {', '.join(values)}")
-        args = [values[name] for name in self.parameters]
+        args = self._in_order(values)
         match self.operation:
             case SQLOperationType.SELECT:
                 return connection.fetch(self.sql, *args)  # type: ignore[no-any-return]
@@ -468,6 +490,19 @@ class Query:
                 return connection.fetchval(self.sql, *args)  # type: ignore[no-any-return]
             case _:
                 return _execute_counting(connection, self.sql, args)
+
+    async def together(self, connection: Any, **values: Any) -> Record | None:
+        """The row for one of each of a statement's arrays, as `Database.fetch_together` takes it; or None."""
+        args = self._in_order(values)
+        if isinstance(connection, Database):
+            return await connection.fetch_together(self.sql, *args)
+        rows = await connection.fetch(self.sql, *([value] for value in args))
+        return rows[0] if rows else None
+
+    def _in_order(self, values: dict[str, Any]) -> list[Any]:
+        if len(values) != len(self.parameters):
+            raise TypeError(f"{self.name} takes {', '.join(self.parameters)}; got {', '.join(values)}")
+        return [values[name] for name in self.parameters]
 
 
 async def _execute_counting(connection: Any, sql: str, args: Sequence[Any]) -> int:

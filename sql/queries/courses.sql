@@ -76,10 +76,14 @@ FROM (
 JOIN shown_courses AS s ON s.id = found.id
 ORDER BY found.sort_key DESC, found.id DESC;
 
--- name: get_course(course_id, viewer_id, viewer_role)^
--- Published courses are everybody's to see; others those who own them or are enrolled.
-SELECT c.* FROM shown_courses AS c
-WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
+-- name: get_course(course_id, viewer_id, viewer_role)
+-- Published courses are everybody's to see; others those who own them or are enrolled. For many at once: each parameter
+-- is an array, and `place` says for which of its elements, from 1, a row is.
+SELECT wanted.place, c.*
+FROM unnest(:course_id::uuid[], :viewer_id::uuid[], :viewer_role::text[])
+    WITH ORDINALITY AS wanted(course_id, viewer_id, viewer_role, place)
+JOIN shown_courses AS c ON c.id = wanted.course_id
+WHERE may_see(wanted.viewer_id, wanted.viewer_role, c.id, c.status);
 
 -- name: get_right(course_id, viewer_id, viewer_role)$
 -- Whether the viewer may take part; nothing for who may not even see it.

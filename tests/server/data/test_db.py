@@ -37,6 +37,10 @@ INSERT INTO things (id, data) VALUES (:id, :data) ON CONFLICT DO NOTHING RETURNI
 
 -- name: update_things(data)!
 UPDATE things SET data = :data;
+
+-- name: get_thing(id)
+SELECT wanted.place, things.*, txid_current() AS statement
+FROM unnest(:id::int[]) WITH ORDINALITY AS wanted(id, place) JOIN things USING (id);
 """
 THINGS = "CREATE TABLE things (id int PRIMARY KEY, data jsonb)"
 
@@ -80,6 +84,39 @@ async def test_a_query_runs_on_the_pool_itself_too(database: Database, named: Qu
     assert await named.update_things(database, data=[]) == 1
 
 
+async def test_who_asks_at_the_same_time_is_asked_for_in_one_statement(database: Database, named: Queries) -> None:
+    """And each is given the own row, whatever others asked for, and however many leave before it comes."""
+    await database.execute(THINGS)
+    await database.execute("INSERT INTO things SELECT n, to_json(n) FROM generate_series(1, 500) AS n")
+    asked = [asyncio.create_task(named.get_thing.together(database, id=n)) for n in (7, 3, 501, 7, 9)]
+    await asyncio.sleep(0)
+    asked[1].cancel()
+    first, left, none, same, other = await asyncio.gather(*asked, return_exceptions=True)
+    assert (first["id"], same["id"], other["id"], none) == (7, 7, 9, None)
+    assert isinstance(left, asyncio.CancelledError)
+    assert first["statement"] == same["statement"] == other["statement"]
+    later = await named.get_thing.together(database, id=3)
+    assert (later["id"], later["statement"] == first["statement"]) == (3, False)
+
+    async with database.transaction() as tx:
+        assert (await named.get_thing.together(tx, id=2))["data"] == 2
+        assert await named.get_thing.together(tx, id=501) is None
+
+    many = await asyncio.gather(*(named.get_thing.together(database, id=n) for n in range(1, 501)))
+    assert [row["id"] for row in many] == list(range(1, 501))
+    shares = [sum(row["statement"] == one for row in many) for one in dict.fromkeys(row["statement"] for row in many)]
+    assert shares == [db.TOGETHER, db.TOGETHER, 100]
+
+
+async def test_who_asks_together_is_told_together_when_postgres_does_not_answer(named: Queries) -> None:
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=2, timeout_s=1.0)
+    asked = [asyncio.create_task(named.get_thing.together(gone, id=n)) for n in (1, 2, 3)]
+    await asyncio.sleep(0)
+    asked[0].cancel()
+    told = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in told] == [asyncio.CancelledError, PostgresAway, PostgresAway]
+
+
 async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, named: Queries) -> None:
     with pytest.raises(AttributeError, match=r"things\.sql has no query nothing"):
         _ = named.nothing
@@ -87,6 +124,8 @@ async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, name
         named.get_pair(database, a=1)
     with pytest.raises(KeyError):
         named.get_pair(database, a=1, c=2)
+    with pytest.raises(TypeError, match="get_thing takes id"):
+        await named.get_thing.together(database)
 
 
 async def test_a_transaction_is_kept_at_its_end_and_undone_when_it_raises(database: Database, named: Queries) -> None:
