@@ -17,6 +17,8 @@ NO_PICTURE = 3
 # 0x0112, turned as a camera was held: at these width and height change places. Some cameras write others, or words.
 _ORIENTATION, _LYING = 0x0112, range(5, 9)
 _QUALITY = 80
+# No PNG is longer or wider, by its specification; Pillow reads what is, and nobody could keep its size.
+_LONGEST = 2**31 - 1
 
 
 def limit(memory_bytes: int, cpu_s: float) -> None:
@@ -41,6 +43,8 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     content = io.BytesIO(sys.stdin.buffer.read())
     picture = Image.open(content, formats=FORMATS)
     width, height = picture.size
+    if max(width, height) > _LONGEST:
+        raise ValueError("this is no size of a picture")
     told: dict[str, Any] = {"width": width, "height": height, "thumbnails": []}
     if width * height > limits["pixels"]:
         return told, []

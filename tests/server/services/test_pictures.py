@@ -1,6 +1,7 @@
 import io
 import struct
 import tempfile
+import zlib
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ async def look(content: bytes, **limits: Any) -> Picture:
         file.write(content)
         file.flush()
         return await Pictures(Files(**limits)).look_at(file)
+
+
+def saying(width: int, height: int) -> bytes:
+    """A PNG that says that it is so large."""
+    whole, head = picture(), b"IHDR" + struct.pack(">II5B", width, height, 8, 2, 0, 0, 0)
+    return whole[:12] + head + zlib.crc32(head).to_bytes(4, "big") + whole[33:]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP"])
@@ -50,7 +57,10 @@ async def test_a_bomb_costs_no_more_than_its_head_or_its_limits() -> None:
         await look(bomb(), picture_pixels=10**9, picture_memory_bytes=300_000_000)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", picture()[:200], b"\x89PNG\r\n\x1a\n", b"<svg/>"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", picture()[:200], b"\x89PNG\r\n\x1a\n", b"<svg/>", saying(2**31, 1), saying(1, 2**32 - 1)],
+)
 async def test_what_is_no_picture_is_told_so(content: bytes) -> None:
     with pytest.raises(NotAPicture):
         await look(content)
