@@ -82,6 +82,26 @@ async def test_what_is_kept_is_the_union_whatever_comes_when(sql: Sql, writes: l
         assert row["completed"] == was_complete
 
 
+async def test_no_more_than_two_thousand_ranges_are_kept_apart_and_none_is_lost(sql: Sql) -> None:
+    """Those with the least between them grow together."""
+    user, _, second = await ids(sql)
+
+    async def record(starts: range) -> tuple[int, bool]:
+        """How many are kept now, and whether what was recorded is among it."""
+        ranges = "{" + ",".join(f"[{start},{start + 1})" for start in starts) + "}"
+        row = await sql.fetchrow(RECORD, [user], [second], [ranges], [None], [False])
+        covers = "SELECT watched_ranges @> $1::text::int4multirange FROM progress"
+        return len(row["watched_ranges"]), await sql.fetchval(covers, ranges)
+
+    sent = [range(0, 10_000, 10), range(1_000_000, 1_003_000, 3), range(2_000_000, 2_010_000, 10)]
+    assert [await record(starts) for starts in sent] == [(1000, True), (2000, True), (2000, True)]
+    before = await sql.fetchval("SELECT watched_ranges FROM progress")
+    assert pairs(before)[:2] == [(0, 1), (10, 11)], "what lies far apart stays so"
+    assert pairs(before)[1000] == (1_000_000, 1_002_998)
+    assert [await record(starts) for starts in sent] == [(2000, True)] * 3
+    assert await sql.fetchval("SELECT watched_ranges FROM progress") == before
+
+
 async def test_where_a_learner_goes_on_wraps_around_to_what_was_left_out(sql: Sql) -> None:
     user, first, second = await ids(sql)
     course = await sql.fetchval("SELECT id FROM courses")
