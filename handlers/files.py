@@ -236,6 +236,8 @@ def _headers(call: Call[Any], row: Record, small: dict[str, Any] | None) -> dict
         hdrs.CACHE_CONTROL: f"public, max-age={max_age_s:.0f}",
         hdrs.CONTENT_DISPOSITION: _disposition(row, small),
         hdrs.ACCEPT_RANGES: "bytes" if small is None else "none",
+        # Kept from an `<img>`, which tells no origin, it would else be given to a page that may not read it then.
+        hdrs.VARY: "Origin",
     }
     if row["content_type"] != "application/pdf":  # which browsers show by what a sandbox does not let in
         headers["Content-Security-Policy"] = "default-src 'none'; sandbox"

@@ -100,7 +100,8 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None:
-        headers.add(hdrs.VARY, "Origin")
+        if "Origin" not in headers.get(hdrs.VARY, ""):
+            headers.add(hdrs.VARY, "Origin")
         if edge.is_listed(origin):
             headers["Access-Control-Allow-Origin"] = origin
             headers["Access-Control-Expose-Headers"] = _EXPOSED

@@ -343,6 +343,15 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
         assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(PDF)), b""), asked
 
 
+async def test_public_bytes_are_kept_apart_for_pages_of_other_origins(ada: Person, people: People) -> None:
+    """A page that shows a picture names no origin, and has it in its cache when it fetches it as one that may read it."""
+    row = (await upload(ada, picture(), visibility="public")).body
+    for path in (f"/api/files/public/{row['id']}", row["thumbnails"][0]["url"]):
+        for asked in ({}, {"Origin": "https://pages.example"}, {"If-None-Match": "*"}):
+            answer = await people.stranger.get(path, headers=asked)
+            assert (answer.status, answer.headers["Vary"]) == (304 if "If-None-Match" in asked else 200, "Origin")
+
+
 async def test_a_cdn_has_what_is_public_and_cannot_act(
     ada: Person, people: People, client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
