@@ -33,7 +33,11 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WEBPVP8", "image/webp"),
     (8, b"WAVEfmt ", "audio/wav"),
     (0, b"%PDF-", "application/pdf"),
-    (4, b"ftypavif", "image/avif"),
+    (4, b"ftypavi", "image/avif"),
+    (4, b"ftyphei", "image/heic"),
+    (4, b"ftyphev", "image/heic"),
+    (4, b"ftypmif1", "image/heif"),
+    (4, b"ftypmsf1", "image/heif"),
     (4, b"ftypM4A ", "audio/mp4"),
     (4, b"ftypqt  ", "video/quicktime"),
     (4, b"ftyp", "video/mp4"),
@@ -75,6 +79,7 @@ _SPECIES: dict[str, frozenset[str]] = {
     "application/x-ole-storage": frozenset(
         {"application/msword", "application/vnd.ms-excel", "application/vnd.ms-powerpoint"}
     ),
+    "image/heif": frozenset({"image/heic", "image/avif"}),
     "video/webm": frozenset({"video/x-matroska", "audio/webm"}),
     "video/mp4": frozenset({"audio/mp4", "video/quicktime", "audio/x-m4a", "video/x-m4v"}),
     "audio/mp4": frozenset({"audio/x-m4a"}),

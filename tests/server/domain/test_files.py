@@ -30,6 +30,9 @@ GIB = 1 << 30
         (b"XXXX\0\0\0\0WEBPVP8 ", None),
         (b"RIFF\0\0\0\0WAVEfmt ", "audio/wav"),
         (b"\0\0\0\x20ftypisom", "video/mp4"),
+        (b"\0\0\0\x20ftypheic", "image/heic"),
+        (b"\0\0\0\x20ftypmif1", "image/heif"),
+        (b"\0\0\0\x20ftypavis", "image/avif"),
         (b"PK\x03\x04....anything", "application/zip"),
         (b"PK\x03\x04", "application/zip"),
         (b"hello, w\xc3\xb6rld", "text/plain"),
@@ -103,6 +106,7 @@ def test_a_sender_may_say_which_species_and_nothing_more() -> None:
         ("audio/x-m4a", "audio/mp4"),
         ("audio/x-m4a", "video/mp4"),
         ("video/x-m4v", "video/mp4"),
+        ("image/heic", "image/heif"),  # a phone's picture
     ],
 )
 def test_what_browsers_call_a_type_is_taken(said: str, found: str) -> None:
