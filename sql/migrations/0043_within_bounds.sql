@@ -1,7 +1,7 @@
--- The length of a course may be more seconds than an integer holds: from some two thousand lectures of the longest kind on
--- nobody could read such a course any more, nor any list or answer in which it was among others.
-DROP VIEW shown_courses;
-CREATE VIEW shown_courses AS
+-- A course may be longer than an integer has seconds, from some two thousand lectures of the longest kind on: nobody could
+-- read it any more, nor any list or answer in which it was among others. (Its length stays an integer, for processes that
+-- were started before this ask for it.)
+CREATE OR REPLACE VIEW shown_courses AS
 SELECT
     c.id, c.creator_id, c.title, c.description, c.thumbnail_url, c.price, c.currency, c.is_free, c.status,
     c.created_at, c.updated_at,
@@ -9,7 +9,7 @@ SELECT
     n.active_count - (
         SELECT count(*) FROM enrollments AS e WHERE e.course_id = c.id AND e.is_active AND e.expires_at <= now()
     )::integer AS enrolled_count,
-    round(n.duration_ms / 1000.0)::bigint AS duration
+    least(round(n.duration_ms / 1000.0), 2147483647)::integer AS duration
 FROM courses AS c JOIN course_counts AS n ON n.course_id = c.id;
 
 -- Ranges of which only the 1,999 longest gaps are left: what lies in the others counts as watched.
