@@ -1,17 +1,3 @@
--- A course may be longer than an integer has seconds, from some two thousand lectures of the longest kind on: nobody could
--- read it any more, nor any list or answer in which it was among others. (Its length stays an integer, for processes that
--- were started before this ask for it.)
-CREATE OR REPLACE VIEW shown_courses AS
-SELECT
-    c.id, c.creator_id, c.title, c.description, c.thumbnail_url, c.price, c.currency, c.is_free, c.status,
-    c.created_at, c.updated_at,
-    n.lecture_count,
-    n.active_count - (
-        SELECT count(*) FROM enrollments AS e WHERE e.course_id = c.id AND e.is_active AND e.expires_at <= now()
-    )::integer AS enrolled_count,
-    least(round(n.duration_ms / 1000.0), 2147483647)::integer AS duration
-FROM courses AS c JOIN course_counts AS n ON n.course_id = c.id;
-
 -- Ranges of which only the 1,999 longest gaps are left: what lies in the others counts as watched.
 CREATE FUNCTION without_small_gaps(ranges int4multirange) RETURNS int4multirange LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT int4multirange(range_merge(ranges)) - (
@@ -81,3 +67,17 @@ $$;
 
 UPDATE progress SET watched_ranges = without_small_gaps(watched_ranges)
 WHERE pg_column_size(watched_ranges) > 250 AND (SELECT count(*) FROM unnest(watched_ranges)) > 2000;
+
+-- A course may be longer than an integer has seconds, from some two thousand lectures of the longest kind on: nobody could
+-- read it any more, nor any list or answer in which it was among others. (Its length stays an integer, for processes that
+-- were started before this ask for it. And this stands last: who reads courses waits from here on until all is done.)
+CREATE OR REPLACE VIEW shown_courses AS
+SELECT
+    c.id, c.creator_id, c.title, c.description, c.thumbnail_url, c.price, c.currency, c.is_free, c.status,
+    c.created_at, c.updated_at,
+    n.lecture_count,
+    n.active_count - (
+        SELECT count(*) FROM enrollments AS e WHERE e.course_id = c.id AND e.is_active AND e.expires_at <= now()
+    )::integer AS enrolled_count,
+    least(round(n.duration_ms / 1000.0), 2147483647)::integer AS duration
+FROM courses AS c JOIN course_counts AS n ON n.course_id = c.id;
