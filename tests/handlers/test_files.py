@@ -344,7 +344,7 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
 
 
 async def test_public_bytes_are_kept_apart_for_pages_of_other_origins(ada: Person, people: People) -> None:
-    """A page that shows a picture names no origin, and has it in its cache when it fetches it as one that may read it."""
+    """A page that shows a picture names no origin, and may have it in its cache when it fetches it to read it."""
     row = (await upload(ada, picture(), visibility="public")).body
     for path in (f"/api/files/public/{row['id']}", row["thumbnails"][0]["url"]):
         for asked in ({}, {"Origin": "https://pages.example"}, {"If-None-Match": "*"}):
