@@ -31,6 +31,8 @@ _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 CHARACTERS_A_TOKEN = 16
 # More than any model takes in or gives.
 _MOST_TOKENS = 100_000_000
+# What an answer took comes right behind its end, or not at all.
+_FIGURES_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,16 @@ class Tutor:
                         event = await anext(events)
                 except StopAsyncIteration:
                     break
+                except Exception:
+                    if answer.finish is None:
+                        raise
+                    break  # all of it was said
                 answer.usage = _usage(event.usage) or answer.usage
                 text = ""
                 for choice in (event.choices or ())[:1]:
-                    answer.finish = choice.finish_reason or answer.finish
+                    if choice.finish_reason:
+                        answer.finish = choice.finish_reason
+                        deadline = min(deadline, loop.time() + _FIGURES_S)
                     text = choice.delta.content or ""
                     if not isinstance(text, str):
                         raise TypeError
