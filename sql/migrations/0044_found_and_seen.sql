@@ -30,3 +30,21 @@ ALTER TABLE forum_posts ALTER COLUMN words SET EXPRESSION AS (setweight(words_of
 ALTER TABLE forum_topics DISABLE TRIGGER set_updated_at;
 UPDATE forum_topics SET words = topic_words(id, title);
 ALTER TABLE forum_topics ENABLE TRIGGER set_updated_at;
+
+-- Who reads a forum page by page sees it as it was at the first page: a post that was written before that and committed
+-- after it was seen by nobody then, and its topic must not jump over the reader's place. So a post knows its transaction;
+-- those of before are of one that everybody sees. None takes as long as a minute.
+ALTER TABLE forum_posts ADD COLUMN written_by xid8 NOT NULL DEFAULT '3';
+ALTER TABLE forum_posts ALTER COLUMN written_by SET DEFAULT pg_current_xact_id();
+
+-- When a topic was active last, as one saw it at that time.
+DROP FUNCTION active_at(forum_topics, timestamptz);
+CREATE FUNCTION active_at(topic forum_topics, as_of timestamptz, seen pg_snapshot) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN topic.last_post_at <= as_of - interval '1 minute' THEN topic.last_post_at ELSE coalesce(
+        (SELECT created_at FROM forum_posts
+         WHERE topic_id = topic.id AND deleted_at IS NULL
+           AND (created_at <= as_of - interval '1 minute' OR pg_visible_in_snapshot(written_by, seen))
+         ORDER BY id DESC LIMIT 1),
+        topic.created_at) END
+$$;
