@@ -170,6 +170,8 @@ async def asking_for(
         {"prompt_tokens": "12", "completion_tokens": "3"},
         {"prompt_tokens": 1.5, "completion_tokens": 3},
         {"prompt_tokens": 2**62, "completion_tokens": 3},
+        {"prompt_tokens": 1_000_000, "completion_tokens": 3},
+        {"prompt_tokens": 12, "completion_tokens": 1_000_000},
         {"prompt_tokens": 0, "completion_tokens": 0},
         {},
         [],
