@@ -37,8 +37,8 @@ ALTER TABLE forum_topics ENABLE TRIGGER set_updated_at;
 ALTER TABLE forum_posts ADD COLUMN written_by xid8 NOT NULL DEFAULT '3';
 ALTER TABLE forum_posts ALTER COLUMN written_by SET DEFAULT pg_current_xact_id();
 
--- When a topic was active last, as one saw it at that time.
-DROP FUNCTION active_at(forum_topics, timestamptz);
+-- When a topic was active last, as one saw it at that time. That of two arguments stays: processes that were started before
+-- this ask it.
 CREATE FUNCTION active_at(topic forum_topics, as_of timestamptz, seen pg_snapshot) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
     SELECT CASE WHEN topic.last_post_at <= as_of - interval '1 minute' THEN topic.last_post_at ELSE coalesce(
