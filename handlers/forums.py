@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import asyncpg
 from pydantic import AfterValidator, BaseModel, Field
 
 from server.data.audit import audit_foreign
@@ -15,6 +16,7 @@ from server.http.keys import EVENTS
 from server.http.members import Title, not_blank
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
+    BadCursor,
     CourseNotFound,
     Forbidden,
     NotEntitled,
@@ -168,9 +170,13 @@ async def list_topics(call: Call[None]) -> dict[str, Any]:
         rank, after_id = read_cursor(call.query.cursor, float, UUID) or (None, None)
         rows = await forums.list_relevant(call.db, q=q, after_rank=rank, after_id=after_id, **wanted)
         return page(call, rows, key=lambda row: (row["rank"], row["id"]))
-    as_of, pinned, at, after_id = read_cursor(call.query.cursor, datetime, bool, datetime, UUID) or (None,) * 4
-    rows = await forums.list_active(call.db, as_of=as_of, after_pinned=pinned, after_at=at, after_id=after_id, **wanted)
-    return page(call, rows, key=lambda row: (row["as_of"], row["was_pinned"], row["active_at"], row["id"]))
+    place = read_cursor(call.query.cursor, datetime, str, bool, datetime, UUID) or (None,) * 5
+    members = dict(zip(("as_of", "seen", "after_pinned", "after_at", "after_id"), place, strict=True))
+    try:
+        rows = await forums.list_active(call.db, **members, **wanted)
+    except asyncpg.InvalidTextRepresentationError:
+        raise BadCursor from None
+    return page(call, rows, key=lambda row: (row["as_of"], row["seen"], row["was_pinned"], row["active_at"], row["id"]))
 
 
 @routes.post(

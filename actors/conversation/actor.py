@@ -26,6 +26,8 @@ log = structlog.get_logger()
 # Entries that are read at once.
 PAGE = 500
 RETRY_S = 0.25
+# Turns before one that is told of which a listener has heard nothing: so many are told it, the newest.
+MOST_MISSED = 50
 
 
 class Peer(Protocol):
@@ -43,28 +45,31 @@ class Listener:
 
     `unfinished` are turns of which the stream does not tell it everything, each with the last chunk that it has: there
     was a hole, an end that says nothing, or the next turn's opening before any end. The rest comes from Postgres when
-    the turn has ended.
+    the turn has ended. `missed` are those that it was told nothing of when a later one came: they are told between two
+    answers, for a client follows one at a time.
     """
 
-    __slots__ = ("cursor", "followed", "peer", "unfinished")
+    __slots__ = ("cursor", "followed", "missed", "peer", "unfinished")
 
     def __init__(self, peer: Peer, cursor: tuple[int, int]) -> None:
         self.peer = peer
         self.cursor = cursor
         self.followed: set[int] = set()
+        self.missed: set[int] = set()
         self.unfinished: dict[int, int] = {}
 
     @property
     def waits_for(self) -> dict[int, int]:
         """The turns whose end it has not been told yet, each with the last chunk that it has of it."""
         turn, chunk = self.cursor
-        return ({turn: chunk} if turn and chunk < END else {}) | self.unfinished
+        return ({turn: chunk} if turn and chunk < END else {}) | self.unfinished | dict.fromkeys(self.missed, 0)
 
     @property
     def is_behind(self) -> bool:
-        """Whether a turn has ended, by the stream, of which it lacks something."""
+        """Whether a turn has ended, by the stream, of which it lacks something that can be told now."""
         turn, chunk = self.cursor
-        return any(unfinished < turn or chunk == END for unfinished in self.unfinished)
+        missed = bool(self.missed) and chunk == END
+        return missed or any(unfinished < turn or chunk == END for unfinished in self.unfinished)
 
     def follow(self, turn: int, chunk: int) -> None:
         """Tell it the turn from after this chunk on."""
@@ -97,20 +102,29 @@ class Listener:
             self.unfinished.setdefault(entry.turn, had)
 
     def _go_on_to(self, turn: int, chunk: int) -> None:
-        """Set its cursor. Of a turn that is left before its end nothing more is read."""
+        """Set its cursor. Of a turn that is left before its end nothing more is read, and nothing of those between."""
         left, had = self.cursor
         if left != turn and had < END:
             self.unfinished.setdefault(left, had)
+        self.missed.update(range(max(left + 1, turn - MOST_MISSED), turn))
         self.cursor = turn, chunk
 
     def finish(self, turn: int) -> None:
         """Its end is told from its row: what the stream still has of it is told no more."""
         self.unfinished.pop(turn, None)
+        self.missed.discard(turn)
         self.cursor = max(self.cursor, (turn, END))
 
     def pass_over(self, turn: int) -> None:
         """What the stream has of it is told no more, of which it was told nothing yet."""
         self._go_on_to(turn, END)
+
+    def tell_whole(self, row: Record) -> None:
+        """Tell it a turn that has ended, from its row, of which it was told nothing."""
+        self.followed.add(row["number"])
+        asked = row["client_msg_id"], row["number"], row["question"], row["conversation_id"]
+        self.peer.send(encode(Accepted(*asked)))
+        self.tell_rest(row, 0)
 
     def tell_rest(self, row: Record, after: int) -> None:
         """Tell it a turn that has ended, from its row, from after this chunk on."""
@@ -181,8 +195,14 @@ class Conversation:
                 row = await self._turns.get(self.user_id, turn)
                 if listener.waits_for.get(turn) != after or (row is not None and row["status"] == "running"):
                     continue
+                missed = turn in listener.missed
+                if missed and listener.cursor[1] < END:
+                    continue  # it is being told another
                 listener.finish(turn)
-                if row is None:
+                if missed:
+                    if row is not None:
+                        listener.tell_whole(row)
+                elif row is None:
                     listener.peer.send(encode(Failed(turn, "deleted", False)))
                 elif turn in listener.followed:
                     listener.tell_rest(row, after)
@@ -200,7 +220,4 @@ class Conversation:
                     continue  # the stream has told it meanwhile
                 listener.pass_over(turn)
                 if row is not None:
-                    asked = row["client_msg_id"], turn, row["question"], row["conversation_id"]
-                    listener.followed.add(turn)
-                    listener.peer.send(encode(Accepted(*asked)))
-                    listener.tell_rest(row, 0)
+                    listener.tell_whole(row)

@@ -247,20 +247,34 @@ class Answering:
 
     async def _append(self, chunk: int, content: bytes) -> bool:
         """Add one entry, however long Redis is away. What is refused and may be there already is there; else the turn
-        has been ended by somebody else."""
+        has been ended by somebody else, or what lies in the stream is nobody's, and goes."""
+        turn, answers = self.turn, self.parts.answers
         tried = False
         while True:
             try:
-                added = await self.parts.answers.append(self.turn.viewer.id, self.turn.number, chunk, content)
+                added = await answers.append(turn.viewer.id, turn.number, chunk, content)
                 self._away = False
                 if added or tried:
                     return True
-                self.fence()
-                return False
+                if not await self._is_ours():
+                    self.fence()
+                    return False
+                await answers.delete(turn.viewer.id)
             except REDIS_AWAY as error:
                 self._put_off("chunk_postponed", error)
                 tried = True
                 await asyncio.sleep(RETRY_S)
+
+    async def _is_ours(self) -> bool:
+        """Whether the turn runs under our epoch, however long Postgres is away."""
+        while True:
+            try:
+                row = (await self.parts.turns.standing([self.turn.id])).get(self.turn.id)
+            except DATABASE_AWAY as error:
+                postponed("chunk_postponed", error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return row is not None and row["status"] == "running" and row["epoch"] == self.turn.epoch
 
     def _put_off(self, event: str, error: Exception) -> None:
         """Redis is away. Who waits for the turn's row waits for Redis no longer."""

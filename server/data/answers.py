@@ -16,12 +16,14 @@ from zlib import crc32
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from server.data.streams import NUDGES, SLOTS
+from server.data.streams import NUDGES, SLOTS, is_no_stream
 
 END = 2**64 - 1
 # The kind of nudge that tells of news in a user's stream.
 CHAT = "chat"
 _REFUSED = "equal or smaller"
+# No turn has such a number.
+_NO_TURN = 1 << 31
 
 
 class Entry(NamedTuple):
@@ -40,14 +42,18 @@ def answers_key(user_id: UUID) -> str:
 
 
 class Answers:
-    """Every call raises `redis.RedisError` when Redis is away; none is repeated by itself."""
+    """Every call raises `redis.RedisError` when Redis is away; none is repeated by itself.
+
+    What somebody else put into a stream, or in its place, is read as nothing.
+    """
 
     def __init__(self, redis: Redis, ttl_s: float) -> None:
         self._redis = redis
         self._ttl_s = math.ceil(ttl_s)
 
     async def append(self, user_id: UUID, turn: int, chunk: int, content: bytes, chunks: int = 0) -> bool:
-        """Add an entry and tell every process; False when Redis refuses it, for it has this one or a later one."""
+        """Add an entry and tell every process; False when Redis refuses it, for it has this one or a later one, or no
+        stream."""
         key = answers_key(user_id)
         fields: Any = {"content": content} | ({"chunks": chunks} if chunk == END else {})
         pipe = self._redis.pipeline(transaction=False)
@@ -60,7 +66,7 @@ class Answers:
         answers = await pipe.execute(raise_on_error=False)
         added = answers[1 if chunk == 0 else 0]
         for answer in (added, *answers):
-            if isinstance(answer, ResponseError) and _REFUSED in str(answer):
+            if is_no_stream(answer) or (isinstance(answer, ResponseError) and _REFUSED in str(answer)):
                 return False
             if isinstance(answer, Exception):
                 raise answer
@@ -69,13 +75,20 @@ class Answers:
     async def read_after(self, user_id: UUID, cursor: tuple[int, int], count: int) -> list[Entry]:
         """Up to `count` entries after the cursor (turn, chunk), oldest first."""
         turn, chunk = cursor
-        found: Any = await self._redis.xrange(answers_key(user_id), min=f"({turn}-{chunk}", max="+", count=count)
-        return [_entry(*each) for each in found]
+        return await self._range(user_id, f"({turn}-{chunk}", f"{_NO_TURN}-0", count)
 
     async def read_turn(self, user_id: UUID, turn: int) -> list[Entry]:
         """All that there is of a turn."""
-        found: Any = await self._redis.xrange(answers_key(user_id), min=f"{turn}-0", max=f"{turn}-{END}")
-        return [_entry(*each) for each in found]
+        return await self._range(user_id, f"{turn}-0", f"{turn}-{END}", None)
+
+    async def _range(self, user_id: UUID, first: str, last: str, count: int | None) -> list[Entry]:
+        try:
+            found: Any = await self._redis.xrange(answers_key(user_id), min=first, max=last, count=count)
+        except ResponseError as error:
+            if is_no_stream(error):
+                return []
+            raise
+        return [_entry(*each) for each in found if b"content" in each[1]]
 
     async def trim(self, user_id: UUID, turn: int) -> None:
         """Drop all that was said up to the end of a turn."""

@@ -31,6 +31,9 @@ You get this once a day at most, because you asked for it. To have no more of it
 {link}
 """
 
+# What does not fit is in no later mail either.
+MORE = "There is more that you have not read: the forums of your courses have all of it."
+
 _digests = queries("digests")
 
 
@@ -76,14 +79,17 @@ class Digests:
         if user is None:
             return
         topics = await _digests.list_unread(
-            self._database, user_id=user["id"], since=user["told_until"], most=MOST_TOPICS
+            self._database, user_id=user["id"], since=user["told_until"], most=MOST_TOPICS + 1
         )
         if not topics:
             return
+        lines = [self._line(topic) for topic in topics[:MOST_TOPICS]]
+        if len(topics) > MOST_TOPICS:
+            lines.append(MORE)
         token = unsubscribe_token(self._config, user["id"])
         text = TEXT.format(
             username=user["username"],
-            topics="\n\n".join(self._line(topic) for topic in topics),
+            topics="\n\n".join(lines),
             link=page_address(self._config, f"/unsubscribe/{token}"),
         )
         # RFC 8058: a mail program's own button, without a page in between.

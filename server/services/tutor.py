@@ -29,8 +29,10 @@ Message = Mapping[str, str]
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Not every endpoint heeds how long an answer may be: what has more characters for each of its tokens is cut here.
 CHARACTERS_A_TOKEN = 16
-# More than any model takes in or gives.
-_MOST_TOKENS = 100_000_000
+# What an endpoint adds to what it is given, at the most: its own marks and prompts.
+_ADDED_TOKENS = 4000
+# What an answer took comes right behind its end, or not at all.
+_FIGURES_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Tutor:
                     stream = await self._open(messages)
             async with stream:
                 answer = Answer(_nothing())
-                answer.texts = self._read(stream, answer, deadline)
+                answer.texts = self._read(stream, answer, deadline, self._most(messages))
                 yield answer
 
     async def _open(self, messages: Sequence[Message]) -> Any:
@@ -134,7 +136,12 @@ class Tutor:
                     raise ServiceAway(f"the model's client cannot be made: {_said(error)}") from error
             return self._client
 
-    async def _read(self, stream: Any, answer: Answer, deadline: float) -> AsyncIterator[str]:
+    def _most(self, messages: Sequence[Message]) -> Usage:
+        """What an answer to these can take: no token is less than a byte, and no answer is longer than it is let be."""
+        given = sum(len(message["content"].encode()) for message in messages)
+        return Usage(given + _ADDED_TOKENS, self.settings.answer_tokens * CHARACTERS_A_TOKEN)
+
+    async def _read(self, stream: Any, answer: Answer, deadline: float, most: Usage) -> AsyncIterator[str]:
         """The texts as they come. What a model thinks aloud shows that it is at work, and is not told."""
         loop, events, is_silent = asyncio.get_running_loop(), aiter(stream), True
         left = self.settings.answer_tokens * CHARACTERS_A_TOKEN
@@ -145,10 +152,16 @@ class Tutor:
                         event = await anext(events)
                 except StopAsyncIteration:
                     break
-                answer.usage = _usage(event.usage) or answer.usage
+                except Exception:
+                    if answer.finish is None:
+                        raise
+                    break  # all of it was said
+                answer.usage = _usage(event.usage, most) or answer.usage
                 text = ""
                 for choice in (event.choices or ())[:1]:
-                    answer.finish = choice.finish_reason or answer.finish
+                    if choice.finish_reason:
+                        answer.finish = choice.finish_reason
+                        deadline = min(deadline, loop.time() + _FIGURES_S)
                     text = choice.delta.content or ""
                     if not isinstance(text, str):
                         raise TypeError
@@ -166,10 +179,11 @@ class Tutor:
             raise ServiceAway("the model's answer broke off")
 
 
-def _usage(told: Any) -> Usage | None:
-    """None where it is not told, or cannot be: budgets are settled by it."""
+def _usage(told: Any, most: Usage) -> Usage | None:
+    """None where it is not told, or cannot be: budgets, also that of all learners together, are settled by it."""
     counts = [getattr(told, name, -1) for name in ("prompt_tokens", "completion_tokens")]
-    can_be = all(isinstance(count, int) and 0 <= count <= _MOST_TOKENS for count in counts)
+    limits = most.prompt_tokens, most.completion_tokens
+    can_be = all(isinstance(n, int) and 0 <= n <= limit for n, limit in zip(counts, limits, strict=True))
     return Usage(*counts) if can_be and any(counts) else None
 
 

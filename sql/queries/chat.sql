@@ -105,12 +105,22 @@ RETURNING id;
 
 -- name: finish_turn(turn_id, epoch, status, code, retryable, source, chunks, message, citations, recommendations, prompt_tokens, completion_tokens, tokens, micros)^
 -- Under the epoch: the answer, and what it took instead of what was reserved (NULL `tokens`: all of that). Nothing for who
--- is not the owner any more.
-WITH finished AS (
+-- is not the owner any more. First what the turn belongs to and is about, then the turn, as who deletes one of these comes
+-- to it: else the two would wait for each other.
+WITH course AS MATERIALIZED (
+    SELECT c.id FROM chat_turns AS t JOIN courses AS c ON c.id = t.course_id
+    WHERE t.id = :turn_id FOR KEY SHARE OF c
+), lecture AS MATERIALIZED (
+    SELECT l.id FROM chat_turns AS t JOIN lectures AS l ON l.id = t.lecture_id
+    WHERE t.id = :turn_id AND (SELECT count(*) FROM course) >= 0 FOR KEY SHARE OF l
+), conversation AS MATERIALIZED (
+    SELECT c.id FROM chat_turns AS t JOIN conversations AS c ON c.id = t.conversation_id
+    WHERE t.id = :turn_id AND (SELECT count(*) FROM lecture) >= 0 FOR KEY SHARE OF c
+), finished AS (
     UPDATE chat_turns
     SET status = :status, code = :code, retryable = :retryable, source = :source, chunks = :chunks,
         prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens
-    WHERE id = :turn_id AND epoch = :epoch AND status = 'running'
+    WHERE id = :turn_id AND epoch = :epoch AND status = 'running' AND EXISTS (SELECT FROM conversation)
     RETURNING *
 ), told AS (
     INSERT INTO chat_messages (user_id, conversation_id, turn_id, is_user, message, course_id, lecture_id, position_ms,

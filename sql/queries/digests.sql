@@ -21,8 +21,10 @@ WITH due AS (
 INSERT INTO jobs (kind, payload) SELECT 'digest', jsonb_build_object('user_id', user_id) FROM due;
 
 -- name: get_recipient(user_id)^
--- Who still wants it, at an address that was proven.
-SELECT u.id, u.username, u.email, d.told_until, now() AS until
+-- Who still wants it, at an address that was proven; and up to when everything that was posted can be seen: what a
+-- transaction that is open has written may be older than what others have committed since.
+SELECT u.id, u.username, u.email, d.told_until,
+    (SELECT least(now(), min(a.xact_start)) FROM pg_stat_activity AS a WHERE a.backend_xid IS NOT NULL) AS until
 FROM forum_digests AS d JOIN users AS u ON u.id = d.user_id
 WHERE d.user_id = :user_id AND u.email_verified AND u.erased_at IS NULL;
 

@@ -4,29 +4,32 @@ SELECT c.id, entitled(:viewer_id, :viewer_role, c.id) AS viewer_entitled
 FROM courses AS c
 WHERE c.id = :course_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
--- name: list_active(course_id, viewer_id, lecture_id, solved, unread, as_of, after_pinned, after_at, after_id, page_size)
+-- name: list_active(course_id, viewer_id, lecture_id, solved, unread, as_of, seen, after_pinned, after_at, after_id, page_size)
 -- Pinned ones first, then by last activity as it was when the first page was asked for: who reads on sees each of those
 -- topics once, whatever is written and pinned meanwhile. What was active or pinned since is little, and looked at apart from
--- the index.
-SELECT s.*, unread_posts(:viewer_id, s.id) AS unread, found.was_pinned, found.active_at, found.as_of
+-- the index; so is what was within the minute before, for it may have been committed since.
+SELECT s.*, unread_posts(:viewer_id, s.id) AS unread, found.was_pinned, found.active_at,
+    coalesce(:as_of::timestamptz, now()) AS as_of, coalesce(:seen::text, pg_current_snapshot()::text) AS seen
 FROM (
-    (SELECT t.id, t.is_pinned AS was_pinned, t.last_post_at AS active_at, coalesce(:as_of::timestamptz, now()) AS as_of
+    (SELECT t.id, t.is_pinned AS was_pinned, t.last_post_at AS active_at
      FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
-     WHERE t.last_post_at <= coalesce(:as_of::timestamptz, now())
+     WHERE t.last_post_at <= coalesce(:as_of::timestamptz - interval '1 minute', 'infinity')
        AND t.is_pinned = pinned_at(t, :as_of)
        AND (:after_id::uuid IS NULL
             OR (t.is_pinned, t.last_post_at, t.id) < (:after_pinned::boolean, :after_at::timestamptz, :after_id))
      ORDER BY t.is_pinned DESC, t.last_post_at DESC, t.id DESC LIMIT :page_size)
     UNION ALL
-    (SELECT t.id, pinned_at(t, :as_of), active_at(t, :as_of), :as_of
+    (SELECT t.id, pinned_at(t, :as_of), a.at
      FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
-     WHERE t.last_post_at > :as_of AND t.created_at <= :as_of
-       AND (pinned_at(t, :as_of), active_at(t, :as_of), t.id) < (:after_pinned, :after_at, :after_id)
-     ORDER BY pinned_at(t, :as_of) DESC, active_at(t, :as_of) DESC, t.id DESC LIMIT :page_size)
+     CROSS JOIN LATERAL (SELECT active_at(t, :as_of, :seen::text::pg_snapshot) AS at OFFSET 0) AS a
+     WHERE t.last_post_at > :as_of::timestamptz - interval '1 minute' AND t.created_at <= :as_of
+       AND (pinned_at(t, :as_of), a.at, t.id) < (:after_pinned, :after_at, :after_id)
+     ORDER BY pinned_at(t, :as_of) DESC, a.at DESC, t.id DESC LIMIT :page_size)
     UNION ALL
-    (SELECT t.id, NOT t.is_pinned, t.last_post_at, :as_of
+    (SELECT t.id, NOT t.is_pinned, t.last_post_at
      FROM find_topics(:viewer_id, :course_id, :lecture_id, :solved, :unread, NULL) AS t
-     WHERE t.pinned_during <> '{}' AND t.is_pinned <> pinned_at(t, :as_of) AND t.last_post_at <= :as_of
+     WHERE t.pinned_during <> '{}' AND t.is_pinned <> pinned_at(t, :as_of)
+       AND t.last_post_at <= :as_of::timestamptz - interval '1 minute'
        AND (NOT t.is_pinned, t.last_post_at, t.id) < (:after_pinned, :after_at, :after_id)
      ORDER BY NOT t.is_pinned DESC, t.last_post_at DESC, t.id DESC LIMIT :page_size)
     ORDER BY was_pinned DESC, active_at DESC, id DESC LIMIT :page_size

@@ -149,7 +149,9 @@ SELECT id, conversation_id, is_user, message, course_id, lecture_id, position_ms
 FROM chat_messages WHERE user_id = :user_id ORDER BY id;
 
 -- name: erase_chat_messages(user_id)!
-DELETE FROM chat_messages WHERE user_id = :user_id;
+-- Conversations are held before their turns go, as who finishes a turn comes to them: else the two would wait for each other.
+WITH held AS MATERIALIZED (SELECT id FROM conversations WHERE user_id = :user_id FOR UPDATE)
+DELETE FROM chat_messages WHERE user_id = :user_id AND (SELECT count(*) FROM held) >= 0;
 
 -- name: export_chat_usage(user_id)
 SELECT day, tokens FROM chat_usage WHERE user_id = :user_id ORDER BY day;

@@ -18,7 +18,8 @@ from tests.support.chat import SAID, chatting, make_talking_lecture
 from tests.support.core import eventually, insert_session
 from tests.support.language_model import LanguageModel
 from tests.support.lectures import Lecture
-from tests.support.people import People, Person
+from tests.support.people import PASSWORD, People, Person
+from tests.support.waiting import blocked
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 TRANSCRIPT = " ".join(text for _, _, text in SAID)
@@ -689,3 +690,20 @@ async def test_when_all_together_have_spent_a_day_s_share_the_transcript_answers
     answer = await ask(ada, course_id=str(lecture.course_id))
     assert (answer.status, answer.body["source"], model.calls) == (200, "transcript", 0)
     assert await sql.fetchval("SELECT tokens FROM chat_usage") == 0
+
+
+async def test_who_leaves_while_an_answer_ends_does_not_wait_for_it_in_vain(
+    ada: Person, postgres_dsn: str, sql: Sql
+) -> None:
+    """Each would wait for what the other holds, for a second, and then one of them would fail."""
+    assert (await ask(ada)).status == 200
+    finishing = await asyncpg.connect(postgres_dsn)
+    try:
+        async with finishing.transaction():
+            await finishing.execute("SELECT FROM conversations FOR KEY SHARE")
+            leaving = asyncio.create_task(ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD}))
+            await blocked(sql)
+            await finishing.execute("UPDATE chat_turns SET chunks = chunks")
+        assert (await leaving).status == 204
+    finally:
+        await finishing.close()

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from server.data.db import queries
-from server.http.digests import read_token, unsubscribe_token
+from server.http.digests import MORE, MOST_TOPICS, read_token, unsubscribe_token
 from server.http.keys import CONFIG
 from tests.support.app import AppClient, settings
 from tests.support.mail import LINK, MailBox
@@ -91,6 +91,37 @@ async def test_who_wants_it_is_mailed_what_is_new_and_unread_once(
     assert "Welcome" not in second
     addresses = {recipient for mail in box.mails for recipient in mail.recipients if SUBJECT in mail.subject}
     assert not addresses & {f"{person.name}@example.com" for person in (unproven, unwilling)}
+
+
+async def test_what_is_being_posted_while_a_mail_is_written_is_in_the_next_one(
+    people: People, sql: Sql, box: MailBox, course: Any, postgres_dsn: str
+) -> None:
+    ada = await learner(people, sql, course, "ada")
+    slow = await asyncpg.connect(postgres_dsn)
+    try:
+        transaction = slow.transaction()
+        await transaction.start()
+        post = "INSERT INTO forum_posts (topic_id, user_id, content) VALUES ($1, $2, 'Late')"
+        await slow.execute(post, course["topic"]["id"], course["teacher"].id)
+        await ask(course["teacher"], course, "Committed first")
+        await a_day_passes(sql)
+        assert "Welcome" not in await digest_for(box, ada)
+        await transaction.commit()
+    finally:
+        await slow.close()
+    await a_day_passes(sql)
+    assert "Welcome" in await digest_for(box, ada)
+
+
+async def test_a_mail_that_does_not_hold_all_says_so(people: People, sql: Sql, box: MailBox, course: Any) -> None:
+    ada = await learner(people, sql, course, "ada")
+    for number in range(MOST_TOPICS + 1):
+        await ask(course["teacher"], course, f"Question {number}:")
+    await a_day_passes(sql)
+    told = await digest_for(box, ada)
+    assert "Question 0:" not in told
+    assert told.count("(Queues): 1 post") == MOST_TOPICS
+    assert MORE in told
 
 
 async def test_a_press_in_the_mail_ends_it_without_signing_in(

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from server.http.paging import write_cursor
 from tests.support.people import Answer, People, Person
 from tests.support.waiting import blocked
 
@@ -322,11 +323,34 @@ async def test_no_topic_is_skipped_or_shown_twice_while_others_write(
     assert found == expected
 
 
+async def test_a_topic_is_not_skipped_for_a_post_that_came_before_the_first_page_and_was_committed_after_it(
+    forum: Forum, ada: Person, postgres_dsn: str
+) -> None:
+    topics = [await forum.ask(ada, str(n)) for n in range(5)]
+    slow = await asyncpg.connect(postgres_dsn)
+    try:
+        transaction = slow.transaction()
+        await transaction.start()
+        post = "INSERT INTO forum_posts (topic_id, user_id, content) VALUES ($1, $2, 'Late')"
+        await slow.execute(post, topics[0]["id"], ada.id)
+        await answer(ada, topics[1])
+        first = (await ada.get(f"{forum.path}?limit=2")).body
+        await transaction.commit()
+    finally:
+        await slow.close()
+    rest = (await ada.get(first["next"].replace("limit=2", "limit=9"))).body
+    assert [topic["title"] for topic in first["items"] + rest["items"]] == ["1", "4", "3", "2", "0"]
+    assert await forum.titles(ada) == ["1", "0", "4", "3", "2"]
+
+
 async def test_a_foreign_cursor_is_no_cursor(forum: Forum, ada: Person) -> None:
     for n in range(3):
         await forum.ask(ada, f"why {n}")
     found = (await ada.get(f"{forum.path}?limit=1&q=why")).body["next_cursor"]
     assert (await ada.get(f"{forum.path}?limit=1&cursor={found}")).code == "bad_cursor"
+    for seen in ("", "7:3:", "a:b:c"):
+        forged = write_cursor(datetime.now(UTC), seen, False, datetime.now(UTC), uuid4())
+        assert (await ada.get(f"{forum.path}?limit=1&cursor={forged}")).code == "bad_cursor"
 
 
 # -- posts -------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,10 @@ async def test_names_with_underscores_and_addresses_are_found_as_they_are_writte
         ("日本語", '"日本語"'), ("カタカナ", "カナ"),
         ("«очередь»", "очередь"), ("e\N{HYPHEN}mail", "e-mail"), ("soft\N{SOFT HYPHEN}ware", "software"),
         ("ΣΟΦΟΣ", "σοφος"), ("σοφος", "ΣΟΦΟΣ"), ("Straße", "STRASSE"), ("MASSE", "Maße"), ("हिन्दी में", "हिन्दी"),
+        ("Hàng đợi", "hang doi"), ("Łódź", "LODZ"), ("smørrebrød", "smorrebrod"), ("l’œuvre", "oeuvre"),
+        ("IŞIK", "ışık"), ("ışık", "isik"), ("إضافة", "اضافه"), ("مُحَمَّد", "محمد"), ("كتـــاب", "کتاب"), ("שָׁלוֹם", "שלום"),
+        ("\N{RIGHT-TO-LEFT MARK}שלום\N{RIGHT-TO-LEFT MARK}, עולם", "שלום"),
+        ("می\N{ZERO WIDTH NON-JOINER}خواهم", "میخواهم"), ("क्\N{ZERO WIDTH JOINER}ष", "क्ष"),
     ],
 )  # fmt: skip
 async def test_a_word_is_found_whatever_signs_stand_beside_it_and_however_its_letters_are_written(
@@ -97,26 +101,28 @@ async def test_a_phrase_may_be_typed_in_the_quotes_of_a_phone(sql: Sql) -> None:
     assert await understood(sql, "“first come” „first served“") == await understood(sql, '"first come" "first served"')
 
 
+@pytest.mark.parametrize(("last", "title", "typed"), [("0036", "A “queue”", "queue"), ("0044", "Łódź", "lodz")])
 async def test_what_was_written_before_is_found_too_and_was_not_changed(
-    empty_postgres_dsn: str, tmp_path: Path
+    empty_postgres_dsn: str, tmp_path: Path, last: str, title: str, typed: str
 ) -> None:
     for migration in sorted(MIGRATIONS_DIR.glob("*.sql")):
-        if migration.name < "0036":
+        if migration.name < last:
             copy(migration, tmp_path)
     await migrate(empty_postgres_dsn, tmp_path)
     sql = await asyncpg.connect(empty_postgres_dsn)
     user = await sql.fetchval(
         "INSERT INTO users (username, email, password_hash) VALUES ('ada', 'ada@x.de', '') RETURNING id"
     )
-    course = await sql.fetchval("INSERT INTO courses (title, creator_id) VALUES ('A “queue”', $1) RETURNING id", user)
+    course = await sql.fetchval("INSERT INTO courses (title, creator_id) VALUES ($2, $1) RETURNING id", user, title)
     topic = await sql.fetchval(
         "INSERT INTO forum_topics (course_id, creator_id, title) VALUES ($1, $2, 'Why?') RETURNING id", course, user
     )
-    await sql.execute("INSERT INTO forum_posts (topic_id, user_id, content) VALUES ($1, $2, '“fifo”')", topic, user)
+    post = "INSERT INTO forum_posts (topic_id, user_id, content) VALUES ($1, $2, $3)"
+    await sql.execute(post, topic, user, f"«{title}»")
     told = "SELECT updated_at FROM courses UNION ALL SELECT updated_at FROM forum_topics"
     before = await sql.fetch(told)
     await migrate(empty_postgres_dsn)
-    assert await sql.fetchval("SELECT words @@ wanted_words('queue') FROM courses")
-    assert await sql.fetchval("SELECT words @@ wanted_words('fifo why') FROM forum_topics")
+    assert await sql.fetchval("SELECT words @@ wanted_words($1) FROM courses", typed)
+    assert await sql.fetchval("SELECT words @@ wanted_words($1) FROM forum_topics", f"{typed} why")
     assert await sql.fetch(told) == before
     await sql.close()

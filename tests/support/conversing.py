@@ -95,6 +95,10 @@ class Stream:
         await asyncio.sleep(0)
         return [entry for entry in self.entries if entry[:2] > cursor][:count]
 
+    async def delete(self, _user_id: UUID) -> None:
+        """As `Answers.delete`."""
+        self.entries.clear()
+
     async def trim(self, _user_id: UUID, turn: int) -> None:
         """As `Answers.trim`."""
         self.entries = [entry for entry in self.entries if entry[:2] >= (turn, END)]
@@ -144,6 +148,11 @@ class Rows:
             "completion_tokens": outcome.completion_tokens,
         }  # fmt: skip
         return self.row
+
+    async def standing(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
+        """As `Turns.standing`."""
+        status = "running" if self.row is None else self.row["status"]
+        return {turn_id: {"status": status, "epoch": self.epoch} for turn_id in ids if self.exists}
 
     async def get(self, _user_id: UUID, number: int) -> dict[str, Any] | None:
         """As `Turns.get`; a turn after the first runs."""

@@ -143,6 +143,35 @@ def test_what_came_and_went_while_redis_was_away_is_told_once_to_those_who_did_n
     assert ear.frames[0]["message"] == "What is a queue?"
 
 
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_turn_that_was_missed_when_the_next_came_is_told_after_that(asks: bool) -> None:
+    ear, stage = Ear(), Stage()
+
+    async def run() -> None:
+        conversation = Conversation(USER, cast(Turns, stage.rows), cast(Answers, stage.stream))
+        await stage.rows.finish(UUID(int=1), 1, Outcome("done", "one two ", [4, 4]))
+        next_one = entries_of(["three"], turn=2)
+        stage.stream.entries += next_one[:-1]
+        listener = Listener(ear, (0, END))
+        conversation.listeners.add(listener)
+        if asks:
+            listener.follow(2, 0)
+        conversation.wake()
+        await asyncio.sleep(1)
+        await conversation.catch_up()
+        assert ear.text == "three", "one answer at a time"
+        stage.stream.entries += next_one[-1:]
+        for _ in range(2):
+            conversation.wake()
+            await asyncio.sleep(1)
+        conversation.close()
+        assert not listener.waits_for
+
+    run_virtually(run())
+    told = ["accepted", "delta", "done", "accepted", "delta", "done"]
+    assert (ear.kinds, ear.text) == (told[asks:], "threeone two ")
+
+
 @pytest.mark.parametrize("cursor", [(1, END), (1, 3)], ids=["nothing", "an end"])
 def test_while_redis_is_away_it_is_asked_again_by_those_alone_who_wait_for_something(cursor: tuple[int, int]) -> None:
     """Thousands of open pages are no reason to log, and to knock at Redis, thousands of times a second."""

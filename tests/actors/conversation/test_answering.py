@@ -177,6 +177,17 @@ def test_who_has_lost_the_turn_falls_silent_at_the_next_word() -> None:
     assert stage.stream.entries[-1].content == b'{"type":"failed"}'
 
 
+def test_what_somebody_else_adds_to_the_stream_stops_no_answer() -> None:
+    stage = Stage()
+
+    def disturb(_: Answering) -> None:
+        stage.stream.entries.append(Entry(1_796_085_965_000, 0, b""))
+
+    row = answer(stage, disturb)
+    assert (row["status"], row["text"]) == ("done", "one two three")
+    assert stage.stream.end["message_id"] == str(row["message_id"])
+
+
 def test_a_turn_that_was_deleted_meanwhile_is_told_to_have_gone_and_its_words_go_too() -> None:
     stage = Stage()
 

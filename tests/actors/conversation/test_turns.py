@@ -4,15 +4,16 @@ import asyncio
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
-from actors.conversation.turns import Turns
+from actors.conversation.turns import Outcome, Place, Question, Turn, Turns, Viewer
 from server.config import Chat
 from server.data.db import Database
-from tests.actors.conftest import Place
+from tests.actors.conftest import Place as Known
 from tests.support.waiting import blocked
 
 
-async def test_a_socket_that_opens_while_another_device_asks_misses_nothing_of_that_turn(place: Place) -> None:
+async def test_a_socket_that_opens_while_another_device_asks_misses_nothing_of_that_turn(place: Known) -> None:
     """Either it comes before the turn, whose beginning it is told then, or it knows that the turn runs."""
     db = await Database.open(place.dsn, pool_size=1, timeout_s=20.0)
     asking, sql = await asyncpg.connect(place.dsn), await asyncpg.connect(place.dsn)
@@ -34,5 +35,34 @@ async def test_a_socket_that_opens_while_another_device_asks_misses_nothing_of_t
         assert (last_turn, running and running["number"]) in ((0, None), (1, 1))
     finally:
         await asking.close()
+        await sql.close()
+        await db.close()
+
+
+@pytest.mark.parametrize("table", ["conversations", "lectures", "courses"])
+async def test_who_deletes_what_a_turn_belongs_to_does_not_wait_for_who_finishes_it(place: Known, table: str) -> None:
+    """Each waited for what the other held, for a second, and then one of them failed."""
+    db = await Database.open(place.dsn, pool_size=1, timeout_s=20.0)
+    deleting, sql = await asyncpg.connect(place.dsn), await asyncpg.connect(place.dsn)
+    turns = Turns(db, Chat(), uuid4(), 30.0, (0, 0))
+    try:
+        course_id, lecture_id = place.lecture.course_id, place.lecture.lecture_id
+        await sql.execute("DELETE FROM enrollments")  # with learners a course is archived
+        watching = Place(course_id, lecture_id, 0)
+        question = Question("m1", "What is a queue?", watching=watching)
+        turn = await turns.begin(Viewer(place.user_id, "student"), question, ask_model=False, held=())
+        assert isinstance(turn, Turn)
+        wanted = {"conversations": turn.conversation_id, "lectures": lecture_id, "courses": course_id}
+        async with deleting.transaction():
+            await deleting.execute(f"SELECT FROM {table} WHERE id = $1 FOR UPDATE", wanted[table])
+            outcome = Outcome("done", "What came first.", [16])
+            finishing = asyncio.create_task(turns.finish(turn.id, turn.epoch, outcome))
+            await blocked(sql)
+            await deleting.execute(f"DELETE FROM {table} WHERE id = $1", wanted[table])  # noqa: S608
+        finished = await finishing
+        assert (finished is None) is (table == "conversations")
+        assert await sql.fetchval("SELECT count(*) FROM chat_messages WHERE NOT is_user") == (finished is not None)
+    finally:
+        await deleting.close()
         await sql.close()
         await db.close()

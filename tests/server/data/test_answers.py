@@ -46,6 +46,20 @@ async def test_a_new_turn_takes_the_place_of_all_but_the_one_before(answers: Ans
     assert await redis.exists(answers_key(USER)) == 0
 
 
+async def test_what_somebody_else_put_there_is_read_as_nothing(answers: Answers, redis: Redis) -> None:
+    key = answers_key(USER)
+    await answers.append(USER, 1, 0, b"opening")
+    await redis.xadd(key, {"a": "b"}, id="1-5")
+    await redis.xadd(key, {"content": "by the clock"})
+    assert not await answers.append(USER, 2, 0, b"opening")
+    assert await answers.read_after(USER, (0, 0), 10) == await answers.read_turn(USER, 1) == [Entry(1, 0, b"opening")]
+    await redis.set(key, "no stream")
+    assert not await answers.append(USER, 2, 0, b"opening")
+    assert await answers.read_after(USER, (0, 0), 10) == await answers.read_turn(USER, 1) == []
+    await answers.delete(USER)
+    assert await answers.append(USER, 2, 0, b"opening")
+
+
 async def test_every_process_is_told_of_an_entry(answers: Answers, redis: Redis) -> None:
     user_id = uuid4()
     async with redis.pubsub(ignore_subscribe_messages=True) as subscription:

@@ -1,5 +1,6 @@
 """The tutor's model: an answer that streams, and what can go wrong while it does; it is asked exactly once."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -134,7 +135,9 @@ def event(text: Any = None, finish: str | None = None, **more: Any) -> bytes:
 
 
 @asynccontextmanager
-async def asking_for(events: Iterable[bytes], **settings: Any) -> AsyncIterator[tuple[Tutor, list[int]]]:
+async def asking_for(
+    events: Iterable[bytes], ending: str = "", **settings: Any
+) -> AsyncIterator[tuple[Tutor, list[int]]]:
     """A tutor whose endpoint answers with these events as they stand, and the number of each that it sent."""
     sent: list[int] = []
 
@@ -145,6 +148,11 @@ async def asking_for(events: Iterable[bytes], **settings: Any) -> AsyncIterator[
         for number, each in enumerate(events, 1):
             await response.write(each)
             sent.append(number)
+        if ending == "hangs":
+            await asyncio.Event().wait()
+        if ending == "is cut" and request.transport is not None:
+            await asyncio.sleep(0.1)  # so that what was written is read before
+            request.transport.abort()
         return response
 
     app = web.Application()
@@ -162,6 +170,8 @@ async def asking_for(events: Iterable[bytes], **settings: Any) -> AsyncIterator[
         {"prompt_tokens": "12", "completion_tokens": "3"},
         {"prompt_tokens": 1.5, "completion_tokens": 3},
         {"prompt_tokens": 2**62, "completion_tokens": 3},
+        {"prompt_tokens": 1_000_000, "completion_tokens": 3},
+        {"prompt_tokens": 12, "completion_tokens": 1_000_000},
         {"prompt_tokens": 0, "completion_tokens": 0},
         {},
         [],
@@ -179,6 +189,17 @@ async def test_an_event_that_tells_figures_alone_needs_no_choices() -> None:
     async with asking_for([event("one"), event(finish="stop"), event(choices=None, usage=told)]) as (tutor, _):
         texts, answer = await read(tutor)
     assert (texts, answer.usage) == (["one"], Usage(12, 3))
+
+
+@pytest.mark.parametrize(
+    ("more", "ending"), [([], "hangs"), ([], "is cut"), ([b"data: {none\n\n"], "tells what makes no sense")]
+)
+async def test_an_answer_whose_end_was_told_is_whole_whatever_becomes_of_the_connection(
+    more: list[bytes], ending: str
+) -> None:
+    async with asking_for([event("one"), event(finish="stop"), *more], ending) as (tutor, _):
+        texts, answer = await read(tutor)
+    assert (texts, answer.usage, answer.finish) == (["one"], None, "stop")
 
 
 @pytest.mark.parametrize("text", [5, ["one"], {"text": "one"}])
