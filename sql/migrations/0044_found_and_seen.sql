@@ -19,6 +19,14 @@ CREATE OR REPLACE FUNCTION folded(given text) RETURNS text LANGUAGE sql IMMUTABL
         '([-+_@./:][^-+_@./:\s]*){24}', '\& ', 'g')
 $$;
 
+-- As before (0004_courses_and_rights.sql), but that the parts of what is joined by dots and slashes are found too: Postgres
+-- reads "TCP/IP" as a file and "Node.js" as a host, and only the whole was found.
+CREATE OR REPLACE FUNCTION words_of(given text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT to_tsvector('simple', folded(given)) || to_tsvector('english', folded(given))
+        || to_tsvector('simple', translate(
+            regexp_replace(folded(given), '(^|\s)[^\s./]+[./]*(?=\s|$)', ' ', 'g'), './', '  '))
+$$;
+
 -- What was written before is read anew.
 ALTER TABLE courses
     ALTER COLUMN words SET EXPRESSION AS (setweight(words_of(title), 'A') || setweight(words_of(description), 'C')),
