@@ -388,7 +388,7 @@ class Subscribing:
                         payment_method_id=method,
                         paid_at=invoice.paid_at,
                     )
-        if noted is not None and found.status != "active":
+        if noted is not None:  # also of one that goes on: another plan may cover less
             await self._charging.ended(row["user_id"])
         return noted is not None
 
