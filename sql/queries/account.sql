@@ -35,7 +35,7 @@ DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FR
 
 -- name: forget_resets(user_id)!
 -- Links that were sent before the change set no password any more.
-DELETE FROM mail_tokens WHERE user_id = :user_id AND purpose = 'reset';
+UPDATE mail_tokens SET used_at = now() WHERE user_id = :user_id AND purpose = 'reset' AND used_at IS NULL;
 
 -- name: erase_account(user_id)!
 -- Nothing in the row says who it was; name and address are free again. Its new ones are such that nobody can have taken

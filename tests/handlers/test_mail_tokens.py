@@ -128,6 +128,32 @@ async def test_a_link_of_before_a_change_is_good_for_nothing(ada: Person, box: M
     assert (await reset(ada, token)).code == "bad_token"
 
 
+@pytest.mark.parametrize("used", ["by its reader", "for nothing, since the password was changed"])
+async def test_a_link_that_is_good_no_more_stays_so_when_its_mail_is_sent_again(
+    ada: Person, box: MailBox, sql: Sql, used: str
+) -> None:
+    """The process that sent it died before that was noted."""
+    await box.get(VERIFY, "ada@example.com")
+    await settled(sql)
+    await sql.execute(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        "CREATE TRIGGER die BEFORE DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION die()"
+    )
+    await forget(ada)
+    token = token_of(await box.get(RESET, "ada@example.com"))
+    if used == "by its reader":
+        assert (await reset(ada, token)).status == 204
+    else:
+        await ada.put("/api/auth/me/password", {"current_password": PASSWORD, "new_password": ANOTHER})
+    await box.get("password was changed", "ada@example.com")
+    await forget(ada)  # another one, which sweeps what is out of date
+    await box.get(RESET, "ada@example.com")
+    await sql.execute("DROP TRIGGER die ON jobs; UPDATE jobs SET run_at = now()")
+    await settled(sql)
+    assert (await reset(ada, token, "a third battery")).code == "bad_token"
+    assert token not in [token_of(mail) for mail in box.mails if mail.subject == RESET]
+
+
 async def test_what_is_kept_of_a_token_is_its_hash_alone(ada: Person, box: MailBox, sql: Sql) -> None:
     await forget(ada)
     token = token_of(await box.get(RESET, "ada@example.com"))
