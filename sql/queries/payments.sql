@@ -137,7 +137,7 @@ ORDER BY id DESC LIMIT :page_size;
 UPDATE transactions SET
     transaction_reference = coalesce(transaction_reference, :transaction_reference),
     needs_action = needs_action OR :needs_action,
-    succeeded_at = CASE WHEN :has_succeeded THEN coalesce(succeeded_at, now()) ELSE succeeded_at END,
+    succeeded_at = CASE WHEN :has_succeeded THEN coalesce(succeeded_at, clock_timestamp()) ELSE succeeded_at END,
     failed_at = CASE WHEN :has_failed THEN coalesce(failed_at, now()) ELSE failed_at END,
     canceled_at = CASE WHEN :is_canceled THEN coalesce(canceled_at, now()) ELSE canceled_at END,
     failure_code = coalesce(:failure_code, failure_code)

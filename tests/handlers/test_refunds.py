@@ -381,6 +381,20 @@ async def test_what_was_paid_when_its_buyer_had_left_is_given_back(shop: Shop, s
     assert await sql.fetchval("SELECT count(*) FROM enrollments WHERE is_active") == 0
 
 
+async def test_what_is_just_being_noted_as_paid_when_its_buyer_leaves_is_given_back(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM transactions FOR UPDATE")
+        await shop.stripe.approve(intent)
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await shop.once(lambda: sql.fetchval(waits), lambda waiting: waiting > 0)
+        await leave(ada)
+    await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
+    assert await refunds_booked(shop) == 1
+
+
 async def test_what_was_paid_before_its_buyer_left_stays_paid(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
