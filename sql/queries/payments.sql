@@ -158,8 +158,8 @@ FOR NO KEY UPDATE;
 -- With what of it is left to be given back, which is known under the lock alone, and how much was watched for it.
 SELECT
     t.*,
-    t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
-                WHERE r.transaction_id = t.id AND r.status <> 'failed') AS amount_left,
+    greatest(0.00, t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
+                               WHERE r.transaction_id = t.id AND r.status <> 'failed')) AS amount_left,
     extract(epoch FROM now() - t.succeeded_at)::double precision AS paid_for_s,
     watched_share_of(t) AS watched_share
 FROM transactions AS t WHERE t.id = :transaction_id;

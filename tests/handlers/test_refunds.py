@@ -192,6 +192,27 @@ async def test_a_refund_that_takes_its_time_counts_at_once_and_one_that_fails_no
     assert await shop.is_enrolled(ben)
 
 
+async def test_another_refund_that_is_told_before_the_first_is_known_to_have_failed_is_taken(
+    shop: Shop, sql: Sql
+) -> None:
+    ada = await shop.customer("ada", "refundFail")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="fail", status=403, times=1000, method="GET", path="/v1/events")
+    await shop.stripe.control("POST", "webhooks", mode="hold")
+    assert (await refund(ada, transaction)).status == 200
+    await shop.stripe.advance(3 * 86_400)
+    await made_at_stripe(shop.stripe, transaction["transaction_reference"])
+    [_, second] = await shop.stripe.events("refund.created")
+    assert await shop.stripe.deliver(second) == [200]
+    assert (await shop.transaction(ada))["refunded_amount"] == "49.00"
+    assert (await refund(ada, transaction)).code == "not_refundable"
+    assert await sql.fetchval("SELECT count(*) FROM webhook_events WHERE status = 'dead'") == 0
+    await shop.stripe.control("POST", "webhooks", mode="send")
+    await shop.stripe.advance(3 * 86_400)
+    await shop.stripe.control("POST", "webhooks/deliver")
+    await shop.becomes(ada, "succeeded")
+
+
 async def made_at_stripe(stripe: Any, intent: str, **params: Any) -> None:
     """By somebody at the dashboard."""
     import aiohttp  # noqa: PLC0415

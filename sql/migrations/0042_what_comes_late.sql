@@ -10,3 +10,15 @@ CREATE OR REPLACE FUNCTION was_left_before(payment transactions) RETURNS boolean
         WHERE id = payment.user_id AND erased_at < payment.succeeded_at
             + CASE WHEN payment.subscription_id IS NULL THEN interval '0' ELSE interval '1 minute' END)
 $$;
+
+-- As before (0019_payments.sql), but that another refund may be told before the first is known to have failed: until then no
+-- more was given back than was paid.
+CREATE OR REPLACE FUNCTION note_refund() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM transactions WHERE id = NEW.transaction_id FOR NO KEY UPDATE;
+    UPDATE transactions AS t SET refunded_amount = least(sums.refunded, t.amount)
+    FROM (SELECT coalesce(sum(amount), 0) AS refunded FROM refunds
+          WHERE transaction_id = NEW.transaction_id AND status IN ('pending', 'succeeded')) AS sums
+    WHERE t.id = NEW.transaction_id AND t.refunded_amount <> least(sums.refunded, t.amount);
+    RETURN NULL;
+END $$;
