@@ -30,10 +30,14 @@ WHERE t.token_hash = :token_hash AND t.purpose = :purpose AND t.expires_at > now
   AND name_key(u.email) = name_key(t.email) AND u.erased_at IS NULL;
 
 -- name: spend_token(token_hash, purpose)^
--- Of several at once one gets it.
-UPDATE mail_tokens AS t SET used_at = now() FROM users AS u
+-- Of several at once one gets it; the user is locked first, for a link that is used ends the others.
+WITH u AS (
+    SELECT id, email FROM users
+    WHERE id = (SELECT user_id FROM mail_tokens WHERE token_hash = :token_hash) AND erased_at IS NULL FOR NO KEY UPDATE
+)
+UPDATE mail_tokens AS t SET used_at = now() FROM u
 WHERE t.token_hash = :token_hash AND t.purpose = :purpose AND t.expires_at > now() AND t.used_at IS NULL
-  AND u.id = t.user_id AND name_key(u.email) = name_key(t.email) AND u.erased_at IS NULL
+  AND u.id = t.user_id AND name_key(u.email) = name_key(t.email)
 RETURNING t.user_id, t.email;
 
 -- name: verify_email(user_id, email)!
