@@ -39,8 +39,8 @@ UPDATE mail_tokens SET used_at = now() WHERE user_id = :user_id AND purpose = 'r
 
 -- name: erase_account(user_id)!
 -- Nothing in the row says who it was; name and address are free again. Its new ones are such that nobody can have taken
--- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash.
+-- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash. Who leaves twice left the first time.
 UPDATE users SET
     username = 'erased ' || id, email = id || '@erased', password_hash = '', role = 'student', ver = ver + 1,
     email_verified = false, avatar_url = NULL, avatar_file_id = NULL, erased_at = now()
-WHERE id = :user_id;
+WHERE id = :user_id AND erased_at IS NULL;
