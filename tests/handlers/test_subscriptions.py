@@ -508,6 +508,34 @@ async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: S
     assert (await subscription(ada))["plan_name"] == "pro"
 
 
+async def test_without_a_card_there_is_no_dearer_plan_and_a_cheaper_one_all_the_same(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    [card] = (await ada.get("/api/payments/methods")).body["items"]
+    assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    removals = "SELECT count(*) FROM jobs WHERE kind = 'method_removal'"
+    await shop.once(lambda: sql.fetchval(removals), lambda left: left == 0)
+    refused = await change(ada, billing_period="yearly")
+    assert (refused.status, refused.body["failure_code"]) == (402, "payment_method_unusable")
+    assert (await subscription(ada))["billing_period"] == "monthly"
+    assert (await change(ada, plan_name="all")).body["plan_name"] == "all"
+    assert await amounts(ada) == ["29.00"]
+
+
+async def test_one_that_ends_at_stripe_while_it_is_being_changed_has_ended(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    # Between asking for it and changing it the plan's product is made.
+    await shop.stripe.control("POST", "answers", do="slow", delay_s=1, path="/v1/products")
+    changing = asyncio.create_task(change(ada, plan_name="pro"))
+    await asyncio.sleep(0.5)
+    await at_stripe(shop.stripe, "DELETE", f"/v1/subscriptions/{stripe_id}")
+    assert (await changing).code == "subscription_ended"
+    assert (await subscription(ada))["status"] == "canceled"
+
+
 async def test_one_that_is_never_paid_ends(shop: Shop) -> None:
     ada = await shop.customer("ada")
     await subscribe(ada)
