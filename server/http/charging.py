@@ -302,12 +302,20 @@ class Charging:
                 try:
                     await self.refund(refund_id)
                 except ServiceRefused as error:
-                    if _is_by_itself(row):  # whoever asked was told; of this nobody else would learn
+                    # Whoever asked was told; of this nobody else would learn, unless somebody gave it back at Stripe.
+                    if _is_by_itself(row) and await self._is_owed_still(row):
                         raise Hopeless(str(error)) from error
-                    raise
+                    return
         row = await payments.get_refund(self._database, refund_id=refund_id)
         if row is not None and row["status"] == "pending":
             raise Again(self.pause_s(job))
+
+    async def _is_owed_still(self, row: Record) -> bool:
+        """Whether what a refund by itself is to give back was not given back meanwhile, by all that Stripe knows."""
+        await self._compare_refunds(row["transaction_id"], row["transaction_reference"])
+        now: Record = await payments.get_refund(self._database, refund_id=row["id"])
+        is_owed: bool = now["is_owed"]
+        return is_owed
 
     async def _is_to_do(self, row: Record) -> bool:
         """Whether a refund is to be done, or followed to its end. One that nobody asked for and that failed is begun

@@ -416,6 +416,23 @@ async def test_what_is_just_being_noted_as_paid_when_its_buyer_leaves_is_given_b
     assert await refunds_booked(shop) == 1
 
 
+async def test_what_somebody_gave_back_at_stripe_meanwhile_is_no_work_for_an_operator(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    for method, path in (("GET", "/v1/"), ("POST", "/v1/payment_intents")):
+        await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, method=method, path=path)
+    await leave(ada)
+    await shop.stripe.approve(intent)
+    await made_at_stripe(shop.stripe, intent)
+    await shop.stripe.control("DELETE", "answers")
+    await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
+    jobs = "SELECT count(*) FROM jobs WHERE kind LIKE 'payment_refund%' AND dead_at IS NULL"
+    await shop.once(lambda: sql.fetchval(jobs), lambda left: left == 0)
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE dead_at IS NOT NULL") == 0
+    assert await refunds_booked(shop) == 1
+
+
 async def test_what_was_paid_before_its_buyer_left_stays_paid(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
