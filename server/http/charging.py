@@ -51,6 +51,8 @@ _LONGEST_PUT_OFF_S = 300.0
 # Before that, a refund that was asked for cannot have been asked for twice.
 _FRESH_S = 60.0
 
+# After these nothing was given back; after an answer that cannot be read nobody knows.
+_REFUSALS = (RequestRefused, ServiceHasNone)
 _REFUND_STATUS = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
 _DISPUTE_STATUS = {"needs_response": "open", "under_review": "open", "lost": "lost"}
 
@@ -160,7 +162,7 @@ class Charging:
         """Charge for a purchase that is open, or find out what came of that: the row then, and the intent if there is
         one. May be called again and again, and charges once.
 
-        Raises ServiceAway when that is not known; then the purchase stays open. ServiceRefused ends it as failed.
+        Raises ServiceAway when that is not known; then the purchase stays open. RequestRefused ends it as failed.
         """
         if row["status"] not in OPEN:
             return row, None
@@ -278,7 +280,7 @@ class Charging:
                 amount=to_minor(row["amount"], row["currency"]),
                 metadata={"refund_id": named, "transaction_id": str(row["transaction_id"])},
             )
-        except ServiceRefused:
+        except _REFUSALS:
             async with self._database.transaction() as tx:
                 await payments.lock_transaction(tx, transaction_id=row["transaction_id"])
                 await payments.note_refund(tx, refund_id=refund_id, stripe_id=None, status="failed")
@@ -301,7 +303,7 @@ class Charging:
             else:
                 try:
                     await self.refund(refund_id)
-                except ServiceRefused as error:
+                except _REFUSALS as error:
                     # Whoever asked was told; of this nobody else would learn, unless somebody gave it back at Stripe.
                     if _is_by_itself(row) and await self._is_owed_still(row):
                         raise Hopeless(str(error)) from error

@@ -138,7 +138,7 @@ class Subscribing:
         """Begin a subscription that is `incomplete`, or find out what came of that: the row then, and the payment for
         which its customer has to act. May be called again and again, and charges once. What was declined is ended.
 
-        Raises ServiceAway when that is not known; then it stays incomplete. ServiceRefused ends it.
+        Raises ServiceAway when that is not known; then it stays incomplete. RequestRefused ends it.
         """
         async with self._turn(row["id"]):
             return await self._begin(await self._row(row["id"]))

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from server.data.db import queries
-from server.http.keys import DATABASE
+from server.http.keys import CHARGING, DATABASE
+from server.services.outside import ServiceRefused
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Person
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
@@ -110,6 +111,24 @@ async def test_a_refund_whose_answer_is_lost_is_done_once(shop: Shop, fate: str)
     assert again.headers["Idempotency-Replayed"] == "true"
     await shop.becomes(ada, "partially_refunded")
     await shop.stripe.all_told()
+    assert await refunds_booked(shop) == 1
+
+
+async def test_a_refund_whose_answer_cannot_be_read_is_done_once(
+    shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, gateway = await shop.customer("ada"), client.app[CHARGING].gateway
+    transaction, truly = await bought(shop, ada), gateway.refund
+
+    async def refund_unreadably(**asked: Any) -> Any:
+        await truly(**asked)
+        monkeypatch.undo()
+        raise ServiceRefused("Stripe's answer cannot be read: id")
+
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    monkeypatch.setattr(gateway, "refund", refund_unreadably)
+    assert (await refund(ada, transaction)).status == 502
+    await shop.becomes(ada, "refunded")
     assert await refunds_booked(shop) == 1
 
 
