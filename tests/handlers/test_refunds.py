@@ -435,6 +435,23 @@ async def test_what_is_just_being_noted_as_paid_when_its_buyer_leaves_is_given_b
     assert await refunds_booked(shop) == 1
 
 
+@pytest.mark.parametrize(("meanwhile", "status"), [(True, "refunded"), (False, "succeeded")])
+async def test_what_was_paid_while_its_buyer_was_leaving_is_given_back(
+    shop: Shop, sql: Sql, meanwhile: bool, status: str
+) -> None:
+    """Leaving takes a while, and who notes a payment meanwhile cannot know of it."""
+    ada = await shop.customer("ada")
+    await bought(shop, ada)
+    await leave(ada)
+    if meanwhile:
+        await sql.execute("UPDATE users SET erased_at = t.succeeded_at - interval '1 ms' FROM transactions AS t")
+    await sql.execute("UPDATE jobs SET run_at = now() WHERE kind = 'leftovers'")
+    jobs = "SELECT count(*) FROM jobs WHERE kind IN ('leftovers', 'payment_refund')"
+    await shop.once(lambda: sql.fetchval(jobs), lambda left: left == 0)
+    assert await status_of(sql) == status
+    shop.left.add(ada.id)
+
+
 async def test_what_somebody_gave_back_at_stripe_meanwhile_is_no_work_for_an_operator(shop: Shop, sql: Sql) -> None:
     ada = await shop.customer("ada", "threeDSecure2Required")
     intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
