@@ -174,11 +174,13 @@ async def erase_me(call: Call[Farewell]) -> None:
 
 
 def leftovers_eraser(app: web.Application) -> Any:
-    """The work of jobs of the kind LEFTOVERS: rows that were written while their user left."""
+    """The work of jobs of the kind LEFTOVERS: rows that were written while their user left, and what was paid then."""
 
     async def erase(job: Job) -> None:
+        user_id = UUID(job.payload["user_id"])
         async with app[DATABASE].transaction() as tx:
-            await _erase_rows(tx, UUID(job.payload["user_id"]))
+            await account.give_back_late_payments(tx, user_id=user_id)
+            await _erase_rows(tx, user_id)
 
     return erase
 

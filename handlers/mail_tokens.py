@@ -54,7 +54,7 @@ async def verify_email(call: Call[MailToken]) -> None:
     async with call.db.transaction() as tx:
         user_id, email = await _spend(tx, call.body.token, "verify")
         await tokens.verify_email(tx, user_id=user_id, email=email)
-        await tokens.delete_tokens(tx, user_id=user_id, purpose="verify")
+        await tokens.end_tokens(tx, user_id=user_id, purpose="verify")
 
 
 @routes.post("/api/auth/password/forgot", role=ANONYMOUS, body=Forgotten, status=202, rate="auth")
@@ -76,7 +76,7 @@ async def reset_password(call: Call[Reset]) -> None:
     async with call.db.transaction() as tx:
         user_id, _ = await _spend(tx, call.body.token, "reset")
         await tokens.reset_password(tx, user_id=user_id, password_hash=password_hash)
-        await tokens.delete_tokens(tx, user_id=user_id, purpose=None)
+        await tokens.end_tokens(tx, user_id=user_id, purpose=None)
         await account.end_families(tx, user_id=user_id, but_for=None)
         await mails.tell_password_changed(call, tx, user_id)
     await call.app[REVOCATION].announce(user_id)

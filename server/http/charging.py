@@ -51,6 +51,8 @@ _LONGEST_PUT_OFF_S = 300.0
 # Before that, a refund that was asked for cannot have been asked for twice.
 _FRESH_S = 60.0
 
+# After these nothing was given back; after an answer that cannot be read nobody knows.
+_REFUSALS = (RequestRefused, ServiceHasNone)
 _REFUND_STATUS = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
 _DISPUTE_STATUS = {"needs_response": "open", "under_review": "open", "lost": "lost"}
 
@@ -160,7 +162,7 @@ class Charging:
         """Charge for a purchase that is open, or find out what came of that: the row then, and the intent if there is
         one. May be called again and again, and charges once.
 
-        Raises ServiceAway when that is not known; then the purchase stays open. ServiceRefused ends it as failed.
+        Raises ServiceAway when that is not known; then the purchase stays open. RequestRefused ends it as failed.
         """
         if row["status"] not in OPEN:
             return row, None
@@ -278,7 +280,7 @@ class Charging:
                 amount=to_minor(row["amount"], row["currency"]),
                 metadata={"refund_id": named, "transaction_id": str(row["transaction_id"])},
             )
-        except ServiceRefused:
+        except _REFUSALS:
             async with self._database.transaction() as tx:
                 await payments.lock_transaction(tx, transaction_id=row["transaction_id"])
                 await payments.note_refund(tx, refund_id=refund_id, stripe_id=None, status="failed")
@@ -301,13 +303,21 @@ class Charging:
             else:
                 try:
                     await self.refund(refund_id)
-                except ServiceRefused as error:
-                    if _is_by_itself(row):  # whoever asked was told; of this nobody else would learn
+                except _REFUSALS as error:
+                    # Whoever asked was told; of this nobody else would learn, unless somebody gave it back at Stripe.
+                    if _is_by_itself(row) and await self._is_owed_still(row):
                         raise Hopeless(str(error)) from error
-                    raise
+                    return
         row = await payments.get_refund(self._database, refund_id=refund_id)
         if row is not None and row["status"] == "pending":
             raise Again(self.pause_s(job))
+
+    async def _is_owed_still(self, row: Record) -> bool:
+        """Whether what a refund by itself is to give back was not given back meanwhile, by all that Stripe knows."""
+        await self._compare_refunds(row["transaction_id"], row["transaction_reference"])
+        now: Record = await payments.get_refund(self._database, refund_id=row["id"])
+        is_owed: bool = now["is_owed"]
+        return is_owed
 
     async def _is_to_do(self, row: Record) -> bool:
         """Whether a refund is to be done, or followed to its end. One that nobody asked for and that failed is begun

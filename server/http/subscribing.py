@@ -138,7 +138,7 @@ class Subscribing:
         """Begin a subscription that is `incomplete`, or find out what came of that: the row then, and the payment for
         which its customer has to act. May be called again and again, and charges once. What was declined is ended.
 
-        Raises ServiceAway when that is not known; then it stays incomplete. ServiceRefused ends it.
+        Raises ServiceAway when that is not known; then it stays incomplete. RequestRefused ends it.
         """
         async with self._turn(row["id"]):
             return await self._begin(await self._row(row["id"]))
@@ -285,7 +285,16 @@ class Subscribing:
         if price is None and token is None and cancel_at_period_end is None:
             return await self._write(row, found, asked_at)
         asked_at = await self._clock_of_all()
-        found = await self.billing.change(found, price=price, token=token, cancel_at_period_end=cancel_at_period_end)
+        try:
+            found = await self.billing.change(
+                found, price=price, token=token, cancel_at_period_end=cancel_at_period_end
+            )
+        except (RequestRefused, ServiceHasNone):
+            found = await self.billing.get(found.id)
+            if _STATUSES.get(found.status) != "canceled":  # else it has ended in this very moment
+                if price is not None and token is None and await self._method(row["user_id"], found) is None:
+                    raise CardRefused("payment_method_unusable", None) from None
+                raise
         return await self._write(row, found, asked_at)
 
     async def _pay(self, found: Subscription, due: Invoice, token: str | None) -> Subscription:
@@ -359,7 +368,7 @@ class Subscribing:
         _check(row, found)
         paid = await self.billing.list_paid(found.id)
         async with self._database.transaction() as tx:
-            method = await self._method(tx, row["user_id"], found)
+            method = await self._method(row["user_id"], found, tx)
             noted = await subscriptions.note_subscription(
                 tx,
                 subscription_id=row["id"],
@@ -388,15 +397,16 @@ class Subscribing:
                         payment_method_id=method,
                         paid_at=invoice.paid_at,
                     )
-        if noted is not None and found.status != "active":
+        if noted is not None:  # also of one that goes on: another plan may cover less
             await self._charging.ended(row["user_id"])
         return noted is not None
 
-    async def _method(self, tx: Connection, user_id: UUID, found: Subscription) -> UUID | None:
+    async def _method(self, user_id: UUID, found: Subscription, tx: Connection | None = None) -> UUID | None:
+        """The card on file; None without one, or when it was removed."""
         if found.default_payment_method is None:
             return None
         method: Any = await payments.find_method(
-            tx, user_id=user_id, token_hash=sha256(found.default_payment_method.encode()).digest()
+            tx or self._database, user_id=user_id, token_hash=sha256(found.default_payment_method.encode()).digest()
         )
         return None if method is None else method["id"]
 

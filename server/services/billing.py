@@ -134,6 +134,19 @@ class Subscription(BaseModel):
         return self.invoice if is_due else None
 
 
+class _Invoices(BaseModel):
+    data: list[Invoice]
+
+
+class _Listed(BaseModel):
+    id: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class _Subscriptions(BaseModel):
+    data: list[_Listed]
+
+
 class Billing:
     """Every call raises what Gateway's do."""
 
@@ -197,12 +210,9 @@ class Billing:
     async def find(self, customer: str, name: str, value: str) -> Subscription | None:
         """The customer's newest subscription with this in its metadata, whatever became of it."""
         params: Any = {"customer": customer, "status": "all", "limit": _MOST_SUBSCRIPTIONS}
-
-        async def look() -> str | None:
-            page = await self.gateway.client.v1.subscriptions.list_async(params)
-            return next((one.id for one in page.data if one.metadata.to_dict().get(name) == value), None)
-
-        found = await self.gateway.calling("find_subscription", look)
+        api = self.gateway.client.v1.subscriptions
+        page = await self.gateway.ask("find_subscription", _Subscriptions, lambda: api.list_async(params))
+        found = next((one.id for one in page.data if one.metadata.get(name) == value), None)
         return None if found is None else await self.get(found)
 
     async def change(
@@ -250,11 +260,8 @@ class Billing:
             "expand": ["data.payments"],
         }
 
-        async def look() -> list[dict[str, Any]]:
-            page = await self.gateway.client.v1.invoices.list_async(params)
-            return [one.to_dict() for one in page.data]
-
-        return [Invoice.model_validate(said) for said in await self.gateway.calling("list_invoices", look)]
+        api = self.gateway.client.v1.invoices
+        return (await self.gateway.ask("list_invoices", _Invoices, lambda: api.list_async(params))).data
 
 
 def price_of(product: str, amount: int, currency: str, billing_period: str) -> dict[str, Any]:

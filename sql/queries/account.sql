@@ -35,12 +35,19 @@ DELETE FROM refresh_tokens WHERE user_id = :user_id AND family_id IS DISTINCT FR
 
 -- name: forget_resets(user_id)!
 -- Links that were sent before the change set no password any more.
-DELETE FROM mail_tokens WHERE user_id = :user_id AND purpose = 'reset';
+UPDATE mail_tokens SET used_at = now() WHERE user_id = :user_id AND purpose = 'reset' AND used_at IS NULL;
 
 -- name: erase_account(user_id)!
 -- Nothing in the row says who it was; name and address are free again. Its new ones are such that nobody can have taken
--- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash.
+-- them before (a blank, a host without a dot). Nobody can sign in to it: '' is no hash. Who leaves twice left the first time.
 UPDATE users SET
     username = 'erased ' || id, email = id || '@erased', password_hash = '', role = 'student', ver = ver + 1,
     email_verified = false, avatar_url = NULL, avatar_file_id = NULL, erased_at = now()
-WHERE id = :user_id;
+WHERE id = :user_id AND erased_at IS NULL;
+
+-- name: give_back_late_payments(user_id)
+-- What was noted as paid while its user left, and could not be known to be too late then.
+SELECT give_back(t, 'account deleted') FROM transactions AS t JOIN users AS u ON u.id = t.user_id
+WHERE t.user_id = :user_id AND is_paid(t.status)
+  AND u.erased_at < CASE WHEN t.subscription_id IS NULL THEN t.succeeded_at ELSE t.created_at END
+  AND NOT EXISTS (SELECT 1 FROM refunds AS r WHERE r.transaction_id = t.id AND r.reason = 'account deleted');

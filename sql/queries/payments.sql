@@ -137,7 +137,7 @@ ORDER BY id DESC LIMIT :page_size;
 UPDATE transactions SET
     transaction_reference = coalesce(transaction_reference, :transaction_reference),
     needs_action = needs_action OR :needs_action,
-    succeeded_at = CASE WHEN :has_succeeded THEN coalesce(succeeded_at, now()) ELSE succeeded_at END,
+    succeeded_at = CASE WHEN :has_succeeded THEN coalesce(succeeded_at, clock_timestamp()) ELSE succeeded_at END,
     failed_at = CASE WHEN :has_failed THEN coalesce(failed_at, now()) ELSE failed_at END,
     canceled_at = CASE WHEN :is_canceled THEN coalesce(canceled_at, now()) ELSE canceled_at END,
     failure_code = coalesce(:failure_code, failure_code)
@@ -158,8 +158,8 @@ FOR NO KEY UPDATE;
 -- With what of it is left to be given back, which is known under the lock alone, and how much was watched for it.
 SELECT
     t.*,
-    t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
-                WHERE r.transaction_id = t.id AND r.status <> 'failed') AS amount_left,
+    greatest(0.00, t.amount - (SELECT coalesce(sum(r.amount), 0) FROM refunds AS r
+                               WHERE r.transaction_id = t.id AND r.status <> 'failed')) AS amount_left,
     extract(epoch FROM now() - t.succeeded_at)::double precision AS paid_for_s,
     watched_share_of(t) AS watched_share
 FROM transactions AS t WHERE t.id = :transaction_id;

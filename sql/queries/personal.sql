@@ -8,7 +8,7 @@ SELECT id, family_id, expires_at, used_at, created_at FROM refresh_tokens WHERE 
 DELETE FROM refresh_tokens WHERE user_id = :user_id;
 
 -- name: export_mail_tokens(user_id)
-SELECT purpose, email, expires_at, created_at FROM mail_tokens WHERE user_id = :user_id ORDER BY id;
+SELECT purpose, email, expires_at, used_at, created_at FROM mail_tokens WHERE user_id = :user_id ORDER BY id;
 
 -- name: erase_mail_tokens(user_id)!
 DELETE FROM mail_tokens WHERE user_id = :user_id;

@@ -24,7 +24,10 @@ __all__ = ["stripe"]
 Watching: TypeAlias = "aiohttp.ClientWebSocketResponse[bool]"
 PATIENCE_S = 20
 NEVER_S = 3600.0
-PLANS = [{"plan_name": "all", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"}]
+PLANS = [
+    {"plan_name": "all", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"},
+    {"plan_name": "few", "monthly": "5.00", "yearly": "50.00", "currency": "usd", "courses": []},
+]
 
 
 @dataclass
@@ -125,4 +128,14 @@ async def test_whose_subscription_ended_watches_no_longer(cinema: Cinema) -> Non
     assert (await ada.delete(path)).body["cancel_at_period_end"]
     assert not socket.closed
     assert (await ada.delete(f"{path}?now=true")).body["status"] == "canceled"
+    assert await ended_with(socket) == 4403
+
+
+async def test_whose_subscription_is_changed_to_one_without_the_course_watches_no_longer(cinema: Cinema) -> None:
+    ada = await cinema.shop.customer("ada")
+    wish = {"plan_name": "all", "billing_period": "monthly"}
+    row = await ada.make("/api/payments/subscribe", wish, headers={"Idempotency-Key": uuid4().hex})
+    socket = await cinema.watch(ada)
+    changed = await ada.put(f"/api/payments/subscriptions/{row['id']}", {"plan_name": "few"})
+    assert changed.body["plan_name"] == "few"
     assert await ended_with(socket) == 4403

@@ -245,6 +245,18 @@ async def test_what_another_device_was_sending_while_one_left_goes_too(
     assert not await sql.fetchval("SELECT is_active FROM enrollments WHERE user_id = $1", ada.id)
 
 
+async def test_who_leaves_twice_at_once_left_once(ada: Person, sql: Sql) -> None:
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", ada.id)
+        leaving = [asyncio.create_task(ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})) for _ in "12"]
+        async with asyncio.timeout(30):
+            while await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert [answer.status for answer in await asyncio.gather(*leaving)] == [204, 204]
+    assert await sql.fetchval("SELECT ver FROM users WHERE id = $1", ada.id) == 2
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'leftovers'") == 1
+
+
 async def test_nobody_signs_in_to_what_was_erased(people: People, sql: Sql) -> None:
     ada = await people.join("ada")
     await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from server.data.db import queries
-from server.http.keys import DATABASE
+from server.http.keys import CHARGING, DATABASE
+from server.services.outside import ServiceRefused
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, Person
 from tests.support.shop import Shop, Sql, overrides, shop, stripe
@@ -113,6 +114,24 @@ async def test_a_refund_whose_answer_is_lost_is_done_once(shop: Shop, fate: str)
     assert await refunds_booked(shop) == 1
 
 
+async def test_a_refund_whose_answer_cannot_be_read_is_done_once(
+    shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, gateway = await shop.customer("ada"), client.app[CHARGING].gateway
+    transaction, truly = await bought(shop, ada), gateway.refund
+
+    async def refund_unreadably(**asked: Any) -> Any:
+        await truly(**asked)
+        monkeypatch.undo()
+        raise ServiceRefused("Stripe's answer cannot be read: id")
+
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    monkeypatch.setattr(gateway, "refund", refund_unreadably)
+    assert (await refund(ada, transaction)).status == 502
+    await shop.becomes(ada, "refunded")
+    assert await refunds_booked(shop) == 1
+
+
 async def test_a_refund_for_any_reason_is_done_though_stripe_was_away(shop: Shop) -> None:
     ada = await shop.customer("ada")
     transaction = await bought(shop, ada)
@@ -190,6 +209,27 @@ async def test_a_refund_that_takes_its_time_counts_at_once_and_one_that_fails_no
     await shop.stripe.advance(3 * 86_400)
     await shop.becomes(ben, "succeeded")
     assert await shop.is_enrolled(ben)
+
+
+async def test_another_refund_that_is_told_before_the_first_is_known_to_have_failed_is_taken(
+    shop: Shop, sql: Sql
+) -> None:
+    ada = await shop.customer("ada", "refundFail")
+    transaction = await bought(shop, ada)
+    await shop.stripe.control("POST", "answers", do="fail", status=403, times=1000, method="GET", path="/v1/events")
+    await shop.stripe.control("POST", "webhooks", mode="hold")
+    assert (await refund(ada, transaction)).status == 200
+    await shop.stripe.advance(3 * 86_400)
+    await made_at_stripe(shop.stripe, transaction["transaction_reference"])
+    [_, second] = await shop.stripe.events("refund.created")
+    assert await shop.stripe.deliver(second) == [200]
+    assert (await shop.transaction(ada))["refunded_amount"] == "49.00"
+    assert (await refund(ada, transaction)).code == "not_refundable"
+    assert await sql.fetchval("SELECT count(*) FROM webhook_events WHERE status = 'dead'") == 0
+    await shop.stripe.control("POST", "webhooks", mode="send")
+    await shop.stripe.advance(3 * 86_400)
+    await shop.stripe.control("POST", "webhooks/deliver")
+    await shop.becomes(ada, "succeeded")
 
 
 async def made_at_stripe(stripe: Any, intent: str, **params: Any) -> None:
@@ -379,6 +419,54 @@ async def test_what_was_paid_when_its_buyer_had_left_is_given_back(shop: Shop, s
     await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
     assert await refunds_booked(shop) == 1
     assert await sql.fetchval("SELECT count(*) FROM enrollments WHERE is_active") == 0
+
+
+async def test_what_is_just_being_noted_as_paid_when_its_buyer_leaves_is_given_back(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    async with sql.transaction():
+        await sql.execute("SELECT 1 FROM transactions FOR UPDATE")
+        await shop.stripe.approve(intent)
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        await shop.once(lambda: sql.fetchval(waits), lambda waiting: waiting > 0)
+        await leave(ada)
+    await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
+    assert await refunds_booked(shop) == 1
+
+
+@pytest.mark.parametrize(("meanwhile", "status"), [(True, "refunded"), (False, "succeeded")])
+async def test_what_was_paid_while_its_buyer_was_leaving_is_given_back(
+    shop: Shop, sql: Sql, meanwhile: bool, status: str
+) -> None:
+    """Leaving takes a while, and who notes a payment meanwhile cannot know of it."""
+    ada = await shop.customer("ada")
+    await bought(shop, ada)
+    await leave(ada)
+    if meanwhile:
+        await sql.execute("UPDATE users SET erased_at = t.succeeded_at - interval '1 ms' FROM transactions AS t")
+    await sql.execute("UPDATE jobs SET run_at = now() WHERE kind = 'leftovers'")
+    jobs = "SELECT count(*) FROM jobs WHERE kind IN ('leftovers', 'payment_refund')"
+    await shop.once(lambda: sql.fetchval(jobs), lambda left: left == 0)
+    assert await status_of(sql) == status
+    shop.left.add(ada.id)
+
+
+async def test_what_somebody_gave_back_at_stripe_meanwhile_is_no_work_for_an_operator(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada", "threeDSecure2Required")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    for method, path in (("GET", "/v1/"), ("POST", "/v1/payment_intents")):
+        await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, method=method, path=path)
+    await leave(ada)
+    await shop.stripe.approve(intent)
+    await made_at_stripe(shop.stripe, intent)
+    await shop.stripe.control("DELETE", "answers")
+    await shop.once(lambda: status_of(sql), lambda status: status == "refunded")
+    jobs = "SELECT count(*) FROM jobs WHERE kind LIKE 'payment_refund%' AND dead_at IS NULL"
+    await shop.once(lambda: sql.fetchval(jobs), lambda left: left == 0)
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE dead_at IS NOT NULL") == 0
+    assert await refunds_booked(shop) == 1
 
 
 async def test_what_was_paid_before_its_buyer_left_stays_paid(shop: Shop, sql: Sql) -> None:

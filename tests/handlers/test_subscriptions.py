@@ -508,6 +508,34 @@ async def test_without_a_card_what_is_due_is_not_paid_and_the_plan_stays(shop: S
     assert (await subscription(ada))["plan_name"] == "pro"
 
 
+async def test_without_a_card_there_is_no_dearer_plan_and_a_cheaper_one_all_the_same(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada, "pro")
+    [card] = (await ada.get("/api/payments/methods")).body["items"]
+    assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+    removals = "SELECT count(*) FROM jobs WHERE kind = 'method_removal'"
+    await shop.once(lambda: sql.fetchval(removals), lambda left: left == 0)
+    refused = await change(ada, billing_period="yearly")
+    assert (refused.status, refused.body["failure_code"]) == (402, "payment_method_unusable")
+    assert (await subscription(ada))["billing_period"] == "monthly"
+    assert (await change(ada, plan_name="all")).body["plan_name"] == "all"
+    assert await amounts(ada) == ["29.00"]
+
+
+async def test_one_that_ends_at_stripe_while_it_is_being_changed_has_ended(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    await subscribe(ada)
+    stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    # Between asking for it and changing it the plan's product is made.
+    await shop.stripe.control("POST", "answers", do="slow", delay_s=1, path="/v1/products")
+    changing = asyncio.create_task(change(ada, plan_name="pro"))
+    await asyncio.sleep(0.5)
+    await at_stripe(shop.stripe, "DELETE", f"/v1/subscriptions/{stripe_id}")
+    assert (await changing).code == "subscription_ended"
+    assert (await subscription(ada))["status"] == "canceled"
+
+
 async def test_one_that_is_never_paid_ends(shop: Shop) -> None:
     ada = await shop.customer("ada")
     await subscribe(ada)
@@ -747,14 +775,17 @@ async def test_a_price_made_at_stripe_leaves_the_plan_and_who_has_it_can_end_it(
     assert (await subscribe(ada)).status == 201
 
 
-async def test_what_was_paid_for_when_its_subscriber_had_left_is_given_back(shop: Shop, sql: Sql) -> None:
+@pytest.mark.parametrize("later_s", [0, 60])
+async def test_what_was_paid_for_when_its_subscriber_had_left_is_given_back(
+    shop: Shop, sql: Sql, later_s: float
+) -> None:
     ada = await shop.customer("ada", "threeDSecure2Required")
     begun = (await subscribe(ada)).body
     await shop.stripe.control("POST", "webhooks", mode="drop")
     # Stripe cannot be asked to end it before the bank's question is answered.
     await shop.stripe.control("POST", "answers", do="fail", status=409, times=1000, method="DELETE", path="/v1/")
     assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
-    await shop.stripe.advance(60)
+    await shop.stripe.advance(later_s)
     await shop.stripe.approve(begun["client_secret"].partition("_secret_")[0])
     paid = "SELECT status FROM transactions"
     await shop.once(lambda: sql.fetchval(paid), lambda status: status == "refunded")
