@@ -81,7 +81,8 @@ async def test_names_with_underscores_and_addresses_are_found_as_they_are_writte
         ("IŞIK", "ışık"), ("ışık", "isik"), ("إضافة", "اضافه"), ("مُحَمَّد", "محمد"), ("كتـــاب", "کتاب"), ("שָׁלוֹם", "שלום"),
         ("\N{RIGHT-TO-LEFT MARK}שלום\N{RIGHT-TO-LEFT MARK}, עולם", "שלום"),
         ("می\N{ZERO WIDTH NON-JOINER}خواهم", "میخواهم"), ("क्\N{ZERO WIDTH JOINER}ष", "क्ष"),
-        ("TCP/IP networks.", "ip"), ("TCP/IP networks.", "TCP/IP"), ("Node.js/Express", "node"), ("Node.js.", "node.js"),
+        ("TCP/IP networks.", "ip"), ("TCP/IP networks.", "TCP/IP"), ("Node.js/Express", "node"),
+        ("Node.js.", "node.js"),
     ],
 )  # fmt: skip
 async def test_a_word_is_found_whatever_signs_stand_beside_it_and_however_its_letters_are_written(
