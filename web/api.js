@@ -70,8 +70,8 @@ export function sentence(text) {
 
 /** Events: `account`, when somebody signs in or out, here or in another tab. */
 export class Api extends EventTarget {
-  /** How far the server's clock is ahead of ours, ms, to a second. */
-  clockAheadMs = 0;
+  // What the server's clock showed last, and when; ours may jump, and be days off.
+  #told = { date: Date.now(), at: performance.now() };
   #refreshing = null;
 
   constructor() {
@@ -79,6 +79,11 @@ export class Api extends EventTarget {
     window.addEventListener("storage", (event) => {
       if (event.key === STORE_KEY) this.dispatchEvent(new Event("account"));
     });
+  }
+
+  /** Ms since 1970 by the server's clock, to a second. */
+  get serverNow() {
+    return this.#told.date + performance.now() - this.#told.at;
   }
 
   /** @returns {User|null} */
@@ -411,7 +416,7 @@ export class Api extends EventTarget {
       throw new Problem(0);
     }
     const date = Date.parse(response.headers.get("Date") ?? "");
-    if (date) this.clockAheadMs = date - Date.now();
+    if (date) this.#told = { date, at: performance.now() };
     const answer = parse(text);
     if (response.ok) return answer;
     throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);

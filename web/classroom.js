@@ -45,7 +45,7 @@ export class Classroom {
       lectureId,
       session: () => this.session,
       duration: () => this.#video?.duration_seconds ?? null,
-      position: () => this.#screen.currentTime,
+      position: () => this.player?.position ?? 0,
       seek: (seconds) => {
         this.#screen.currentTime = seconds;
         this.#stage.scrollIntoView({ block: "nearest" });
@@ -185,7 +185,7 @@ export class Classroom {
       this.#screen.focus();
       return;
     }
-    place.setPlace(this.#userId, lectureId, { position: seconds, at: Date.now() });
+    place.setPlace(this.#userId, lectureId, { position: seconds, at: this.#api.serverNow });
     this.#navigate(`#/lectures/${lectureId}`);
   }
 
@@ -301,7 +301,7 @@ export class Classroom {
     const { progress, duration } = this.#lecture;
     const at = progress?.last_watched_at ? Date.parse(progress.last_watched_at) : null;
     const here = place.placeIn(this.#userId, this.lectureId);
-    const position = place.resumeAt(here, { position: fromServer ?? 0, at }, this.#api.clockAheadMs);
+    const position = place.resumeAt(here, { position: fromServer ?? 0, at });
     const end = this.#video.duration_seconds ?? duration ?? Infinity;
     return position < end - 1 ? position : 0;
   }
@@ -600,9 +600,8 @@ export class Classroom {
   // Keeping the place
 
   #keepPlace() {
-    const screen = this.#screen;
-    if (!this.player || this.#finished || screen.readyState === 0) return;
-    place.keepPlace(this.#userId, this.lectureId, screen.currentTime);
+    if (!this.player?.arrived || this.#finished) return;
+    place.keepPlace(this.#userId, this.lectureId, { position: this.player.position, at: this.#api.serverNow });
   }
 
   #keepSession() {
