@@ -7,6 +7,7 @@
 import { browser } from "./kept.js";
 
 const STORE_KEY = "lectern.account";
+const LEFT_KEY = "lectern.left";
 const TIMEOUT_MS = 10_000;
 const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
 
@@ -68,7 +69,7 @@ export function sentence(text) {
   return /[.!?…]$/.test(capital) ? capital : `${capital}.`;
 }
 
-/** Events: `account`, when somebody signs in or out, here or in another tab. */
+/** Events: `account`, when somebody signs in or out, here or in another tab; `left`, when they signed out by hand in another. */
 export class Api extends EventTarget {
   // What the server's clock showed last, and when; ours may jump, and be days off.
   #told = { date: Date.now(), at: performance.now() };
@@ -78,6 +79,7 @@ export class Api extends EventTarget {
     super();
     window.addEventListener("storage", (event) => {
       if (event.key === STORE_KEY) this.dispatchEvent(new Event("account"));
+      if (event.key === LEFT_KEY && event.newValue) this.dispatchEvent(new Event("left"));
     });
   }
 
@@ -179,6 +181,8 @@ export class Api extends EventTarget {
   async signOut() {
     const refresh_token = this.#account?.refresh_token;
     this.#keep(null);
+    browser.set(LEFT_KEY, "now");
+    browser.remove(LEFT_KEY);
     this.dispatchEvent(new Event("account"));
     if (refresh_token) await this.#send("POST", "/api/auth/logout", { body: { refresh_token } }).catch(() => {});
   }

@@ -57,7 +57,6 @@ export class Classroom {
     this.element = this.#build();
     const on = (target, name, listener) => target.addEventListener(name, listener, { signal: this.#off.signal });
     on(window, "pagehide", () => this.#hide());
-    on(window, "pageshow", (event) => event.persisted && location.reload());
     on(window, "online", () => this.session?.wake());
     on(document, "visibilitychange", () => this.#visibility());
   }
