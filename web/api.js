@@ -181,7 +181,7 @@ export class Api extends EventTarget {
   async signOut() {
     const refresh_token = this.#account?.refresh_token;
     this.#keep(null);
-    browser.set(LEFT_KEY, "now");
+    browser.set(LEFT_KEY, "now"); // other tabs hear of it
     browser.remove(LEFT_KEY);
     this.dispatchEvent(new Event("account"));
     if (refresh_token) await this.#send("POST", "/api/auth/logout", { body: { refresh_token } }).catch(() => {});

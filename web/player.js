@@ -233,9 +233,10 @@ export class Player extends EventTarget {
     return frame;
   }
 
-  /** Where the lecture is, s: before its picture is there, where that is to begin. */
+  /** Where the lecture is, s: before its picture is there, where that is to begin, or was moved to. */
   get position() {
-    return this.#restoring ? this.#lastPosition : this.video.currentTime;
+    const { currentTime } = this.video;
+    return this.#restoring ? currentTime || this.#lastPosition : currentTime;
   }
 
   /** Whether the picture has come to where the lecture is. */

@@ -62,7 +62,7 @@ async def test_a_lecture_whose_pictures_do_not_come_at_first_is_at_its_place_all
     watched_before(stage, 20.0)
     await page.route("**/init.mp4", fetch)
     await enter()
-    await until(page, "document.querySelector('.overlay').textContent.includes('cannot be reached')")
+    await until(page, "document.querySelector('.overlay')?.textContent.includes('cannot be reached')")
     assert {frame["position"] for frame in stage.held.frames} == {20.0}
     assert await page.evaluate(PLACES) == []
     away = False
