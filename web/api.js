@@ -69,7 +69,7 @@ export function sentence(text) {
   return /[.!?…]$/.test(capital) ? capital : `${capital}.`;
 }
 
-/** Events: `account`, when somebody signs in or out, here or in another tab; `left`, when they signed out by hand in another. */
+/** Events: `account`, when somebody signs in or out, here or in another tab; `left`, when they sign out in another. */
 export class Api extends EventTarget {
   // What the server's clock showed last, and when; ours may jump, and be days off.
   #told = { date: Date.now(), at: performance.now() };

@@ -198,8 +198,8 @@ api.addEventListener("left", () => {
   forget();
   show();
 });
-// Who comes back finds the page as it would be now: somebody may have signed out meanwhile, and what a page waited for when it
-// was left, as a bank's answer, is over.
+// Who comes back finds the page as it would be now: somebody may have signed out meanwhile, and what a page waited for when
+// it was left, as a bank's answer, is over.
 window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 window.addEventListener("pagehide", () => {
   noteScroll();

@@ -29,7 +29,11 @@ export function placeIn(userId, lectureId) {
   return newest && !(mine?.at > newest.at) ? newest : mine;
 }
 
-/** Where this tab is now: the tab that moved last says where one was. @param {string} userId @param {string} lectureId @param {Place} place */
+/**
+ * Where this tab is now: the tab that moved last says where one was.
+ *
+ * @param {string} userId @param {string} lectureId @param {Place} place
+ */
 export function keepPlace(userId, lectureId, place) {
   const before = read(tab, `${PREFIX}${userId}.${lectureId}`);
   if (before && Math.abs(before.position - place.position) <= 0.05) return;
