@@ -7,6 +7,7 @@
 import { browser } from "./kept.js";
 
 const STORE_KEY = "lectern.account";
+const LEFT_KEY = "lectern.left";
 const TIMEOUT_MS = 10_000;
 const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
 
@@ -68,17 +69,23 @@ export function sentence(text) {
   return /[.!?…]$/.test(capital) ? capital : `${capital}.`;
 }
 
-/** Events: `account`, when somebody signs in or out, here or in another tab. */
+/** Events: `account`, when somebody signs in or out, here or in another tab; `left`, when they sign out in another. */
 export class Api extends EventTarget {
-  /** How far the server's clock is ahead of ours, ms, to a second. */
-  clockAheadMs = 0;
+  // What the server's clock showed last, and when; ours may jump, and be days off.
+  #told = { date: Date.now(), at: performance.now() };
   #refreshing = null;
 
   constructor() {
     super();
     window.addEventListener("storage", (event) => {
       if (event.key === STORE_KEY) this.dispatchEvent(new Event("account"));
+      if (event.key === LEFT_KEY && event.newValue) this.dispatchEvent(new Event("left"));
     });
+  }
+
+  /** Ms since 1970 by the server's clock, to a second. */
+  get serverNow() {
+    return this.#told.date + performance.now() - this.#told.at;
   }
 
   /** @returns {User|null} */
@@ -174,6 +181,8 @@ export class Api extends EventTarget {
   async signOut() {
     const refresh_token = this.#account?.refresh_token;
     this.#keep(null);
+    browser.set(LEFT_KEY, "now"); // other tabs hear of it
+    browser.remove(LEFT_KEY);
     this.dispatchEvent(new Event("account"));
     if (refresh_token) await this.#send("POST", "/api/auth/logout", { body: { refresh_token } }).catch(() => {});
   }
@@ -411,7 +420,7 @@ export class Api extends EventTarget {
       throw new Problem(0);
     }
     const date = Date.parse(response.headers.get("Date") ?? "");
-    if (date) this.clockAheadMs = date - Date.now();
+    if (date) this.#told = { date, at: performance.now() };
     const answer = parse(text);
     if (response.ok) return answer;
     throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);

@@ -45,7 +45,8 @@ export class Classroom {
       lectureId,
       session: () => this.session,
       duration: () => this.#video?.duration_seconds ?? null,
-      position: () => this.#screen.currentTime,
+      position: () => this.player?.position ?? this.#screen.currentTime,
+      movedAt: () => this.#movedAt,
       seek: (seconds) => {
         this.#screen.currentTime = seconds;
         this.#stage.scrollIntoView({ block: "nearest" });
@@ -57,7 +58,6 @@ export class Classroom {
     this.element = this.#build();
     const on = (target, name, listener) => target.addEventListener(name, listener, { signal: this.#off.signal });
     on(window, "pagehide", () => this.#hide());
-    on(window, "pageshow", (event) => event.persisted && location.reload());
     on(window, "online", () => this.session?.wake());
     on(document, "visibilitychange", () => this.#visibility());
   }
@@ -78,6 +78,7 @@ export class Classroom {
   #panel = null;
   #renewing = false;
   #finished = false;
+  #movedAt = Infinity; // when the picture moved last, ms since 1970 by the server's clock
   #credentialsRenewedAt = -Infinity;
   #quietUntil = 0; // while paused
   #keeping = setInterval(() => this.#keepSession(), KEEP_MS);
@@ -93,7 +94,7 @@ export class Classroom {
   #side = h("aside", { class: "side", "aria-label": "Tutor and live quality" });
   #beside = h("div");
   #around;
-  #waiting = null; // who waits for a video that cannot be played yet: one at a time
+  #waiting = null; // who waits for a video that cannot be played yet, or to ask again: one at a time
 
   /** What end-to-end tests and the curious look at. Times in `at` are ms of `performance.now()`. */
   state() {
@@ -185,7 +186,7 @@ export class Classroom {
       this.#screen.focus();
       return;
     }
-    place.setPlace(this.#userId, lectureId, { position: seconds, at: Date.now() });
+    place.setPlace(this.#userId, lectureId, { position: seconds, at: this.#api.serverNow });
     this.#navigate(`#/lectures/${lectureId}`);
   }
 
@@ -198,7 +199,16 @@ export class Classroom {
       this.#notices.say("Not yours yet", explain(error), [courseId ? "See the course" : "See all courses", open]);
     } else {
       this.#notices.say("This lecture cannot be shown", explain(error), ["Try again", () => this.#again()]);
+      this.#tryAgain(error, () => this.open());
     }
+  }
+
+  /** By itself, where the server or the network is away: who waits need not press anything. */
+  async #tryAgain(error, work) {
+    if (error.status > 0 && error.status < 500) return;
+    const waiting = (this.#waiting = {});
+    await this.#pause(RETRY_MS);
+    if (this.#waiting === waiting && !this.#off.signal.aborted) work();
   }
 
   #again() {
@@ -261,6 +271,7 @@ export class Classroom {
       player.destroy();
       return;
     }
+    this.#notices.clear();
     this.#ladder = created.ladder;
     this.#segmentS = created.segment_s;
     // What was fetched ahead is in the cache under its own address.
@@ -301,7 +312,7 @@ export class Classroom {
     const { progress, duration } = this.#lecture;
     const at = progress?.last_watched_at ? Date.parse(progress.last_watched_at) : null;
     const here = place.placeIn(this.#userId, this.lectureId);
-    const position = place.resumeAt(here, { position: fromServer ?? 0, at }, this.#api.clockAheadMs);
+    const position = place.resumeAt(here, { position: fromServer ?? 0, at });
     const end = this.#video.duration_seconds ?? duration ?? Infinity;
     return position < end - 1 ? position : 0;
   }
@@ -327,7 +338,7 @@ export class Classroom {
       if (this.#off.signal.aborted) return null;
       if (error.code === "too_many_sessions" && !takeover) return this.#askTakeover(error);
       if (error.status === 401) this.#signIn();
-      else if (!this.player) this.#notices.say("The lecture cannot begin", explain(error), ["Try again", () => this.#retryBegin()]);
+      else if (!this.player) this.#cannotBegin(error);
       else if (error.status === 403) this.#notEntitled();
       else if (error.status === 404) this.#gone();
       else if (error.status === 0 || error.status >= 429) this.#renewSoon();
@@ -341,9 +352,14 @@ export class Classroom {
     return null;
   }
 
-  #retryBegin() {
-    this.#notices.clear();
-    this.#begin();
+  #cannotBegin(error) {
+    const again = () => {
+      this.#waiting = null;
+      this.#notices.clear();
+      this.#begin();
+    };
+    this.#notices.say("The lecture cannot begin", explain(error), ["Try again", again]);
+    this.#tryAgain(error, () => this.#begin());
   }
 
   #newSession(created) {
@@ -520,6 +536,7 @@ export class Classroom {
     on("seeking", () => this.#finished && this.#notices.clear());
     on("playing", () => !this.session?.state.stopped && this.#notices.clear());
     on("timeupdate", () => {
+      this.#movedAt = this.#api.serverNow;
       this.#keepPlace();
       this.#lookAhead();
     });
@@ -600,9 +617,8 @@ export class Classroom {
   // Keeping the place
 
   #keepPlace() {
-    const screen = this.#screen;
-    if (!this.player || this.#finished || screen.readyState === 0) return;
-    place.keepPlace(this.#userId, this.lectureId, screen.currentTime);
+    if (!this.player?.arrived || this.#finished) return;
+    place.keepPlace(this.#userId, this.lectureId, { position: this.player.position, at: this.#api.serverNow });
   }
 
   #keepSession() {
@@ -628,6 +644,7 @@ export class Classroom {
       this.#keepSession();
     } else {
       this.session?.wake();
+      this.#around.update();
     }
   }
 

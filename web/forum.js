@@ -175,12 +175,12 @@ export class ForumPanel {
           topic.is_pinned && "Pinned",
           topic.is_locked && "Locked",
           topic.solved_post_id && "Solved",
-          topic.username ?? "Somebody who left",
+          h("bdi", null, topic.username ?? "Somebody who left"),
           plural(topic.post_count, "post"),
           topic.unread > 0 && `${topic.unread} new`,
         ]
           .filter(Boolean)
-          .join(" · "),
+          .flatMap((fact, at) => (at > 0 ? [" · ", fact] : [fact])),
         this.#here(topic) && [" · ", this.#moment(topic)],
       ),
     );

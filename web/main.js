@@ -138,6 +138,13 @@ function failed(error) {
   );
 }
 
+/** What plays ends, and nothing of who was signed in stays here. */
+function forget() {
+  classroom?.close();
+  classroom = null;
+  forgetAll();
+}
+
 function showAccount() {
   const { user } = api;
   if (!user) {
@@ -147,9 +154,7 @@ function showAccount() {
     return;
   }
   const leave = () => {
-    classroom?.close();
-    classroom = null;
-    forgetAll();
+    forget();
     // Home at once: by the time the server has answered, one may have gone elsewhere.
     api.signOut();
     navigate("#/");
@@ -188,6 +193,14 @@ api.addEventListener("account", () => {
   // Somebody else signed in, perhaps in another tab: what is shown here is not theirs.
   if (before && shownTo !== before) show();
 });
+// In another tab: it may be somebody else's turn at this machine.
+api.addEventListener("left", () => {
+  forget();
+  show();
+});
+// Who comes back finds the page as it would be now: somebody may have signed out meanwhile, and what a page waited for when
+// it was left, as a bank's answer, is over.
+window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 window.addEventListener("pagehide", () => {
   noteScroll();
   tab.set(SEEN_KEY, JSON.stringify(seen));

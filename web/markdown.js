@@ -62,6 +62,7 @@ export async function showMarkdown(element, text) {
     RETURN_DOM_FRAGMENT: true,
   };
   element.replaceChildren(purify.sanitize(marked.parse(text), options));
+  for (const block of element.children) block.dir = "auto"; // each may run from right to left
 }
 
 function escape(text) {

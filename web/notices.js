@@ -6,13 +6,21 @@ const PLAY = "M8 5.5v13l10.5-6.5z";
 
 export class Notices {
   element = h("div", { class: "overlay", role: "status", hidden: true });
+  #said = null; // with the buttons' names, as long as nothing else is shown
+  #acts = [];
 
   /** Says something, with up to two ways to go on. @param {string} title @param {string} text @param {...[string, () => void]} actions */
   say(title, text, ...actions) {
-    const buttons = actions.map(([label, act], i) =>
-      h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: act }, label),
+    this.#acts = actions.map(([, act]) => act);
+    const labels = actions.map(([label]) => label);
+    const said = JSON.stringify([title, text, labels]);
+    // The same once more is not read out anew, and takes no button from under anybody's fingers.
+    if (said === this.#said && !this.element.hidden) return;
+    const buttons = labels.map((label, i) =>
+      h("button", { type: "button", class: i === 0 ? "primary" : "plain", onclick: () => this.#acts[i]() }, label),
     );
     this.#show(h("h2", null, title), h("p", null, text), h("div", { class: "actions" }, ...buttons));
+    this.#said = said;
   }
 
   /** Nothing more is to be said. */
@@ -49,6 +57,7 @@ export class Notices {
     const { element } = this;
     if (!active && element.dataset.kind === "waits") this.clear();
     if (!active || !element.hidden) return;
+    this.#said = null;
     element.replaceChildren(h("p", null, "The picture waits for the network. It goes on by itself."));
     element.dataset.kind = "waits";
     element.hidden = false;
@@ -70,6 +79,7 @@ export class Notices {
   }
 
   #show(...content) {
+    this.#said = null;
     this.element.replaceChildren(...content);
     delete this.element.dataset.kind;
     this.element.hidden = false;

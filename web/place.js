@@ -9,7 +9,8 @@
  * @typedef {{session_id: string, url: string, token: string, video_id: string, segment_s: number,
  *            ladder: import("./measure.js").Rung[], backlog: import("./session.js").Backlog}} SavedSession
  * @typedef {{session_id: string, url: string, token: string, backlog: import("./session.js").Backlog}} OwedSession
- * @typedef {{position: number, at: number}} Place   seconds; when it was reached, ms since 1970 by our clock
+ * @typedef {{position: number, at: number}} Place   seconds; when it was reached, ms since 1970 by the server's clock: ours
+ *            may be another one by the time somebody comes back
  */
 
 import { dropDrafts } from "./drafts.js";
@@ -28,12 +29,15 @@ export function placeIn(userId, lectureId) {
   return newest && !(mine?.at > newest.at) ? newest : mine;
 }
 
-/** Where this tab is now: the tab that moved last says where one was. @param {string} userId @param {string} lectureId */
-export function keepPlace(userId, lectureId, position) {
-  const key = `${PREFIX}${userId}.${lectureId}`;
-  const before = read(tab, key);
-  if (before && Math.abs(before.position - position) <= 0.05) return;
-  setPlace(userId, lectureId, { position, at: Date.now() });
+/**
+ * Where this tab is now: the tab that moved last says where one was.
+ *
+ * @param {string} userId @param {string} lectureId @param {Place} place
+ */
+export function keepPlace(userId, lectureId, place) {
+  const before = read(tab, `${PREFIX}${userId}.${lectureId}`);
+  if (before && Math.abs(before.position - place.position) <= 0.05) return;
+  setPlace(userId, lectureId, place);
 }
 
 /** @param {string} userId @param {string} lectureId @param {Place} place */
@@ -83,15 +87,14 @@ export function forgetAll() {
  * The newer of what this browser and what the server remember.
  *
  * @param {Place|null} here
- * @param {{position: number, at: number|null}} there  at: ms since 1970 by the server's clock; null = never watched
- * @param {number} clockAheadMs  the server's clock less ours
+ * @param {{position: number, at: number|null}} there  at: null = never watched
  * @returns {number} seconds
  */
-export function resumeAt(here, there, clockAheadMs) {
+export function resumeAt(here, there) {
   if (!here) return there.position;
   // The server saves once a second, and its clock is known to a second.
   const slackMs = 2_500;
-  const newerThere = there.at !== null && there.at > here.at + clockAheadMs + slackMs;
+  const newerThere = there.at !== null && there.at > here.at + slackMs;
   return newerThere ? there.position : here.position;
 }
 

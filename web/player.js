@@ -78,7 +78,7 @@ export class Player extends EventTarget {
   #started = false;
   #filling = false; // as far ahead as is right, no longer a few segments
   #playing = false; // as the learner wants it
-  #restoring = false; // the element begins anew, and is not where it was yet
+  #restoring = true; // the element begins, for the first time or anew, and is not where it is to be yet
   #blocked = false;
   #askedAt = 0;
   #startupMs = null;
@@ -228,9 +228,20 @@ export class Player extends EventTarget {
 
   /** The telemetry of the time since the last frame, with CMCD's keys and units. @returns {import("./session.js").Frame} */
   frame() {
-    const frame = this.#measure(this.#position(), this.#status());
+    const frame = this.#measure(this.position, this.#status());
     this.#jumped = false;
     return frame;
+  }
+
+  /** Where the lecture is, s: before its picture is there, where that is to begin, or was moved to. */
+  get position() {
+    const { currentTime } = this.video;
+    return this.#restoring ? currentTime || this.#lastPosition : currentTime;
+  }
+
+  /** Whether the picture has come to where the lecture is. */
+  get arrived() {
+    return !this.#restoring;
   }
 
   /** What the page shows. Rungs as in the ladder; rates in kbit/s; null where nothing is known yet. */
@@ -358,7 +369,7 @@ export class Player extends EventTarget {
     });
     this.#reported = { frag, endMs };
     // The last one of a second is a seek's or a pause's.
-    if (this.#started && this.#momentsLeft() > 1) this.#moment(this.#position(), this.#status());
+    if (this.#started && this.#momentsLeft() > 1) this.#moment(this.position, this.#status());
   }
 
   /**
@@ -439,7 +450,7 @@ export class Player extends EventTarget {
     if (!this.#hls) return;
     this.#fatal = false;
     if (this.#hls.levels.length === 0) this.#hls.loadSource(this.#source);
-    else this.#hls.startLoad(this.video.currentTime);
+    else this.#hls.startLoad(this.position);
   }
 
   #currentAddress(url) {
@@ -578,10 +589,6 @@ export class Player extends EventTarget {
   }
 
   // Measuring
-
-  #position() {
-    return this.#restoring ? this.#lastPosition : this.video.currentTime;
-  }
 
   #status() {
     const { video } = this;

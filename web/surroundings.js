@@ -1,7 +1,7 @@
 /** What is around a lecture's picture: its course, files, questions, the tutor, and for its owner another video. */
 import { lectureList, rememberCourse } from "./catalogue.js";
 import { h } from "./dom.js";
-import { elsewhereHint } from "./elsewhere.js";
+import { Elsewhere } from "./elsewhere.js";
 import { Events } from "./events.js";
 import { materials } from "./files.js";
 import { span } from "./format.js";
@@ -12,6 +12,8 @@ import { UploadPanel } from "./upload.js";
 const PROGRESS_MS = 15_000;
 const PLAYING_MS = 1_000;
 const AGAIN_MS = 2_500;
+// The server saves once a second, and its clock is known to a second.
+const SLACK_MS = 2_500;
 
 export class Surroundings {
   /**
@@ -21,6 +23,7 @@ export class Surroundings {
    * @param {() => import("./session.js").VideoSession|null} picture.session
    * @param {() => number|null} picture.duration  of the video, in seconds
    * @param {() => number} picture.position  in seconds
+   * @param {() => number} picture.movedAt  when it moved last; ms since 1970 by the server's clock
    * @param {(seconds: number) => void} picture.seek
    * @param {(lectureId: string, seconds: number) => void} picture.go  plays from a second of this lecture, or of another
    * @param {() => void} picture.uploaded  another video can be played
@@ -28,6 +31,10 @@ export class Surroundings {
   constructor(picture) {
     this.#picture = picture;
     this.#api = picture.api;
+    const { lectureId, position, seek } = picture;
+    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
+    this.#elsewhere = new Elsewhere({ lectureId, position, seek, titleOf });
+    this.marks.append(this.#forumMarks, this.#elsewhere.element);
   }
 
   #picture;
@@ -40,6 +47,8 @@ export class Surroundings {
   #events = null;
   #forum = null;
   #clocks = [];
+  #elsewhere;
+  #forumMarks = h("div");
   #waiting = 0; // for what did not come to be asked for again
   #closed = false;
 
@@ -105,10 +114,11 @@ export class Surroundings {
 
   /** Looks how far one is, unless one is busy with the list. */
   async update() {
-    if (document.hidden || this.#closed || this.#list.contains(document.activeElement)) return;
+    if (!this.#lecture || document.hidden || this.#closed || this.#list.contains(document.activeElement)) return;
     try {
       this.#lectures = await this.#api.lectures(this.#lecture.course_id);
       this.showList();
+      this.#lookElsewhere();
     } catch {
       // The next round tries again.
     }
@@ -126,6 +136,16 @@ export class Surroundings {
       lectureList(this.#lectures, { currentId: lectureId }),
     );
     if (focused) this.#list.querySelector("[aria-current]")?.focus();
+  }
+
+  /** Whether one has watched on elsewhere, since the picture stands here: that is where to go on. */
+  #lookElsewhere() {
+    const { lectureId, movedAt, session } = this.#picture;
+    const { progress } = this.#lectures.find(({ id }) => id === lectureId) ?? {};
+    const { kept = 0, pending = 0 } = session()?.state ?? {};
+    // What the server does not have yet of this page, it would take for watched later.
+    const later = progress && kept + pending <= 1 && Date.parse(progress.last_watched_at) > movedAt() + SLACK_MS;
+    this.#elsewhere.gotTo(later ? progress.position : null);
   }
 
   #summary() {
@@ -178,9 +198,8 @@ export class Surroundings {
     const duration = () => this.#picture.duration() ?? this.#lecture.duration ?? 0;
     this.#forum = new ForumPanel({ api: this.#api, events, lecture: this.#lecture, owner, position, seek, duration });
     this.questions.replaceChildren(this.#forum.element);
-    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
-    const hint = elsewhereHint({ events, lectureId, position, seek, titleOf });
-    this.marks.replaceChildren(this.#forum.marks, hint);
+    this.#forumMarks.replaceChildren(this.#forum.marks);
+    this.#elsewhere.listen(events);
     const tell = () => events.playing(session()?.sessionId ?? null);
     tell();
     this.#clocks.push(setInterval(tell, PLAYING_MS));

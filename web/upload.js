@@ -114,7 +114,7 @@ export class UploadPanel extends EventTarget {
       size_bytes: size,
     });
     // By our clock, which may go wrong by days.
-    const expires_at = new Date(Date.parse(upload.expires_at) - this.#api.clockAheadMs).toISOString();
+    const expires_at = new Date(Date.now() + Date.parse(upload.expires_at) - this.#api.serverNow).toISOString();
     keep(this.#lectureId, { ...upload, expires_at, video_id: video.id, filename: name, size_bytes: size, modified: lastModified });
   }
 

@@ -54,7 +54,7 @@ FOUND = """() => [...document.querySelectorAll(".posts .text *")].flatMap((eleme
     element.tagName, ...[...element.attributes].map(({name, value}) => `${name}=${value}`)])"""
 HARMLESS = {
     "P", "BR", "HR", "BLOCKQUOTE", "PRE", "CODE", "EM", "STRONG", "DEL", "A", "UL", "OL", "LI", "TABLE", "THEAD",
-    "TBODY", "TR", "TH", "TD", "rel=nofollow ugc noopener noreferrer", "target=_blank",
+    "TBODY", "TR", "TH", "TD", "rel=nofollow ugc noopener noreferrer", "target=_blank", "dir=auto",
 }  # fmt: skip
 
 

@@ -304,6 +304,21 @@ async def test_playing_on_another_device_is_said_and_can_be_taken_back(stage: St
     await until(page, "lectern.state().connection === 'live' && lectern.state().position > 30.2")
 
 
+async def test_who_comes_back_to_a_page_that_stood_still_is_told_where_they_got_to_meanwhile(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await page.evaluate("document.querySelector('video').pause()")
+    await until(page, "lectern.state().kept === 0")
+    watch_elsewhere(stage, 30.0)
+    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    await page.wait_for_selector("text=On another device you got to 0:30.")
+    await page.click("text=Continue from there")
+    await until(page, "lectern.state().position === 30")
+    assert await page.is_hidden(".elsewhere")
+
+
 async def test_what_another_device_has_left_goes_on_here(stage: Stage, page: Page, enter: Enter) -> None:
     await enter()
     await until(page, f"{PLAYING} && lectern.state().acked > 3")

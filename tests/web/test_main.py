@@ -1,10 +1,12 @@
 """The page's frame in a browser: what stands above every page, and what holds for all of them."""
 
+import asyncio
+
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, Route
 
 from tests.web.stage import COURSE, FIRST, VIDEO, Stage, until
-from tests.web.test_catalogue import sign_in
+from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -82,3 +84,45 @@ async def test_a_page_whose_modules_do_not_come_says_so(origin: str, page: Page)
     await page.reload()
     await page.wait_for_selector("text=Lectures that keep your place.")
     assert await page.locator(".late").count() == 0
+
+
+async def test_what_is_written_from_right_to_left_ends_at_its_left(stage: Stage, origin: str, page: Page) -> None:
+    stage.course_title = "מה זה?"
+    await page.goto(f"{origin}/#/courses/{COURSE}")
+    await page.wait_for_selector("h1")
+    begins, ends = await page.evaluate("""[0, 5].map((at) => {
+        const range = document.createRange();
+        range.setStart(document.querySelector("h1").firstChild, at);
+        range.setEnd(document.querySelector("h1").firstChild, at + 1);
+        return range.getBoundingClientRect().left;
+    })""")
+    assert ends < begins
+
+
+async def test_how_far_one_is_can_be_seen_where_the_system_chooses_the_colours(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    stage.continuations = [BEGUN]
+    await page.emulate_media(forced_colors="active")
+    await sign_in(page, origin)
+    await page.wait_for_selector(".begun li")
+    ground, watched = await page.evaluate(
+        "['.begun li', '.watched span'].map((name) => getComputedStyle(document.querySelector(name)).backgroundColor)"
+    )
+    assert ground != watched
+
+
+async def test_a_page_that_is_long_in_coming_shows_that_it_is_on_its_way(origin: str, page: Page) -> None:
+    await page.goto(origin)
+    await page.wait_for_selector(".course")
+    bar = "getComputedStyle(document.querySelector('main'), '::before')"
+    assert await page.evaluate(f"{bar}.content") == "none"
+    asked = asyncio.Event()
+
+    async def wait(_: Route) -> None:
+        asked.set()
+
+    await page.route(f"**/api/courses/{COURSE}", wait)
+    await page.click(".course a")
+    await asked.wait()
+    await until(page, f"{bar}.content !== 'none' && {bar}.visibility === 'visible'")

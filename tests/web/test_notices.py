@@ -68,3 +68,19 @@ async def test_a_video_that_is_deleted_under_the_picture_is_said_to_be_gone(
     stage.held.status = "ended"
     await page.click("text=Look again")
     await until(page, f"{PLAYING} && lectern.state().connection === 'live'")
+
+
+async def test_a_lecture_that_the_server_was_away_for_begins_by_itself(origin: str, page: Page) -> None:
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    for what, told in (("**/api/lectures/*", "cannot be shown"), ("**/sessions", "cannot begin")):
+        await page.route(what, lambda route: route.abort())
+        await page.goto(f"{origin}/#/lectures/{FIRST}")
+        await page.wait_for_selector(f".overlay >> text={told}")
+        await page.focus(".overlay button")
+        async with page.expect_event("requestfailed", lambda request: "manifest" not in request.url):
+            pass  # tried once more, and in vain
+        assert await page.evaluate("document.activeElement.textContent") == "Try again"
+        await page.unroute(what)
+        await until(page, PLAYING)
+        await page.goto(f"{origin}/#/")

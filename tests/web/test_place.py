@@ -1,8 +1,11 @@
-"""What a tab that is killed leaves behind in the browser."""
+"""Where a lecture is gone on with, and what a tab that is killed leaves behind in the browser."""
+
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.async_api import Error, Page
+from playwright.async_api import Error, Page, Route
 
+from tests.web.classroom import PLAYING, Enter, state
 from tests.web.stage import FIRST, Stage, eventually, until
 from tests.web.test_catalogue import sign_in
 
@@ -36,3 +39,63 @@ async def test_what_was_watched_while_the_server_was_away_is_not_lost_with_a_tab
     await eventually(lambda: first.status == "ended")
     assert [frame["seq"] for frame in first.frames] == list(range(1, len(first.frames) + 1))
     assert first.frames[-1]["position"] >= last
+
+
+SHOWN = "document.querySelector('video').readyState > 2"
+PLACES = "Object.keys(localStorage).filter((key) => key.startsWith('lectern.place.'))"
+
+
+def watched_before(stage: Stage, position: float) -> None:
+    """The server says that one has got there, a moment ago."""
+    stage.resume_position = position
+    stage.lecture_seen = datetime.now(UTC).isoformat()
+
+
+async def test_a_lecture_whose_pictures_do_not_come_at_first_is_at_its_place_all_the_while(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    away = True
+
+    async def fetch(route: Route) -> None:
+        await (route.fulfill(status=404) if away else route.continue_())
+
+    watched_before(stage, 20.0)
+    await page.route("**/init.mp4", fetch)
+    await enter()
+    await until(page, "document.querySelector('.overlay')?.textContent.includes('cannot be reached')")
+    assert {frame["position"] for frame in stage.held.frames} == {20.0}
+    assert await page.evaluate(PLACES) == []
+    away = False
+    await until(page, SHOWN)
+    assert 20 <= (await state(page))["position"] < 40
+
+
+async def test_a_jump_before_there_is_a_picture_is_one_from_where_the_lecture_is(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    watched_before(stage, 20.0)
+    stage.withheld = "segment_0010.m4s"
+    await enter()
+    await until(page, "lectern.player && document.querySelector('video').duration > 0")
+    await page.keyboard.press("j")
+    stage.released.set()
+    await until(page, SHOWN)
+    assert 10 <= (await state(page))["position"] < 20
+
+
+async def test_where_another_device_has_got_to_counts_although_the_clock_here_was_ahead(
+    stage: Stage, page: Page, enter: Enter
+) -> None:
+    await page.add_init_script("""if (location.protocol !== 'about:' && !localStorage.right) {
+        const { now } = Date;
+        Date.now = () => now.call(Date) + 86_400_000;
+    }""")
+    await enter()
+    await until(page, f"{PLAYING} && lectern.state().acked > 3")
+    await page.evaluate("localStorage.right = 'it was set'")
+    await page.goto("about:blank")
+    stage.held.status = "ended"
+    stage.resume_position = 30.0
+    stage.lecture_seen = (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
+    await page.go_back()
+    await until(page, "lectern.state()?.position > 30")
