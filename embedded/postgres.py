@@ -174,7 +174,7 @@ class Postgres:
     def _initialise(self) -> None:
         """Into a directory beside the final one, renamed when complete: a start that was cut short leaves nothing."""
         fresh = self.data.with_name(f"{self.data.name}.{secrets.token_hex(4)}")
-        self.data.parent.mkdir(parents=True, exist_ok=True)
+        _make_open(self.data.parent)
         fresh.mkdir(mode=0o700)
         if self.user:
             os.chown(fresh, self._uid, -1)
@@ -238,7 +238,7 @@ def _reachable_programs(user: str | None) -> Path:
     if user is None or processes.reachable_by_others(wheel):
         return wheel
     copy = SHARED_PROGRAMS / f"postgres-{importlib.metadata.version(WHEEL)}"
-    SHARED_PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _make_open(SHARED_PROGRAMS)
     with (SHARED_PROGRAMS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists():
@@ -248,10 +248,24 @@ def _reachable_programs(user: str | None) -> Path:
             shutil.copytree(wheel, fresh / package.name / wheel.name, symlinks=True, ignore=ignore)
             libraries = f"{package.name}.libs"  # the programs look for them beside the package
             shutil.copytree(package.with_name(libraries), fresh / libraries, symlinks=True)
-            for directory in (fresh, fresh / package.name):
-                directory.chmod(0o755)
+            for place in (fresh, *fresh.rglob("*")):
+                if not place.is_symlink():
+                    _open(place)
             fresh.rename(copy)
     return copy / wheel.parent.name / wheel.name
+
+
+def _make_open(directory: Path) -> None:
+    """With what is missing above it; others may look into these, whatever root's umask says."""
+    for missing in reversed([place for place in (directory, *directory.parents) if not place.exists()]):
+        missing.mkdir(exist_ok=True)
+        _open(missing)
+
+
+def _open(place: Path) -> None:
+    """Others may read and run what its owner may."""
+    owners = place.stat().st_mode & 0o500
+    place.chmod(place.stat().st_mode | owners >> 3 | owners >> 6)
 
 
 def _is_reachable(data_dir: Path) -> bool:

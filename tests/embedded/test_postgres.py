@@ -175,6 +175,32 @@ def test_under_root_closed_places_are_left_for_open_ones(directory: Path, monkey
 
 
 @as_root
+@pytest.mark.parametrize("place", ["closed/data", "data"])
+def test_root_may_close_all_that_it_makes_to_others(
+    place: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "closed").mkdir(mode=0o700)
+    wheel = postgres._wheel_programs()
+    ours = directory / "environment" / wheel.parent.name
+    shutil.copytree(wheel, ours / wheel.name, symlinks=True)
+    libraries = f"{wheel.parent.name}.libs"
+    shutil.copytree(wheel.parent.with_name(libraries), ours.with_name(libraries))
+    for made in [directory / "environment", *(directory / "environment").rglob("*")]:
+        made.chmod(made.stat().st_mode & 0o700)
+    monkeypatch.setattr(postgres, "_wheel_programs", lambda: ours / wheel.name)
+    monkeypatch.setattr(postgres, "SHARED_DATA", directory / "apart" / "data")
+    monkeypatch.setattr(postgres, "SHARED_PROGRAMS", directory / "apart" / "programs")
+    before = os.umask(0o077)
+    try:
+        server = Postgres(directory / place, durable=False)
+        server.start()
+        assert server.execute("SELECT 1").strip() == "1"
+        server.stop()
+    finally:
+        os.umask(before)
+
+
+@as_root
 def test_data_that_lie_apart_go_with_their_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "SHARED_DATA", directory / "data")
     closed = directory / "closed"
