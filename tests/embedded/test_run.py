@@ -181,6 +181,16 @@ def test_a_place_where_nothing_can_be_kept_is_named(directory: Path) -> None:
     assert re.fullmatch(r"bin/run: .*file/data'\n", run.said())
 
 
+def test_who_closed_its_input_and_output_wants_to_hear_nothing() -> None:
+    """Else what is opened next, a listening socket for instance, has their numbers."""
+    program = (
+        "import os; from embedded import run; run._open_closed_streams(); "
+        "run.Screen(run.sys.stdout).say('nobody reads this'); os._exit(os.open('/', os.O_RDONLY) <= 2)"
+    )
+    closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(closed, cwd=processes.ROOT, timeout=60, check=False).returncode == 0
+
+
 def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(directory: Path) -> None:
     port, name = two_free_ports(), "127.0.0.2"
     with pytest.MonkeyPatch.context() as patch:
