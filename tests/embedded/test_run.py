@@ -16,7 +16,7 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
-from embedded.system import System
+from embedded.system import System, past_proxies
 from server.config import load_config
 from server.listener import bind
 from tests.support.services import data_directory
@@ -214,6 +214,17 @@ def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(
         system.begin_stop()
         for part in reversed(system.parts.values()):
             part.stop()
+
+
+@pytest.mark.parametrize("given", ["", "example.org", "*"])
+def test_what_runs_beside_is_not_asked_through_a_proxy(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", given)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name, value in past_proxies("127.0.0.2").items():
+        monkeypatch.setenv(name, value)
+    asked = ["127.0.0.1:80", "localhost", "127.0.0.2", "example.org", "example.com"]
+    past = [host for host in asked if urllib.request.proxy_bypass(host)]
+    assert past == asked[: {"": 3, "example.org": 4, "*": 5}[given]]
 
 
 def test_the_last_port_of_all_is_as_good_as_any(directory: Path) -> None:
