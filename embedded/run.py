@@ -282,7 +282,9 @@ def _signals() -> Iterator[socket.socket]:
     with receiver, sender:
         receiver.setblocking(False)
         sender.setblocking(False)
-        before = {number: signal.signal(number, interrupt) for number in STOPPING}
+        # Who starts us with nohup wants us to outlive the terminal.
+        stopping = [n for n in STOPPING if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, interrupt) for number in stopping}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         try:

@@ -16,6 +16,7 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
+from embedded.run import InterruptedBySignal, _signals
 from embedded.system import System, past_proxies
 from server.config import load_config
 from server.listener import bind
@@ -214,6 +215,20 @@ def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(
         system.begin_stop()
         for part in reversed(system.parts.values()):
             part.stop()
+
+
+@pytest.mark.parametrize(("before", "stops"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_the_end_of_its_terminal_stops_it_but_after_nohup(before: signal.Handlers, stops: bool) -> None:
+    kept = signal.signal(signal.SIGHUP, before)
+    stopped = False
+    try:
+        with _signals():
+            signal.raise_signal(signal.SIGHUP)
+    except InterruptedBySignal:
+        stopped = True
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+    assert stopped is stops
 
 
 @pytest.mark.parametrize("given", ["", "example.org", "*"])
