@@ -30,7 +30,8 @@ ENV PATH=/lectern/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 L
 USER lectern
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]
-# SIGTERM drains: ready no more, players are sent elsewhere, the last checkpoint is written.
+    CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('LECTERN_SERVER__PORT', 8080)), timeout=2); c.request('GET', '/livez'); sys.exit(c.getresponse().status != 200)"]
+# SIGTERM drains: ready no more, players are sent elsewhere, the last checkpoint is written. That may take
+# `sessions.drain_s`, longer than Docker waits unasked: docker stop --time 25.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["python", "-m", "server"]

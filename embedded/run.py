@@ -58,6 +58,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; answers the exit status."""
     began = time.monotonic()
+    _open_closed_streams()
     options = read_arguments(arguments)
     try:
         config = load_config()
@@ -72,6 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the place for the data: the parts tell of theirs as PartFailedError
         print(f"bin/run: {error}", file=sys.stderr)
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Whoever closed our input or output wants to hear nothing; what we open must not get its number instead."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - for as long as we run
+    sys.stderr = sys.stderr or sys.stdout
 
 
 def _run_alone(lock: TextIO, config: Config, data: Path, options: argparse.Namespace, began: float) -> int:
@@ -91,7 +103,7 @@ def _run_alone(lock: TextIO, config: Config, data: Path, options: argparse.Names
         return 1
     system = System(config, data, listener, options.processes)
     _write_who(lock, system)
-    return Supervisor(system, Screen(), options.demo, began).run()
+    return Supervisor(system, Screen(sys.stdout), options.demo, began).run()
 
 
 def _write_who(lock: TextIO, system: System) -> None:
@@ -270,7 +282,9 @@ def _signals() -> Iterator[socket.socket]:
     with receiver, sender:
         receiver.setblocking(False)
         sender.setblocking(False)
-        before = {number: signal.signal(number, interrupt) for number in STOPPING}
+        # Who starts us with nohup wants us to outlive the terminal.
+        stopping = [n for n in STOPPING if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, interrupt) for number in stopping}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         try:

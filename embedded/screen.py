@@ -1,7 +1,7 @@
 """What the operator sees: lines that stay, and at a terminal one line that is written over."""
 
+import io
 import shutil
-import sys
 import time
 from typing import TextIO
 
@@ -11,7 +11,9 @@ CLEAR_LINE = "\r\x1b[2K"
 class Screen:
     """Writes to a terminal or to a log; a log gets every progress line of its own, at most one a second."""
 
-    def __init__(self, stream: TextIO = sys.stdout) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a path may be written as no locale but its own can
         self._stream = stream
         self.is_terminal = stream.isatty()
         self._updating = False

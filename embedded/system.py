@@ -64,7 +64,7 @@ class System:
         self.parts: dict[str, Part] = {}
         self.given: list[str] = []
         # For the server, over what the operator's own environment says.
-        self.settings = {"LECTERN_SERVER__PORT": str(self.port)}
+        self.settings = {"LECTERN_SERVER__PORT": str(self.port), **past_proxies(self.host, self._shown_host)}
         # (e-mail address, password) of the first administrator, where we know one.
         self.admin: tuple[str, str] | None = None
         # What does not lie in `data`.
@@ -293,6 +293,14 @@ class System:
     def _start(self, name: str, part: Part) -> None:
         self.parts[name] = part  # first, so that it is stopped even if the start is interrupted
         part.start()
+
+
+def past_proxies(*hosts: str) -> dict[str, str]:
+    """The environment in which what runs beside us is not asked through the proxy that leads to the world outside."""
+    names = ("no_proxy", "NO_PROXY")
+    given = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    ours = ",".join(dict.fromkeys(filter(None, (given, LOOPBACK, "localhost", "::1", *hosts))))
+    return dict.fromkeys(names, given if given == "*" else ours)
 
 
 def _free_port_from(port: int) -> int:

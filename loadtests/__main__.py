@@ -16,33 +16,23 @@ MOST_SPAWNED_PER_S = 100
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="bin/loadtest",
-        description="Simulated learners watch a lecture over WebSockets; at the end: sessions, frames per second, "
-        "percentiles of acks and decisions, and whether every frame was counted exactly once.",
-        epilog="Exit status 0 when nothing went wrong, else 1. From one address the server registers no more than its "
-        "limits.auth allow: raise it (LECTERN_LIMITS__AUTH__RATE=0) for more than some 150 players.",
-    )
+    """The command line; `bin/loadtest --help` describes it."""
+    parser = argparse.ArgumentParser(prog="bin/loadtest")
+    parser.add_argument("--host", default="http://127.0.0.1:8080")
+    parser.add_argument("--players", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--spawn-rate", type=float, default=None)
+    parser.add_argument("--interval-s", type=float, default=1.0)
+    parser.add_argument("--network", choices=sorted(LINKS), default=None)
+    parser.add_argument("--video", default=None)
+    parser.add_argument("--seed", type=int, default=1)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lectern-loadtest"
-    parser.add_argument("--host", default="http://127.0.0.1:8080", help="the server (%(default)s)")
-    parser.add_argument("--players", type=int, default=50, help="sessions at once (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=30, help="how long (%(default)s)")
-    parser.add_argument(
-        "--spawn-rate", type=float, default=None, help="players started a second (all within 3 s, or a third)"
-    )
-    parser.add_argument("--interval-s", type=float, default=1.0, help="seconds between a player's frames (%(default)s)")
-    parser.add_argument("--network", choices=sorted(LINKS), default=None, help="one kind of link for all (a mixture)")
-    parser.add_argument("--video", default=None, help="id of the video (a ready one of a free course)")
-    parser.add_argument("--seed", type=int, default=1, help="viewings are drawn from it (%(default)s)")
-    parser.add_argument("--accounts", default=str(cache), help="where accounts are kept for the next run (%(default)s)")
-    parser.add_argument("--sessions-each", type=int, default=3, help="sessions per account (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="processes that make the load (%(default)s)")
-    parser.add_argument("--figures", default=None, metavar="FILE", help="write the figures there as JSON")
-    parser.add_argument(
-        "--purchases", action="store_true", help="buy a course, impatiently and with test cards, instead of watching"
-    )
-    parser.add_argument("--course", default=None, help="id of the course to buy (the newest that costs something)")
+    parser.add_argument("--accounts", default=str(cache))
+    parser.add_argument("--sessions-each", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--figures", default=None, metavar="FILE")
+    parser.add_argument("--purchases", action="store_true")
+    parser.add_argument("--course", default=None)
     return parser.parse_args(arguments)
 
 

@@ -120,8 +120,7 @@ class Accounts:
     def _sign_in(self, account: Account) -> None:
         if account.access_token and account.good_until > time.time():
             return
-        if not account.access_token:
-            self._register(account)
+        if not account.access_token and self._register(account):
             return
         if account.refresh_token:
             body = {"refresh_token": account.refresh_token}
@@ -135,7 +134,14 @@ class Accounts:
         body = {"login": account.username, "password": account.password}
         account.took(self._api.request("POST", "/api/auth/login", body=body))
 
-    def _register(self, account: Account) -> None:
+    def _register(self, account: Account) -> bool:
+        """False: it is registered, and the answer that said so was lost."""
         email = f"{account.username}@example.org"
         body = {"username": account.username, "email": email, "password": account.password}
-        account.took(self._api.request("POST", "/api/auth/register", body=body))
+        try:
+            account.took(self._api.request("POST", "/api/auth/register", body=body))
+        except ApiError as refused:
+            if refused.code != "username_taken":
+                raise
+            return False
+        return True

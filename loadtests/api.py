@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -31,12 +32,13 @@ class Api:
         self._place = urlsplit(self.host)
 
     def request(self, method: str, path: str, *, token: str | None = None, body: Any = None) -> Any:
-        """The answer's JSON. A 429 or 503 is waited out a few times. Raises ApiError, OSError."""
+        """The answer's JSON. A 429 or 503 is waited out a few times, up to twice as long as asked: all were told the
+        same, and would come back at once. Raises ApiError, OSError."""
         for attempt in range(MOST_WAITS + 1):
             status, answer, retry_after_s = self._once(method, path, token, body)
             if status not in (429, 503) or attempt == MOST_WAITS or retry_after_s > LONGEST_WAIT_S:
                 break
-            self._wait(retry_after_s)
+            self._wait(retry_after_s * random.uniform(1, 2))
         if status >= 400:
             raise ApiError(method, path, status, answer)
         return answer

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gevent
-from locust import User, constant, events, task
+from locust import User, between, events, task
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
@@ -102,7 +102,7 @@ started_at: dict[Environment, float] = {}
 class Learner(User):
     """One player; a session that ends before its time is followed by another."""
 
-    wait_time = constant(1)
+    wait_time = between(0.5, 1.5)  # who was refused does not come back with all the others
 
     @task
     def watch(self) -> None:
@@ -192,6 +192,8 @@ def reported(client_id: str, data: dict[str, Any]) -> None:  # noqa: ARG001 - lo
 @events.init.add_listener
 def init(environment: Environment, **_: Any) -> None:
     """Quieten locust if asked to."""
+    # locust counts --run-time from when gevent's loop last looked at the clock, which was before all the imports.
+    gevent.get_hub().loop.update_now()
     if environment.parsed_options is not None and environment.parsed_options.table_only:
         logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
 

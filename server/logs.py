@@ -3,7 +3,7 @@
 import logging
 import sys
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO, cast
 
 import orjson
 import structlog
@@ -22,6 +22,24 @@ _SHARED = (
 )
 
 
+class _Stderr:
+    """What cannot be written (to a full disk, to a reader that is gone) is lost: nobody's request fails for it."""
+
+    def write(self, text: str) -> None:
+        """Some text, to what is standard error now, if it is not closed."""
+        try:
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+        except OSError:
+            pass
+
+    def flush(self) -> None:
+        """Nothing: standard error writes whole lines at once."""
+
+
+_STDERR = _Stderr()
+
+
 def configure_logs(log: Log) -> None:
     """Set up structlog and, through it, what libraries log."""
     level = _LEVELS[log.level]
@@ -31,7 +49,7 @@ def configure_logs(log: Log) -> None:
     else:
         ending = [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
+                colors=sys.stderr is not None and sys.stderr.isatty(),
                 # The rich one shows local variables: passwords and tokens among them.
                 exception_formatter=structlog.dev.plain_traceback,
             ),
@@ -40,10 +58,10 @@ def configure_logs(log: Log) -> None:
     structlog.configure(
         processors=[_add_request_id, *_SHARED, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _STDERR)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_STDERR)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_add_request_id, *_SHARED, structlog.stdlib.add_logger_name],
@@ -60,7 +78,7 @@ def get_logger() -> Any:
 
 def write_access(line: dict[str, Any]) -> None:
     """One line of the access log, past structlog's chain: it is written at every request."""
-    sys.stderr.write(orjson.dumps(line | {"path": hide_card_numbers(line["path"])}, default=str).decode() + "\n")
+    _STDERR.write(orjson.dumps(line | {"path": hide_card_numbers(line["path"])}, default=str).decode() + "\n")
 
 
 def _add_request_id(_logger: Any, _method: str, event: Any) -> Any:

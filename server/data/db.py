@@ -371,6 +371,12 @@ class Database:
             connection.terminate()
             self._renew()
             return NoAnswer("no answer in time")
+        elif isinstance(error, asyncpg.InvalidCachedStatementError):
+            # A release that takes over has altered a table. In a transaction nothing can be asked again, and the other
+            # connections have prepared the same for the table as it was.
+            connection.terminate()
+            self._renew()
+            return ConnectionLost(str(error))
         elif isinstance(error, (*_LOST, asyncpg.InternalClientError)):
             # The last is what asyncpg says of a connection whose server took leave and whose end has not come yet: its
             # state machine takes nothing any more, so nothing was sent.

@@ -1,6 +1,7 @@
 """Forward-only migrations: `sql/migrations/NNNN_name.sql`, in order, each in a transaction, never changed later.
 
-Several processes may start at once: an advisory lock lets one of them work while the others wait.
+Several processes may start at once: an advisory lock lets one of them work while the others wait. Those of the release
+before serve meanwhile: a table that somebody holds is asked for again later, or everybody would queue behind us.
 """
 
 import asyncio
@@ -13,8 +14,16 @@ from pathlib import Path
 import asyncpg
 
 from server.config import ConfigError, check_named, load_config
+from server.logs import get_logger
 
 MIGRATIONS_DIR = Path(__file__).resolve().parents[2] / "sql" / "migrations"
+
+log = get_logger()
+
+# How long a migration waits for a table, holding those that it has: less than the second after which Postgres looks
+# for a deadlock, which it would end by failing somebody's request. And the pause before it begins anew.
+LOCK_WAIT_S = 0.5
+PAUSE_S = 1.0
 
 _LOCK = 7_423_001  # any number that only migrations use
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -60,13 +69,13 @@ async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s:
     """Apply what is missing and name it. Raises MigrationError, or OSError and asyncpg's errors when unreachable.
 
     Args:
-        lock_timeout_s: how long to wait for another process that migrates.
+        lock_timeout_s: how long to wait for another process that migrates, and for the tables of each migration.
     """
     migrations = read_migrations(directory)
     connection = await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "lectern-migrate"})
     try:
         await _lock(connection, lock_timeout_s)
-        return await _apply_missing(connection, migrations)
+        return await _apply_missing(connection, migrations, lock_timeout_s)
     finally:
         connection.terminate()  # which also lets go of the lock
 
@@ -79,7 +88,9 @@ async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", timeout_s: flo
         raise MigrationError(f"another process has been migrating for {timeout_s:g} s") from None
 
 
-async def _apply_missing(connection: "asyncpg.Connection[asyncpg.Record]", migrations: list[Migration]) -> list[str]:
+async def _apply_missing(
+    connection: "asyncpg.Connection[asyncpg.Record]", migrations: list[Migration], timeout_s: float
+) -> list[str]:
     await connection.execute(_TABLE)
     rows = await connection.fetch("SELECT number, name, checksum FROM schema_migrations ORDER BY number")
     applied = {row["number"]: row for row in rows}
@@ -87,7 +98,7 @@ async def _apply_missing(connection: "asyncpg.Connection[asyncpg.Record]", migra
     names = []
     for migration in migrations:
         if migration.number not in applied:
-            await _apply(connection, migration)
+            await _apply_when_free(connection, migration, timeout_s)
             names.append(migration.name)
     return names
 
@@ -98,7 +109,9 @@ def _compare(applied: dict[int, asyncpg.Record], migrations: list[Migration]) ->
     for number, row in applied.items():
         migration = by_number.get(number)
         if migration is None:
-            raise MigrationError(f"{row['name']} was applied to this database, but its file is gone")
+            raise MigrationError(
+                f"{row['name']} was applied to this database, but its file is gone; is this an older release?"
+            )
         if migration.checksum != row["checksum"]:
             raise MigrationError(f"{migration.name} was changed after it had been applied")
     newest = max(applied, default=0)
@@ -107,18 +120,33 @@ def _compare(applied: dict[int, asyncpg.Record], migrations: list[Migration]) ->
             raise MigrationError(f"{migration.name} comes before what has been applied already")
 
 
+async def _apply_when_free(
+    connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration, timeout_s: float
+) -> None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        try:
+            return await _apply(connection, migration)
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if loop.time() + PAUSE_S > deadline:
+                raise MigrationError(f"{migration.name}: its tables were in use for {timeout_s:g} s") from error
+            log.warning("migration_waits", file=migration.name, error=str(error))
+        except asyncpg.PostgresError as error:
+            raise MigrationError(f"{migration.name}: {error}") from error
+        await asyncio.sleep(PAUSE_S)
+
+
 async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration) -> None:
-    try:
-        async with connection.transaction():
-            await connection.execute(migration.sql)
-            await connection.execute(
-                "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
-                migration.number,
-                migration.name,
-                migration.checksum,
-            )
-    except asyncpg.PostgresError as error:
-        raise MigrationError(f"{migration.name}: {error}") from error
+    async with connection.transaction():
+        await connection.execute(f"SET LOCAL lock_timeout = {round(1000 * LOCK_WAIT_S)}")
+        await connection.execute(migration.sql)
+        await connection.execute(
+            "INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3)",
+            migration.number,
+            migration.name,
+            migration.checksum,
+        )
 
 
 def main() -> int:

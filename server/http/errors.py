@@ -1,5 +1,6 @@
 """What is told a client of an exception: which problem one of Postgres, Redis, aiohttp or an outside service is."""
 
+import errno
 import math
 
 import asyncpg
@@ -18,6 +19,7 @@ from server.http.problems import (
     MethodNotAllowed,
     NotConfigured,
     NotFound,
+    Overloaded,
     PaymentRequired,
     Problem,
     RedisUnavailable,
@@ -40,7 +42,19 @@ CONSTRAINTS: dict[str, type[Problem]] = {
     "enrollments_paid": PaymentRequired,
 }
 
-_REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
+_REDIS_AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.BusyLoadingError,
+    # It answers, and takes no writes: its memory is full, it is another's copy, or a part of it is gone.
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+)
+# The same for want of room on its disk or of copies, for which the library has no exceptions.
+_TAKES_NO_WRITES = ("MISCONF", "NOREPLICAS")
+# This machine's disk, where files are kept while they come.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # In order: the first that fits counts.
 _FOREIGN: tuple[tuple[tuple[type[Exception], ...], type[Problem]], ...] = (
     (DATABASE_AWAY, DatabaseUnavailable),
@@ -75,7 +89,16 @@ def problem_of(error: BaseException) -> Problem:
     refused = isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
     if refused or isinstance(error, asyncpg.DataError):
         return ValidationFailed("A value is out of the range that can be stored.")
-    return next((problem() for kinds, problem in _FOREIGN if isinstance(error, kinds)), InternalError())
+    return _of_part(error)()
+
+
+def _of_part(error: BaseException) -> type[Problem]:
+    """A part behind us is away, or answers and does not do what it is there for."""
+    if isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_TAKES_NO_WRITES):
+        return RedisUnavailable
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return Overloaded
+    return next((problem for kinds, problem in _FOREIGN if isinstance(error, kinds)), InternalError)
 
 
 def _of_http(error: web.HTTPException) -> Problem:

@@ -394,7 +394,7 @@ def _of_input(route: Route) -> Iterable[type[Problem]]:
     if route.body is not None:
         yield from (MalformedJson, ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
     if route.form or route.content:
-        yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut)
+        yield from (ValidationFailed, BodyTooLarge, UnsupportedMediaType, RequestTimedOut, Overloaded)
     if "application/json" in route.content:
         yield MalformedJson
     if route.query is not None:

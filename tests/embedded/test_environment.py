@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from embedded import environment, processes
+
+COMMANDS = sorted(path.name for path in (processes.ROOT / "bin").iterdir())
+# Those that do nothing without a word.
+FIRST_WORDS = {"admin": ("jobs",), "bench": ("live",)}
 
 
 @pytest.fixture
@@ -62,13 +68,37 @@ def test_a_tree_that_cannot_be_written_is_told_and_not_a_traceback(
     assert str(venv) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", sorted(path.name for path in (processes.ROOT / "bin").iterdir()))
-def test_every_command_says_what_it_does(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_it_does_at_once_and_from_anywhere(command: str, tmp_path: Path) -> None:
+    alone = tmp_path / "bin" / command
+    alone.parent.mkdir()
+    shutil.copy(processes.ROOT / "bin" / command, alone)
     done = subprocess.run(
-        [processes.ROOT / "bin" / command, "--help"], capture_output=True, text=True, timeout=60, check=False
+        [f"./{command}", "--help"], cwd=alone.parent, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: bin/{command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_works_on_its_own_tree_wherever_the_shell_looks_for_folders(command: str, tmp_path: Path) -> None:
+    for tree in (tmp_path / "ours", tmp_path / "other"):
+        (tree / "bin").mkdir(parents=True)
+        (tree / "bin" / "setup").write_text(f"#!/bin/sh\necho set up {tree.name}\nexit 7\n")
+        (tree / "bin" / "setup").chmod(0o755)
+        (tree / "embedded").mkdir()
+        (tree / "embedded" / "environment.py").write_text(f"print('set up {tree.name}')\nexit(7)\n")
+    shutil.copy(processes.ROOT / "bin" / command, tmp_path / "ours" / "bin" / command)
+    done = subprocess.run(
+        [f"bin/{command}", *FIRST_WORDS.get(command, ())],
+        cwd=tmp_path / "ours",
+        env={**os.environ, "CDPATH": str(tmp_path / "other")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (7, "set up ours\n")
 
 
 def test_a_machine_without_a_fitting_python_is_told_so(tmp_path: Path) -> None:

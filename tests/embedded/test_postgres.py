@@ -151,6 +151,21 @@ def test_one_that_has_much_to_read_before_it_answers_is_waited_for(
     server.stop()
 
 
+async def test_what_the_environment_says_of_another_postgres_is_not_about_this_one(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PGPORT": "5433", "PGSSLMODE": "verify-full", "PGOPTIONS": "-c nonsense=1"}.items():
+        monkeypatch.setenv(name, value)
+    server = Postgres(directory, durable=False)
+    try:
+        await asyncio.to_thread(server.start)
+        connection = await asyncpg.connect(server.dsn)
+        assert await connection.fetchval("SELECT 1") == 1
+        await connection.close()
+    finally:
+        server.stop()
+
+
 @as_root
 def test_under_root_it_runs_as_nobody(server: Postgres) -> None:
     assert Path(f"/proc/{server.pid}").stat().st_uid == pwd.getpwnam("nobody").pw_uid
@@ -172,6 +187,32 @@ def test_under_root_closed_places_are_left_for_open_ones(directory: Path, monkey
     assert server.data.is_relative_to(directory / "data")
     assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(directory / "programs")
     server.stop()
+
+
+@as_root
+@pytest.mark.parametrize("place", ["closed/data", "data"])
+def test_root_may_close_all_that_it_makes_to_others(
+    place: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (directory / "closed").mkdir(mode=0o700)
+    wheel = postgres._wheel_programs()
+    ours = directory / "environment" / wheel.parent.name
+    shutil.copytree(wheel, ours / wheel.name, symlinks=True)
+    libraries = f"{wheel.parent.name}.libs"
+    shutil.copytree(wheel.parent.with_name(libraries), ours.with_name(libraries))
+    for made in [directory / "environment", *(directory / "environment").rglob("*")]:
+        made.chmod(made.stat().st_mode & 0o700)
+    monkeypatch.setattr(postgres, "_wheel_programs", lambda: ours / wheel.name)
+    monkeypatch.setattr(postgres, "SHARED_DATA", directory / "apart" / "data")
+    monkeypatch.setattr(postgres, "SHARED_PROGRAMS", directory / "apart" / "programs")
+    before = os.umask(0o077)
+    try:
+        server = Postgres(directory / place, durable=False)
+        server.start()
+        assert server.execute("SELECT 1").strip() == "1"
+        server.stop()
+    finally:
+        os.umask(before)
 
 
 @as_root

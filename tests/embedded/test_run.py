@@ -16,7 +16,8 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
-from embedded.system import System
+from embedded.run import InterruptedBySignal, _signals
+from embedded.system import System, past_proxies
 from server.config import load_config
 from server.listener import bind
 from tests.support.services import data_directory
@@ -181,6 +182,16 @@ def test_a_place_where_nothing_can_be_kept_is_named(directory: Path) -> None:
     assert re.fullmatch(r"bin/run: .*file/data'\n", run.said())
 
 
+def test_who_closed_its_input_and_output_wants_to_hear_nothing() -> None:
+    """Else what is opened next, a listening socket for instance, has their numbers."""
+    program = (
+        "import os; from embedded import run; run._open_closed_streams(); "
+        "run.Screen(run.sys.stdout).say('nobody reads this'); os._exit(os.open('/', os.O_RDONLY) <= 2)"
+    )
+    closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(closed, cwd=processes.ROOT, timeout=60, check=False).returncode == 0
+
+
 def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(directory: Path) -> None:
     port, name = two_free_ports(), "127.0.0.2"
     with pytest.MonkeyPatch.context() as patch:
@@ -204,6 +215,31 @@ def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(
         system.begin_stop()
         for part in reversed(system.parts.values()):
             part.stop()
+
+
+@pytest.mark.parametrize(("before", "stops"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_the_end_of_its_terminal_stops_it_but_after_nohup(before: signal.Handlers, stops: bool) -> None:
+    kept = signal.signal(signal.SIGHUP, before)
+    stopped = False
+    try:
+        with _signals():
+            signal.raise_signal(signal.SIGHUP)
+    except InterruptedBySignal:
+        stopped = True
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+    assert stopped is stops
+
+
+@pytest.mark.parametrize("given", ["", "example.org", "*"])
+def test_what_runs_beside_is_not_asked_through_a_proxy(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", given)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name, value in past_proxies("127.0.0.2").items():
+        monkeypatch.setenv(name, value)
+    asked = ["127.0.0.1:80", "localhost", "127.0.0.2", "example.org", "example.com"]
+    past = [host for host in asked if urllib.request.proxy_bypass(host)]
+    assert past == asked[: {"": 3, "example.org": 4, "*": 5}[given]]
 
 
 def test_the_last_port_of_all_is_as_good_as_any(directory: Path) -> None:

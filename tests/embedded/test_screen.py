@@ -35,3 +35,10 @@ def test_a_terminal_that_is_gone_stops_nothing() -> None:
             raise BrokenPipeError
 
     Screen(Gone()).say("nobody reads this")
+
+
+def test_what_the_locale_cannot_write_is_no_reason_to_stop() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    Screen(stream).say("Data  /srv/kürs")
+    assert written.getvalue() == b"Data  /srv/k?rs\n"

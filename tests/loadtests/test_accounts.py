@@ -100,3 +100,20 @@ def test_a_refused_registration_is_told():
     routes.request = lambda *_, **__: (_ for _ in ()).throw(ApiError("POST", "/register", 429, {}))  # type: ignore[method-assign]
     with pytest.raises(ApiError, match="429"):
         accounts.lend()
+
+
+def test_an_account_whose_registering_was_not_answered_is_signed_in():
+    class Lost(AuthRoutes):
+        def request(self, method: str, path: str, **asked: Any) -> Mapping[str, Any]:
+            answer = super().request(method, path, **asked)
+            if path.endswith("register"):
+                if self.calls.count("register") == 1:
+                    raise ConnectionResetError
+                raise ApiError(method, path, 409, {"code": "username_taken"})
+            return answer
+
+    accounts = Accounts(routes := Lost())
+    with pytest.raises(ConnectionResetError):
+        accounts.lend()
+    assert accounts.lend().access_token
+    assert routes.calls == ["register", "register", "login"]

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 import logging
 import sys
@@ -54,6 +56,22 @@ def test_an_exception_is_logged_without_the_values_of_variables(form: Any, capsy
     text = capsys.readouterr().err
     assert "TypeError" in text
     assert password not in text
+
+
+class FullDisk(io.StringIO):
+    """Standard error when its disk is full, or its reader gone."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("stderr", [FullDisk(), None], ids=["a full disk", "closed"])
+def test_a_line_that_cannot_be_written_is_lost_and_nothing_else(stderr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    configure_logs(Log())
+    get_logger().warning("trouble")
+    logging.getLogger("a.library").warning("trouble")
+    write_access({"event": "request", "path": "/"})
 
 
 def test_the_access_log_writes_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:

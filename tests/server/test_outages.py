@@ -211,6 +211,24 @@ async def test_without_redis_only_telemetry_waits(
     await eventually(both_are_taken)
 
 
+@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
+async def test_while_redis_takes_no_writes_frames_wait(
+    setting: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+) -> None:
+    session = await learner.make(f"/api/videos/{lecture.video_id}/sessions", {})
+    network = f"/api/videos/sessions/{session['session_id']}/network"
+    own_valkey.command("CONFIG", "SET", setting, "1")
+    answer = await timed(learner.post(network, frame(1, 1.0)))
+    assert (answer.status, answer.code, answer.headers.get("Retry-After")) == (503, "redis_unavailable", "1")
+    assert (await timed(learner.get(f"/api/videos/{lecture.video_id}"))).status == 200
+    own_valkey.command("CONFIG", "SET", setting, "0")
+
+    async def is_taken() -> bool:
+        return (await learner.post(network, frame(1, 1.0))).status == 202
+
+    await eventually(is_taken)
+
+
 @pytest.mark.parametrize("away", ["redis, which may take its time"])
 @pytest.mark.parametrize("how", ["stopped", "paused"])
 async def test_without_redis_one_may_leave(how: str, learner: Person, own_valkey: Valkey) -> None:

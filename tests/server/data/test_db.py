@@ -255,6 +255,21 @@ async def test_a_connection_that_dies_in_use_is_told_as_postgres_away(own: Datab
         assert await own.fetchval("SELECT 1") == 1
 
 
+async def test_a_table_that_is_altered_meanwhile_is_told_once_and_as_postgres_away(database: Database) -> None:
+    await database.execute(THINGS)
+
+    async def look() -> None:
+        async with database.transaction() as one, database.transaction() as other:
+            await one.fetch("SELECT * FROM things")
+            await other.fetch("SELECT * FROM things")
+
+    await look()
+    await database.execute("ALTER TABLE things ADD x int")
+    with pytest.raises(PostgresAway):
+        await look()
+    await look()
+
+
 class _EndKeptBack(Link):
     """The end of a connection does not come through."""
 

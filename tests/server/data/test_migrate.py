@@ -6,6 +6,7 @@ import pytest
 
 from server.data import migrate as module
 from server.data.migrate import MigrationError, migrate, read_migrations
+from tests.support.waiting import blocked
 
 
 def write(directory: Path, **files: str) -> Path:
@@ -69,6 +70,43 @@ async def test_who_waits_for_another_process_gives_up_in_the_end(empty_postgres_
     with pytest.raises(MigrationError, match="another process"):
         await migrate(empty_postgres_dsn, tmp_path, lock_timeout_s=0.1)
     await other.close()
+
+
+async def test_a_table_that_somebody_holds_is_waited_for_and_nobody_waits_behind_the_migration(
+    empty_postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 0.1)
+    write(tmp_path, **{"0001_a": "CREATE TABLE a ()"})
+    await migrate(empty_postgres_dsn, tmp_path)
+    write(tmp_path, **{"0002_b": "CREATE TABLE b (); ALTER TABLE a ADD x int"})
+    holder, reader = await asyncpg.connect(empty_postgres_dsn), await asyncpg.connect(empty_postgres_dsn)
+    try:
+        async with holder.transaction():  # such as a backup
+            await holder.fetch("SELECT * FROM a")
+            migrating = asyncio.create_task(migrate(empty_postgres_dsn, tmp_path))
+            await blocked(reader)
+            async with asyncio.timeout(30):
+                await reader.fetch("SELECT * FROM a")
+            assert not migrating.done()
+        assert await migrating == ["0002_b.sql"]
+    finally:
+        await holder.close()
+        await reader.close()
+
+
+async def test_tables_that_are_never_free_are_told(
+    empty_postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_WAIT_S", 0.01)
+    write(tmp_path, **{"0001_a": "CREATE TABLE a ()"})
+    await migrate(empty_postgres_dsn, tmp_path)
+    write(tmp_path, **{"0002_b": "ALTER TABLE a ADD x int"})
+    holder = await asyncpg.connect(empty_postgres_dsn)
+    async with holder.transaction():
+        await holder.fetch("SELECT * FROM a")
+        with pytest.raises(MigrationError, match=r"0002_b\.sql: its tables were in use"):
+            await migrate(empty_postgres_dsn, tmp_path, lock_timeout_s=0.1)
+    await holder.close()
 
 
 @pytest.mark.parametrize(("first", "second"), [("1_a", "0002_b"), ("0001_a", "0001_b"), ("0001_A", "0002_b")])

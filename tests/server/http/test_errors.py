@@ -1,3 +1,5 @@
+import errno
+
 import asyncpg
 import pytest
 import redis.exceptions
@@ -31,6 +33,11 @@ def postgres_error(kind: type[asyncpg.PostgresError], **fields: str) -> asyncpg.
         (asyncpg.AdminShutdownError("x"), "database_unavailable"),
         (redis.exceptions.ConnectionError("x"), "redis_unavailable"),
         (redis.exceptions.TimeoutError("x"), "redis_unavailable"),
+        (redis.exceptions.OutOfMemoryError("x"), "redis_unavailable"),
+        (redis.exceptions.ReadOnlyError("x"), "redis_unavailable"),
+        (redis.exceptions.ResponseError("MISCONF Errors writing to the AOF file"), "redis_unavailable"),
+        (redis.exceptions.ResponseError("WRONGTYPE: our bug"), "internal_error"),
+        (OSError(errno.ENOSPC, "No space left on device"), "overloaded"),
         (TimeoutError(), "timed_out"),
         (ServiceNotConfigured("x"), "not_configured"),
         (ServiceSlow("x"), "upstream_timed_out"),
