@@ -1,11 +1,13 @@
 -- Video sessions: claims, checkpoints, the reaper; processes.
 
--- name: claim_session(session_id, owner, claimed_by, expected)^
--- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session, and for one that is not under
--- the epoch `expected` any more, if that is not null.
+-- name: claim_session(session_id, owner, claimed_by, expected, until)^
+-- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session, for one that is not under
+-- the epoch `expected` any more, if that is not null, and after `until`, if that is not: who asked was told by then that it
+-- was in vain, and may have left the session to another socket.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = :claimed_by, status = 'active', seen_at = now()
 WHERE id = :session_id AND status <> 'ended' AND epoch = coalesce(:expected::bigint, epoch)
+  AND clock_timestamp() < coalesce(:until::timestamptz, 'infinity')
 RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
           save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
@@ -216,7 +218,7 @@ WHERE s.id = :session_id AND (s.user_id = :viewer_id OR c.creator_id = :viewer_i
 -- name: get_own_session(session_id, user_id, alive_s)^
 -- For its user's frames: where it stands, and whether the process that owns it is alive.
 SELECT s.id, s.status, s.owner, s.epoch, s.last_seq, s.last_sub, s.decision::json AS decision, s.video_id,
-       extract(epoch FROM now() - s.created_at)::float8 AS age_s,
+       extract(epoch FROM now() - s.created_at)::float8 AS age_s, now() AS read_at,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM video_sessions AS s
