@@ -14,12 +14,13 @@ RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq,
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions;
 
--- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, lost, most)
+-- name: claim_orphans(owner, as_of, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, lost, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
 -- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
 -- an owner was ended beside its socket, and its stream not yet folded; whose socket did so stays known, for who holds it
 -- may not have heard yet. But for the strays only those seen within `seen_within_s`, if that is not null. With `lost` also
--- what the caller's reaper has claimed and does not know of.
+-- what the caller's reaper has claimed and does not know of. Who is alive is judged as of `as_of`, when the caller itself was
+-- seen last: when Postgres hung and comes to this late, all others have been as silent as the caller.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = CASE WHEN s.status = 'ended' THEN s.claimed_by ELSE 'reaper' END
 WHERE id = ANY (ARRAY(
@@ -34,7 +35,7 @@ WHERE id = ANY (ARRAY(
         OR s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean AND s.claimed_by = 'reaper')
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
-            WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+            WHERE p.id = s.owner AND p.seen_at > coalesce(:as_of::timestamptz, now()) - make_interval(secs => :alive_s)))
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ) || ARRAY(
@@ -46,7 +47,7 @@ WHERE id = ANY (ARRAY(
         s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean)
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
-            WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+            WHERE p.id = s.owner AND p.seen_at > coalesce(:as_of::timestamptz, now()) - make_interval(secs => :alive_s)))
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))
@@ -146,8 +147,8 @@ SELECT held.id, s.epoch, s.claimed_by FROM unnest(:ids::uuid[], :epochs::bigint[
 LEFT JOIN video_sessions AS s ON s.id = held.id
 WHERE s.epoch IS DISTINCT FROM held.epoch;
 
--- name: beat(process_id)!
-INSERT INTO processes (id) VALUES (:process_id) ON CONFLICT (id) DO UPDATE SET seen_at = now();
+-- name: beat(process_id)$
+INSERT INTO processes (id) VALUES (:process_id) ON CONFLICT (id) DO UPDATE SET seen_at = now() RETURNING seen_at;
 
 -- name: leave(process_id)!
 DELETE FROM processes WHERE id = :process_id;

@@ -54,12 +54,8 @@ async def test_a_claim_that_postgres_comes_to_when_nobody_waits_any_more_ends_no
         asked_by = await two.db.fetchval("SELECT pg_backend_pid()")
         with paused(own_postgres), pytest.raises(PostgresAway):
             await two.runtime.claim(session_id, "socket", asked_at=asked_at)
-        still_there = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1"
-
-        async def done() -> bool:
-            return await one.db.fetchval(still_there, asked_by) == 0
-
-        await eventually(done)
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1"
+        await eventually(lambda: one.db.fetchval(gone, asked_by))
         await one.runtime.checkpoints.check_fences([session])
         assert listener.ended is None
 
