@@ -201,7 +201,9 @@ class Database:
         """
         if sql not in self._together:
             asked: list[tuple[Any, ...]] = []
-            self._together[sql] = asked, self._loop.create_task(self._fetch_all(sql, asked))
+            asking = self._loop.create_task(self._fetch_all(sql, asked))
+            asking.add_done_callback(_hear)
+            self._together[sql] = asked, asking
         asked, answer = self._together[sql]
         asked.append(args)
         place = len(asked)
@@ -436,6 +438,12 @@ class Within(Database):
     async def _ask(self, method: str, sql: str, args: Sequence[Any]) -> Any:
         async with self.connection() as connection:
             return await getattr(connection, method)(sql, *args)
+
+
+def _hear(asking: asyncio.Task[Any]) -> None:
+    """That it failed is nobody's business where all who asked have left."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 @asynccontextmanager
