@@ -40,11 +40,10 @@ CONSTRAINTS: dict[str, type[Problem]] = {
     "enrollments_paid": PaymentRequired,
 }
 
-_REDIS_AWAY = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, redis.exceptions.BusyLoadingError)
 # In order: the first that fits counts.
 _FOREIGN: tuple[tuple[tuple[type[Exception], ...], type[Problem]], ...] = (
     (DATABASE_AWAY, DatabaseUnavailable),
-    (_REDIS_AWAY, RedisUnavailable),
+    ((redis.exceptions.RedisError,), RedisUnavailable),  # also what it refuses: without memory, or writes just now
     ((web.RequestPayloadError,), MalformedRequest),
     ((ServiceNotConfigured,), NotConfigured),
     ((ServiceSlow,), UpstreamTimedOut),

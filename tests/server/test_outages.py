@@ -211,6 +211,28 @@ async def test_without_redis_only_telemetry_waits(
     await eventually(both_are_taken)
 
 
+@pytest.mark.parametrize(
+    ("refuses", "takes_again"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["no memory", "no replicas", "a replica"],
+)
+async def test_while_redis_takes_no_writes_telemetry_is_503(
+    refuses: str, takes_again: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+) -> None:
+    session = await learner.make(f"/api/videos/{lecture.video_id}/sessions", {})
+    network = f"/api/videos/sessions/{session['session_id']}/network"
+    assert own_valkey.command(*refuses.split()) == b"+OK\r\n"
+    answer = await learner.post(network, frame(1, 1.0))
+    assert (answer.status, answer.code, answer.headers.get("Retry-After")) == (503, "redis_unavailable", "1")
+    assert own_valkey.command(*takes_again.split()) == b"+OK\r\n"
+    answer = await learner.post(network, frame(1, 1.0))
+    assert (answer.status, answer.body["accepted"]) == (202, 1)
+
+
 @pytest.mark.parametrize("away", ["redis, which may take its time"])
 @pytest.mark.parametrize("how", ["stopped", "paused"])
 async def test_without_redis_one_may_leave(how: str, learner: Person, own_valkey: Valkey) -> None:
