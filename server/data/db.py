@@ -448,10 +448,11 @@ def _hear(asking: asyncio.Task[Any]) -> None:
 
 @asynccontextmanager
 async def _away() -> AsyncIterator[None]:
-    """While connecting any refusal of the network or of a starting or full server means that Postgres is away."""
+    """While connecting any refusal means that Postgres is away: of the network, of a server that starts or is full, or
+    of one that does not let us in any more (another password, a database under repair)."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.TooManyConnectionsError, *_LOST) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         raise PostgresAway(str(error) or type(error).__name__) from error
 
 

@@ -168,6 +168,23 @@ async def test_while_postgres_takes_no_writes_reads_go_on_and_writes_are_503(
     await eventually(lambda: write_answers(200))
 
 
+async def test_while_postgres_lets_nobody_in_its_routes_are_503(
+    learner: Person, lecture: Lecture, own_postgres: Postgres
+) -> None:
+    """As while a database is repaired or restored, or when somebody changed a password there first."""
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'lectern'"
+    await asyncio.to_thread(own_postgres.execute, "ALTER DATABASE lectern ALLOW_CONNECTIONS false")
+    await asyncio.to_thread(own_postgres.execute, cut)
+    for asked in (*of_postgres(learner, lecture), sign_in(learner)):
+        answer = await timed(asked)
+        assert (answer.status, answer.code) == (503, "database_unavailable"), answer.body
+    assert await is_ready(learner) == (503, ["postgres"])
+    await asyncio.to_thread(own_postgres.execute, "ALTER DATABASE lectern ALLOW_CONNECTIONS true")
+    await eventually(lambda: ready(learner))
+    for asked in of_postgres(learner, lecture):
+        assert (await timed(asked)).status in (200, 201)
+
+
 async def test_a_postgres_that_starts_anew_costs_nobody_an_error(
     learner: Person, lecture: Lecture, own_postgres: Postgres
 ) -> None:
