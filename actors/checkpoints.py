@@ -41,7 +41,8 @@ PARTS = 16
 WRITERS = 3
 # A session's stream is trimmed when this many of its entries are saved.
 TRIM = 64
-# A session with a socket but nothing to save is renewed this often, so that it counts as seen.
+# A session with a socket but nothing to save is renewed this often, so that it counts as seen; where
+# `sessions.live_window_s` is short, within half of that.
 TOUCH_S = 20.0
 # So many in one statement.
 TOUCHED = 500
@@ -76,6 +77,7 @@ class Checkpoints:
         self._clock = clock
         self._share = complete_share
         self._linger_s = min(settings.rest_idle_s, settings.suspend_after_s)
+        self._touch_s = min(TOUCH_S, settings.live_window_s / 2)
         self._left: set[VideoSession] = set()
         self._kicked = asyncio.Event()
         self._saving = asyncio.Lock()
@@ -157,7 +159,7 @@ class Checkpoints:
     async def touch(self, held: Iterable[VideoSession]) -> None:
         """Say of sessions with a socket but nothing to save that they are seen; `held` are sorted by when they were
         saved. Raises PostgresAway."""
-        long_ago = self._clock.monotonic() - TOUCH_S
+        long_ago = self._clock.monotonic() - self._touch_s
         due = [
             session
             for session in takewhile(lambda session: session.saved_at < long_ago, held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from uuid import UUID
 
 from actors.outages import looked_at
@@ -27,6 +28,8 @@ class Pulse:
         self._clock = clock
         self._alive_s = alive_s
         self._beaten_at = math.inf  # not yet
+        # The same by the clock of Postgres.
+        self.seen_at: datetime | None = None
         self._distrusts_until = -math.inf
 
     @property
@@ -39,7 +42,7 @@ class Pulse:
         """Say that this process lives. Raises PostgresAway."""
         with looked_at("postgres"):
             async with self._db.connection() as connection:
-                await sessions_sql.beat(connection, process_id=self.process_id)
+                self.seen_at = await sessions_sql.beat(connection, process_id=self.process_id)
         now = self._clock.monotonic()
         if math.isfinite(self._beaten_at) and now - self._beaten_at > 2 * BEAT_S:
             self._distrusts_until = now + self._alive_s

@@ -99,6 +99,7 @@ class Reaper:
                 rows = await sessions_sql.claim_orphans(
                     connection,
                     owner=self._registry.process_id,
+                    as_of=self._pulse.seen_at,
                     alive_s=self._settings.process_alive_s,
                     suspend_after_s=self._settings.suspend_after_s,
                     end_after_s=self._settings.end_after_s,

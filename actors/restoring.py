@@ -34,7 +34,12 @@ class Restorer:
         if standing is not None and (standing["last_seq"], int(standing["last_sub"])) >= cursor:
             return Outcome.SAVED
         row = await sessions_sql.claim_session(
-            self._db, session_id=session_id, owner=self._registry.process_id, claimed_by="reaper", expected=None
+            self._db,
+            session_id=session_id,
+            owner=self._registry.process_id,
+            claimed_by="reaper",
+            expected=None,
+            until=None,
         )
         if row is None:
             return Outcome.GONE

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -39,7 +40,7 @@ from actors.video_session.messages import (
 from server import metrics
 from server.clock import Clock
 from server.config import Sessions
-from server.data.db import Database
+from server.data.db import Database, PostgresAway
 from server.data.neighbours import Neighbours
 from server.data.streams import FRAMES, Appended, Streams, stream_key
 from server.supervision import supervise
@@ -146,12 +147,18 @@ class Runtime:
 
     # Sessions --------------------------------------------------------------------------------------------------------
 
-    async def claim(self, session_id: UUID, claimed_by: str, expected: int | None = None) -> VideoSession | None:
+    async def claim(
+        self, session_id: UUID, claimed_by: str, expected: int | None = None, asked_at: datetime | None = None
+    ) -> VideoSession | None:
         """Own the session from now on: fence off whoever had it, load, replay. None for an ended or unknown one, and
         for one that is not under the epoch `expected` any more, if that is given.
 
+        With `asked_at`, when that was by the clock of Postgres, a claim to which it comes when nobody waits for it any
+        more is none: a Postgres that hung does then what it was asked before, and a live socket would end by it.
+
         Raises PostgresAway, RedisError.
         """
+        until = asked_at and asked_at + timedelta(seconds=self._db.timeout_s)
         held = self.registry.get(session_id)  # until our own announcement reaches us
         async with self._db.connection() as connection:
             with self._stray_where_it_fails(session_id):
@@ -161,8 +168,11 @@ class Runtime:
                     owner=self.registry.process_id,
                     claimed_by=claimed_by,
                     expected=expected,
+                    until=until,
                 )
         if row is None:
+            if until is not None and await self._standing(session_id) is not None:
+                raise PostgresAway("the claim came too late")
             return None
         self.registry.strays.pop(session_id, None)  # it is looked after; nobody else is to claim it meanwhile
         with self._stray_where_it_fails(session_id):
@@ -173,6 +183,15 @@ class Runtime:
         decide_all([session], self.settings.decision_ttl_ms)
         self.registry.add(session)
         return session
+
+    async def open(self, row: Mapping[str, Any]) -> VideoSession | None:
+        """Claim the session of `row` (of `get_own_session`) for a socket; None where it has ended meanwhile.
+
+        Raises PostgresAway, RedisError.
+        """
+        if row["owner_alive"]:
+            await self._streams.ping()  # or a socket that is open somewhere would end for an opening that fails
+        return await self.claim(row["id"], "socket", asked_at=row["read_at"])
 
     @contextlib.contextmanager
     def _stray_where_it_fails(self, session_id: UUID) -> Iterator[None]:

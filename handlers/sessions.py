@@ -330,7 +330,7 @@ async def _claim(call: Call[None]) -> tuple[VideoSession, Watcher]:
         ends_at = await sessions.get_watch_end(
             call.db, video_id=row["video_id"], viewer_id=claims.sub, viewer_role=claims.role
         )
-        session = None if row["status"] == "ended" else await call.app[CORE].claim(row["id"], "socket")
+        session = None if row["status"] == "ended" else await call.app[CORE].open(row)
     if session is None:
         raise SessionNotFound
     renew_at = call.app[WATCHING].first_renewal(row["age_s"], ends_at)

@@ -201,7 +201,9 @@ class Database:
         """
         if sql not in self._together:
             asked: list[tuple[Any, ...]] = []
-            self._together[sql] = asked, self._loop.create_task(self._fetch_all(sql, asked))
+            asking = self._loop.create_task(self._fetch_all(sql, asked))
+            asking.add_done_callback(_hear)
+            self._together[sql] = asked, asking
         asked, answer = self._together[sql]
         asked.append(args)
         place = len(asked)
@@ -444,12 +446,19 @@ class Within(Database):
             return await getattr(connection, method)(sql, *args)
 
 
+def _hear(asking: asyncio.Task[Any]) -> None:
+    """That it failed is nobody's business where all who asked have left."""
+    if not asking.cancelled():
+        asking.exception()
+
+
 @asynccontextmanager
 async def _away() -> AsyncIterator[None]:
-    """While connecting any refusal of the network or of a starting or full server means that Postgres is away."""
+    """While connecting any refusal means that Postgres is away: of the network, of a server that starts or is full, or
+    of one that does not let us in any more (another password, a database under repair)."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.TooManyConnectionsError, *_LOST) as error:
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         raise PostgresAway(str(error) or type(error).__name__) from error
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 # As many sessions as a mean is worth something of; as many as it is made of at most; forgotten after so long.
 FEWEST, MOST, KEPT_S = 3, 64, 7 * 86_400
@@ -85,22 +86,26 @@ class Neighbours:
 
     async def tell(self, levels: Iterable[tuple[str, float]]) -> None:
         """Count sessions in: the network of each, and the throughput it had (kbit/s)."""
-        pipe = self._redis.pipeline(transaction=False)
-        for network, kbps in levels:
-            await self._tell(keys=[_key(network)], args=[math.log(kbps), MOST, KEPT_S], client=pipe)
-        await pipe.execute()
+        async with self._pipeline() as pipe:
+            for network, kbps in levels:
+                await self._tell(keys=[_key(network)], args=[math.log(kbps), MOST, KEPT_S], client=pipe)
+            await pipe.execute()
 
     async def share(self, process: str, parts: Mapping[str, Part]) -> dict[str, Part]:
         """Say what this process's sessions get on each network; what all processes' do."""
-        pipe = self._redis.pipeline(transaction=False)
-        for network, part in parts.items():
-            args: list[str | int] = [process, part.sessions, part.short, f"{part.kbps:.0f}", SAID_S]
-            await self._share(keys=[f"sharing:{network}"], args=args, client=pipe)
-        totals = await pipe.execute()
+        async with self._pipeline() as pipe:
+            for network, part in parts.items():
+                args: list[str | int] = [process, part.sessions, part.short, f"{part.kbps:.0f}", SAID_S]
+                await self._share(keys=[f"sharing:{network}"], args=args, client=pipe)
+            totals = await pipe.execute()
         return {
             network: Part(int(sessions), int(short), float(kbps))
             for network, (sessions, short, kbps) in zip(parts, totals, strict=True)
         }
+
+    def _pipeline(self) -> Pipeline:
+        """To be left, not only executed: one whose scripts Redis could not be asked for keeps its connection."""
+        return self._redis.pipeline(transaction=False)
 
 
 def _key(network: str) -> str:

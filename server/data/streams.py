@@ -99,22 +99,23 @@ return added
 """
 
 # Frames from beside a socket, numbered or not. What has no number gets the next sub-number of the greater of the
-# stream's top and the cursor. Who is not the owner knows only the row's cursor, and where the stream is gone not what
-# was in it: such entries are `unsure` until they are saved, and a leap among them says `prev` as if all before it had
-# been settled. A living owner, who knows, heeds no `prev`; whoever replays without it takes the hole for lost, and the
-# player, who still holds those frames, sends them again.
+# stream's top and the cursor. Who is not the owner knows only the row's cursor, and where the stream is gone, or ends
+# before that, not what was in it: such entries are `unsure` until they are saved, and a leap among them says `prev` as
+# if all before it had been settled. A living owner, who knows, heeds no `prev`; whoever replays without it takes the
+# hole for lost, and the player, who still holds those frames, sends them again.
 # ARGV: ttl_s, most entries, cursor's seq, cursor's sub, 1 for the owner, then seq or '', frame.
 _APPEND = """
 local top_seq, top_sub = tonumber(ARGV[3]), tonumber(ARGV[4])
 local owner, unsure = ARGV[5] == '1', ARGV[5] ~= '1'
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 if not info.err then
-  local last, above = nil, false
+  local last, above, behind = nil, false, false
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then
       local seq, sub = string.match(info[i + 1], '(%d+)-(%d+)')
       seq, sub = tonumber(seq), tonumber(sub)
       above = seq > top_seq or (seq == top_seq and sub > top_sub)
+      behind = seq < top_seq or (seq == top_seq and sub < top_sub)
       if above then top_seq, top_sub = seq, sub end
     elseif info[i] == 'length' and tonumber(info[i + 1]) >= tonumber(ARGV[2]) then
       return -1
@@ -122,7 +123,7 @@ if not info.err then
       last = info[i + 1]
     end
   end
-  unsure = not owner and above and last and last[2][5] == 'unsure'
+  unsure = not owner and (behind or above and last and last[2][5] == 'unsure')
 end
 local accepted = 0
 for i = 6, #ARGV, 2 do

@@ -1,23 +1,26 @@
 -- Video sessions: claims, checkpoints, the reaper; processes.
 
--- name: claim_session(session_id, owner, claimed_by, expected)^
--- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session, and for one that is not under
--- the epoch `expected` any more, if that is not null.
+-- name: claim_session(session_id, owner, claimed_by, expected, until)^
+-- The fence: whoever raised `epoch` last may write. Nothing for an ended or unknown session, for one that is not under
+-- the epoch `expected` any more, if that is not null, and after `until`, if that is not: who asked was told by then that it
+-- was in vain, and may have left the session to another socket.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = :claimed_by, status = 'active', seen_at = now()
 WHERE id = :session_id AND status <> 'ended' AND epoch = coalesce(:expected::bigint, epoch)
+  AND clock_timestamp() < coalesce(:until::timestamptz, 'infinity')
 RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
           save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
           (SELECT f.sums[33:] FROM session_figures AS f WHERE f.session_id = s.id) AS decisions;
 
--- name: claim_orphans(owner, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, lost, most)
+-- name: claim_orphans(owner, as_of, alive_s, suspend_after_s, end_after_s, seen_within_s, strays, lost, most)
 -- Sessions whose owner is not alive, for their streams may hold what no checkpoint has; the caller's own strays; and
 -- those that nobody owns nor has seen for long, to be suspended or ended as `retire_as` says. What has ended and still has
 -- an owner was ended beside its socket, and its stream not yet folded; whose socket did so stays known, for who holds it
 -- may not have heard yet. But for the strays only those seen within `seen_within_s`, if that is not null. With `lost` also
--- what the caller's reaper has claimed and does not know of.
+-- what the caller's reaper has claimed and does not know of. Who is alive is judged as of `as_of`, when the caller itself was
+-- seen last: when Postgres hung and comes to this late, all others have been as silent as the caller.
 UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = CASE WHEN s.status = 'ended' THEN s.claimed_by ELSE 'reaper' END
 WHERE id = ANY (ARRAY(
@@ -32,7 +35,7 @@ WHERE id = ANY (ARRAY(
         OR s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean AND s.claimed_by = 'reaper')
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
-            WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+            WHERE p.id = s.owner AND p.seen_at > coalesce(:as_of::timestamptz, now()) - make_interval(secs => :alive_s)))
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ) || ARRAY(
@@ -44,7 +47,7 @@ WHERE id = ANY (ARRAY(
         s.owner = :owner AND (s.id = ANY (:strays::uuid[]) OR :lost::boolean)
         OR s.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
-            WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+            WHERE p.id = s.owner AND p.seen_at > coalesce(:as_of::timestamptz, now()) - make_interval(secs => :alive_s)))
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))
@@ -144,8 +147,8 @@ SELECT held.id, s.epoch, s.claimed_by FROM unnest(:ids::uuid[], :epochs::bigint[
 LEFT JOIN video_sessions AS s ON s.id = held.id
 WHERE s.epoch IS DISTINCT FROM held.epoch;
 
--- name: beat(process_id)!
-INSERT INTO processes (id) VALUES (:process_id) ON CONFLICT (id) DO UPDATE SET seen_at = now();
+-- name: beat(process_id)$
+INSERT INTO processes (id) VALUES (:process_id) ON CONFLICT (id) DO UPDATE SET seen_at = now() RETURNING seen_at;
 
 -- name: leave(process_id)!
 DELETE FROM processes WHERE id = :process_id;
@@ -216,7 +219,7 @@ WHERE s.id = :session_id AND (s.user_id = :viewer_id OR c.creator_id = :viewer_i
 -- name: get_own_session(session_id, user_id, alive_s)^
 -- For its user's frames: where it stands, and whether the process that owns it is alive.
 SELECT s.id, s.status, s.owner, s.epoch, s.last_seq, s.last_sub, s.decision::json AS decision, s.video_id,
-       extract(epoch FROM now() - s.created_at)::float8 AS age_s,
+       extract(epoch FROM now() - s.created_at)::float8 AS age_s, now() AS read_at,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = s.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM video_sessions AS s

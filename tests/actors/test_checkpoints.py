@@ -90,6 +90,14 @@ async def test_a_silent_session_counts_as_seen_while_it_is_ours(still_core: Core
     assert listener.ended == (4409, "superseded")
 
 
+async def test_a_silent_session_counts_as_seen_also_where_that_is_asked_of_short_times(place: Place) -> None:
+    async with running(place.dsn, place.redis_url, live_window_s=1.0) as core:
+        session_id = await place.new_session(core)
+        await core.open(session_id)
+        seen = "SELECT seen_at > created_at + interval '1 second' FROM video_sessions WHERE id = $1"
+        await eventually(lambda: core.db.fetchval(seen, session_id), timeout_s=5.0)
+
+
 async def test_the_same_batch_sent_again_adds_nothing(still_core: Core, place: Place) -> None:
     session_id = await place.new_session(still_core)
     session, _ = await fed(still_core, session_id, 5)

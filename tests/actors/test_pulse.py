@@ -1,11 +1,19 @@
 """Who is dead, as far as a process can tell; after an outage of Postgres nobody is taken for dead too soon."""
 
+import asyncio
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import uuid4
 
-from server.data.db import queries
+import pytest
+
+from embedded.postgres import Postgres
+from server.data.db import PostgresAway, queries
+from server.data.migrate import migrate
 from tests.actors.conftest import Place
-from tests.support.core import Core, SetClock, report, running
+from tests.support.core import Core, SetClock, eventually, insert_session, report, running
+from tests.support.lectures import make_learner, make_lecture
+from tests.support.pausing import paused
 
 sessions = queries("sessions")
 ALIVE_S = 5.0
@@ -43,6 +51,33 @@ async def test_who_could_not_say_that_it_lives_takes_nobody_for_dead_until_the_o
         assert await core.runtime.reaper.reap() == 1
         row = await core.row(session_id)
         assert (row["owner"], row["last_seq"]) == (None, 1)
+
+
+async def test_what_a_postgres_that_hung_is_asked_meanwhile_takes_nobody_for_dead_either(
+    own_postgres: Postgres, redis_url: str
+) -> None:
+    await migrate(own_postgres.dsn)
+    lecture = await make_lecture(own_postgres.dsn)
+    user_id = await make_learner(own_postgres.dsn, lecture.course_id)
+    settings: dict[str, Any] = {"start": False, "process_alive_s": 1.0}
+    async with (
+        running(own_postgres.dsn, redis_url, **settings) as one,
+        running(own_postgres.dsn, redis_url, postgres_timeout_s=0.5, **settings) as two,
+    ):
+        await two.runtime.pulse.beat()
+        assert await two.runtime.reaper.reap() == 0  # from here on it is one message
+        asked_by = await two.db.fetchval("SELECT pg_backend_pid()")
+        await one.runtime.pulse.beat()
+        await two.runtime.pulse.beat()
+        session, listener = await one.open(await insert_session(one.db, lecture, user_id))
+        with paused(own_postgres):
+            with pytest.raises(PostgresAway):
+                await two.runtime.reaper.reap()
+            await asyncio.sleep(1.0)
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1"
+        await eventually(lambda: one.db.fetchval(gone, asked_by))
+        await one.runtime.checkpoints.check_fences([session])
+        assert listener.ended is None
 
 
 async def test_a_process_that_has_just_begun_may_take_what_the_dead_left(place: Place) -> None:

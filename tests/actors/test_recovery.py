@@ -72,8 +72,9 @@ async def test_what_is_no_stream_is_no_session_lost(still_core: Core, place: Pla
 
 @pytest.mark.parametrize("beacons", [[7], [None, 7], [None, None, 7, 9]], ids=str)
 @pytest.mark.parametrize("at_the_owner", [False, True])
+@pytest.mark.parametrize("left", [0, 2], ids=["all", "the last seconds"])
 async def test_what_redis_lost_is_asked_for_again_also_where_a_beacon_came_first(
-    still_core: Core, place: Place, beacons: list[int | None], at_the_owner: bool
+    still_core: Core, place: Place, beacons: list[int | None], at_the_owner: bool, left: int
 ) -> None:
     """4 to 6 are acknowledged and lost; then a beacon leaps over them, and the owner dies before it saves."""
     session_id = await place.new_session(still_core)
@@ -82,6 +83,8 @@ async def test_what_redis_lost_is_asked_for_again_also_where_a_beacon_came_first
     await still_core.runtime.checkpoints.save_changed()
     await still_core.feed(first, 3)
     await still_core.redis.flushall()
+    for seq in range(1, left + 1):
+        await still_core.redis.xadd(first.key, {"prev": seq - 1, "frame": encode_frame(report(seq))}, id=f"{seq}-0")
     cursor = first.state.cursor if at_the_owner else (3, 0)
     for seq in beacons:
         await still_core.streams.append(

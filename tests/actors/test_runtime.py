@@ -3,24 +3,30 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
+from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from server.data.db import queries
+from server.data.db import PostgresAway, queries
+from server.data.migrate import migrate
 from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
 from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
+from tests.support.lectures import make_learner, make_lecture
+from tests.support.pausing import paused
 
 sessions = queries("sessions")
 
 
-async def own(core: Core, session_id: UUID, user_id: UUID) -> dict[str, object]:
+async def own(core: Core, session_id: UUID, user_id: UUID) -> dict[str, Any]:
     """The row as a REST frame's handler reads it."""
     return dict(await sessions.get_own_session(core.db, session_id=session_id, user_id=user_id, alive_s=30.0))
 
@@ -28,6 +34,55 @@ async def own(core: Core, session_id: UUID, user_id: UUID) -> dict[str, object]:
 async def test_what_was_never_made_or_has_ended_cannot_be_claimed(core: Core, place: Place) -> None:
     assert await core.runtime.claim(uuid4(), "socket") is None
     assert await core.runtime.claim(await place.new_session(core, status="ended"), "socket") is None
+
+
+async def test_a_claim_that_postgres_comes_to_when_nobody_waits_any_more_ends_no_socket(
+    own_postgres: Postgres, redis_url: str
+) -> None:
+    """As a Postgres that hung for seconds does what it was asked meanwhile, when it goes on."""
+    await migrate(own_postgres.dsn)
+    lecture = await make_lecture(own_postgres.dsn)
+    user_id = await make_learner(own_postgres.dsn, lecture.course_id)
+    async with (
+        running(own_postgres.dsn, redis_url, start=False) as one,
+        running(own_postgres.dsn, redis_url, start=False, postgres_timeout_s=0.5) as two,
+    ):
+        session_id = await insert_session(one.db, lecture, user_id)
+        session, listener = await one.open(session_id)
+        asked_at = (await own(two, session_id, user_id))["read_at"]
+        assert await two.runtime.claim(uuid4(), "socket") is None  # from here on it is one message
+        asked_by = await two.db.fetchval("SELECT pg_backend_pid()")
+        with paused(own_postgres), pytest.raises(PostgresAway):
+            await two.runtime.claim(session_id, "socket", asked_at=asked_at)
+        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = $1"
+        await eventually(lambda: one.db.fetchval(gone, asked_by))
+        await one.runtime.checkpoints.check_fences([session])
+        assert listener.ended is None
+
+
+async def test_a_claim_that_comes_too_late_is_told_from_one_of_what_is_not_there(core: Core, place: Place) -> None:
+    long_ago = datetime.now(UTC) - timedelta(minutes=1)
+    with pytest.raises(PostgresAway):
+        await core.runtime.claim(await place.new_session(core), "socket", asked_at=long_ago)
+    assert await core.runtime.claim(uuid4(), "socket", asked_at=long_ago) is None
+    assert await core.runtime.claim(await place.new_session(core, status="ended"), "socket", asked_at=long_ago) is None
+
+
+async def test_an_opening_that_fails_for_want_of_redis_leaves_the_live_socket_alone(
+    place: Place, own_valkey: Valkey
+) -> None:
+    async with (
+        running(place.dsn, own_valkey.url) as one,
+        running(place.dsn, own_valkey.url, start=False, redis_timeout_s=0.3) as two,
+    ):
+        session_id = await place.new_session(one)
+        session, listener = await one.open(session_id)
+        with paused(own_valkey), pytest.raises(RedisError):
+            await two.runtime.open(await own(two, session_id, place.user_id))
+        await one.runtime.checkpoints.check_fences([session])
+        assert listener.ended is None
+        assert await two.runtime.open(await own(two, session_id, place.user_id))
+        await eventually(lambda: listener.ended == (4409, "superseded"))
 
 
 async def test_bye_ends_a_session_with_all_that_came_before_it(core: Core, place: Place) -> None:

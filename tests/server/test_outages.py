@@ -168,6 +168,23 @@ async def test_while_postgres_takes_no_writes_reads_go_on_and_writes_are_503(
     await eventually(lambda: write_answers(200))
 
 
+async def test_while_postgres_lets_nobody_in_its_routes_are_503(
+    learner: Person, lecture: Lecture, own_postgres: Postgres
+) -> None:
+    """As while a database is repaired or restored, or when somebody changed a password there first."""
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'lectern'"
+    await asyncio.to_thread(own_postgres.execute, "ALTER DATABASE lectern ALLOW_CONNECTIONS false")
+    await asyncio.to_thread(own_postgres.execute, cut)
+    for asked in (*of_postgres(learner, lecture), sign_in(learner)):
+        answer = await timed(asked)
+        assert (answer.status, answer.code) == (503, "database_unavailable"), answer.body
+    assert await is_ready(learner) == (503, ["postgres"])
+    await asyncio.to_thread(own_postgres.execute, "ALTER DATABASE lectern ALLOW_CONNECTIONS true")
+    await eventually(lambda: ready(learner))
+    for asked in of_postgres(learner, lecture):
+        assert (await timed(asked)).status in (200, 201)
+
+
 async def test_a_postgres_that_starts_anew_costs_nobody_an_error(
     learner: Person, lecture: Lecture, own_postgres: Postgres
 ) -> None:
@@ -211,22 +228,26 @@ async def test_without_redis_only_telemetry_waits(
     await eventually(both_are_taken)
 
 
-@pytest.mark.parametrize("setting", ["maxmemory", "min-replicas-to-write"])
-async def test_while_redis_takes_no_writes_frames_wait(
-    setting: str, learner: Person, lecture: Lecture, own_valkey: Valkey
+@pytest.mark.parametrize(
+    ("refuses", "takes_again"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+    ids=["no memory", "no replicas", "a replica"],
+)
+async def test_while_redis_takes_no_writes_telemetry_is_503(
+    refuses: str, takes_again: str, learner: Person, lecture: Lecture, own_valkey: Valkey
 ) -> None:
     session = await learner.make(f"/api/videos/{lecture.video_id}/sessions", {})
     network = f"/api/videos/sessions/{session['session_id']}/network"
-    own_valkey.command("CONFIG", "SET", setting, "1")
-    answer = await timed(learner.post(network, frame(1, 1.0)))
+    assert own_valkey.command(*refuses.split()) == b"+OK\r\n"
+    answer = await learner.post(network, frame(1, 1.0))
     assert (answer.status, answer.code, answer.headers.get("Retry-After")) == (503, "redis_unavailable", "1")
-    assert (await timed(learner.get(f"/api/videos/{lecture.video_id}"))).status == 200
-    own_valkey.command("CONFIG", "SET", setting, "0")
-
-    async def is_taken() -> bool:
-        return (await learner.post(network, frame(1, 1.0))).status == 202
-
-    await eventually(is_taken)
+    assert own_valkey.command(*takes_again.split()) == b"+OK\r\n"
+    answer = await learner.post(network, frame(1, 1.0))
+    assert (answer.status, answer.body["accepted"]) == (202, 1)
 
 
 @pytest.mark.parametrize("away", ["redis, which may take its time"])

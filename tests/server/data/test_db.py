@@ -1,6 +1,7 @@
 """The pool and the named queries, on a real Postgres."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
@@ -115,6 +116,19 @@ async def test_who_asks_together_is_told_together_when_postgres_does_not_answer(
     asked[0].cancel()
     told = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(one) for one in told] == [asyncio.CancelledError, PostgresAway, PostgresAway]
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_nobodys_error(named: Queries) -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    gone = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=2, timeout_s=1.0)
+    asked = [asyncio.create_task(named.get_thing.together(gone, id=n)) for n in (1, 2)]
+    await asyncio.sleep(0)
+    while asked:
+        asked.pop().cancel()
+    await eventually(lambda: len(asyncio.all_tasks()) == 1)
+    gc.collect()
+    assert not errors
 
 
 async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, named: Queries) -> None:

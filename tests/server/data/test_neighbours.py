@@ -1,11 +1,18 @@
 """Networks are known by what was measured there, and by nothing that tells who or where."""
 
+from collections.abc import Awaitable, Callable
 from math import exp, log
+from typing import Any
 
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
-from server.data.neighbours import FEWEST, MOST, Neighbours, name_of
+from embedded.valkey import Valkey
+from server.data.neighbours import FEWEST, MOST, Neighbours, Part, name_of
+from tests.support.pausing import paused
 
 SECRET = "a secret of at least thirty-two bytes"
 
@@ -43,3 +50,23 @@ async def test_old_sessions_fade(neighbours: Neighbours) -> None:
     expected = await neighbours.expected_kbps("here")
     assert expected is not None
     assert 2500 < expected < 5000
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda neighbours: neighbours.tell([("here", 1000.0)]),
+        lambda neighbours: neighbours.share("one", {"here": Part(2, 0, 1000.0)}),
+    ],
+    ids=["tell", "share"],
+)
+async def test_what_a_redis_that_hangs_does_not_answer_costs_no_connection(
+    own_valkey: Valkey, ask: Callable[[Neighbours], Awaitable[object]]
+) -> None:
+    patience: dict[str, Any] = {"timeout": 0.5, "socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
+    pool = BlockingConnectionPool.from_url(own_valkey.url, max_connections=1, **patience)
+    async with Redis.from_pool(pool) as client:
+        assert await client.ping()  # a connection that is there
+        with paused(own_valkey), pytest.raises(RedisError):
+            await ask(Neighbours(client))
+        assert await client.ping()
