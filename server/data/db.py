@@ -74,8 +74,8 @@ LEFT_OFF_S = 0.5
 STALE_S = 300.0
 # Statements that each connection keeps prepared, the longest unused going first: all that there are.
 PREPARED = 1000
-# Who asks together: with more, taking their rows would hold the loop up for milliseconds.
-TOGETHER = 200
+# Who asks together: of more Postgres would rather read whole tables, and to take their rows would hold up the loop.
+TOGETHER = 64
 
 
 class _Connection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
@@ -197,7 +197,7 @@ class Database:
     async def fetch_together(self, sql: str, *args: Any) -> Record | None:
         """The row for these arguments of a statement that takes arrays of them, and tells each row's `place`, from 1.
 
-        Those who ask in the same turn of the loop share one round trip, and its failure.
+        Those who ask in the same turn of the loop share one round trip, and its failure, unless that is one of values.
         """
         if sql not in self._together:
             asked: list[tuple[Any, ...]] = []
@@ -209,7 +209,12 @@ class Database:
         place = len(asked)
         if place == TOGETHER:
             del self._together[sql]
-        return (await asyncio.shield(answer)).get(place)
+        try:
+            return (await asyncio.shield(answer)).get(place)
+        except asyncpg.DataError:
+            if len(asked) == 1:
+                raise
+        return await _fetch_one(self, sql, args)  # somebody's values or row are out of range, maybe not ours
 
     async def _fetch_all(self, sql: str, asked: list[tuple[Any, ...]]) -> dict[int, Record]:
         if self._together.get(sql, (None,))[0] is asked:  # nobody joins from here on
@@ -511,13 +516,17 @@ class Query:
         args = self._in_order(values)
         if isinstance(connection, Database):
             return await connection.fetch_together(self.sql, *args)
-        rows = await connection.fetch(self.sql, *([value] for value in args))
-        return rows[0] if rows else None
+        return await _fetch_one(connection, self.sql, args)
 
     def _in_order(self, values: dict[str, Any]) -> list[Any]:
         if len(values) != len(self.parameters):
             raise TypeError(f"{self.name} takes {', '.join(self.parameters)}; got {', '.join(values)}")
         return [values[name] for name in self.parameters]
+
+
+async def _fetch_one(connection: Any, sql: str, args: Sequence[Any]) -> Record | None:
+    rows = await connection.fetch(sql, *([value] for value in args))
+    return rows[0] if rows else None
 
 
 async def _execute_counting(connection: Any, sql: str, args: Sequence[Any]) -> int:
