@@ -298,7 +298,7 @@ class Conversations:
         if not self._pulse.steady:
             return 0
         held = [answering.turn.id for answering in self._answerings()]
-        rows = await self.parts.turns.claim_orphans(held, user_id, MOST_ORPHANS)
+        rows = await self.parts.turns.claim_orphans(held, self._pulse.seen_at, user_id, MOST_ORPHANS)
         for row in rows:
             await self._end_orphan(row)
         return len(rows)

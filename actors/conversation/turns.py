@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -293,10 +294,13 @@ class Turns:
         rows = await chat_sql.list_newest(self._db, user_ids=list(user_ids))
         return {row["user_id"]: row["last_turn"] for row in rows}
 
-    async def claim_orphans(self, held: Collection[UUID], user_id: UUID | None, most: int) -> list[Record]:
-        """Take over turns whose process is dead, of one user or of all."""
+    async def claim_orphans(
+        self, held: Collection[UUID], as_of: datetime | None, user_id: UUID | None, most: int
+    ) -> list[Record]:
+        """Take over turns whose process is dead, of one user or of all; `as_of` is when this process was seen last, by
+        the clock of Postgres (None: never, and nobody is thought to be dead), and `held` are its own since."""
         rows: list[Record] = await chat_sql.claim_orphans(
-            self._db, owner=self._owner, held=list(held), alive_s=self._alive_s, user_id=user_id, most=most
+            self._db, owner=self._owner, held=list(held), as_of=as_of, alive_s=self._alive_s, user_id=user_id, most=most
         )
         return rows
 

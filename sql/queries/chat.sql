@@ -146,18 +146,19 @@ RETURNING id, number;
 -- Where turns stand that a process believes it runs.
 SELECT id, epoch, status, stop_asked FROM chat_turns WHERE id = ANY (:ids::uuid[]);
 
--- name: claim_orphans(owner, held, alive_s, user_id, most)
+-- name: claim_orphans(owner, held, as_of, alive_s, user_id, most)
 -- Turns that run, and whose process is dead; and those of the caller's own that it does not know of, for it never learned
--- that they began. Of one user, or (NULL) of all.
+-- that they began. Of one user, or (NULL) of all. Both as of `as_of`, when the caller itself was seen last: when Postgres
+-- hung and comes to this late, all others have been as silent, and some of the caller's own have begun meanwhile.
 UPDATE chat_turns AS t
 SET epoch = epoch + 1, owner = :owner
 WHERE id = ANY (ARRAY(
     SELECT t.id FROM chat_turns AS t
     WHERE t.status = 'running' AND (:user_id::uuid IS NULL OR t.user_id = :user_id) AND (
-        t.owner = :owner AND t.id <> ALL (:held::uuid[]) AND t.created_at < now() - make_interval(secs => :alive_s)
+        t.owner = :owner AND t.id <> ALL (:held::uuid[]) AND t.created_at < :as_of::timestamptz - make_interval(secs => :alive_s)
         OR t.owner <> :owner AND NOT EXISTS (
             SELECT 1 FROM processes AS p
-            WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)))
+            WHERE p.id = t.owner AND p.seen_at > :as_of::timestamptz - make_interval(secs => :alive_s)))
     ORDER BY t.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))

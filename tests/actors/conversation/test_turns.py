@@ -1,6 +1,7 @@
 """Turns in Postgres: what is read of them is so of one moment, whatever other devices do meanwhile."""
 
 import asyncio
+from datetime import timedelta
 from uuid import uuid4
 
 import asyncpg
@@ -65,4 +66,31 @@ async def test_who_deletes_what_a_turn_belongs_to_does_not_wait_for_who_finishes
     finally:
         await deleting.close()
         await sql.close()
+        await db.close()
+
+
+async def test_a_turn_that_began_after_one_was_seen_last_is_nobody_s_orphan_however_late_postgres_comes_to_it(
+    place: Known,
+) -> None:
+    """Neither a turn of one's own, which could not be named when Postgres was asked, nor one of another process."""
+    db = await Database.open(place.dsn, pool_size=1, timeout_s=20.0)
+    own, other = (Turns(db, Chat(), uuid4(), 30.0, (0, 0)) for _ in range(2))
+    try:
+        seen_at = await db.fetchval("SELECT now()")
+        question = Question("m1", "What is a queue?", watching=Place(place.lecture.course_id, None, None))
+        turn = await own.begin(Viewer(place.user_id, "student"), question, ask_model=False, held=())
+        assert isinstance(turn, Turn)
+        await db.execute("INSERT INTO processes (id, seen_at) SELECT owner, created_at FROM chat_turns")
+        # Postgres is back after a minute.
+        await db.execute("UPDATE chat_turns SET created_at = created_at - interval '1 minute'")
+        await db.execute("UPDATE processes SET seen_at = seen_at - interval '1 minute'")
+        seen_at -= timedelta(minutes=1)
+        for turns in (own, other):
+            assert await turns.claim_orphans((), seen_at, None, 10) == []
+        long_after = seen_at + timedelta(seconds=31)
+        assert await own.claim_orphans((turn.id,), long_after, None, 10) == []
+        assert [row["id"] for row in await own.claim_orphans((), long_after, None, 10)] == [turn.id]
+        await db.execute("UPDATE chat_turns SET owner = (SELECT id FROM processes)")
+        assert [row["id"] for row in await other.claim_orphans((), long_after, None, 10)] == [turn.id]
+    finally:
         await db.close()
