@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -17,6 +18,12 @@ from tests.support.core import eventually
 from tests.support.services import data_directory
 
 
+def _place_of(dsn: str) -> tuple[str, str]:
+    """A database's name, and where its server's sockets are."""
+    place = urlsplit(dsn)
+    return place.path[1:], parse_qs(place.query)["host"][0]
+
+
 async def _each(*awaited: Awaitable[object]) -> None:
     for one in awaited:
         await one
@@ -24,7 +31,7 @@ async def _each(*awaited: Awaitable[object]) -> None:
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_commit_gets_through_and_its_answer_does_not(empty_postgres_dsn: str, transaction: bool):
-    database, _, sockets = empty_postgres_dsn.partition("@/")[2].partition("?host=")
+    database, sockets = _place_of(empty_postgres_dsn)
     with data_directory() as places:
         listen = places / ".s.PGSQL.5432"
         async with PostgresProxy(Path(sockets) / ".s.PGSQL.5432", listen, marker=b"INSERT INTO marked") as proxy:
@@ -44,7 +51,7 @@ async def test_a_commit_gets_through_and_its_answer_does_not(empty_postgres_dsn:
 
 
 async def test_one_statement_is_held_back_until_it_is_let_go_and_others_pass(empty_postgres_dsn: str):
-    database, _, sockets = empty_postgres_dsn.partition("@/")[2].partition("?host=")
+    database, sockets = _place_of(empty_postgres_dsn)
     insert = "INSERT INTO marked VALUES ($1::uuid)"
     held, other = uuid4(), uuid4()
     with data_directory() as places:
@@ -69,7 +76,7 @@ async def test_one_statement_is_held_back_until_it_is_let_go_and_others_pass(emp
 
 
 async def test_what_was_held_back_is_done_even_if_who_said_it_is_gone(empty_postgres_dsn: str):
-    database, _, sockets = empty_postgres_dsn.partition("@/")[2].partition("?host=")
+    database, sockets = _place_of(empty_postgres_dsn)
     insert, held = "INSERT INTO marked VALUES ($1::uuid)", uuid4()
     with data_directory() as places:
         listen = places / ".s.PGSQL.5432"
