@@ -48,8 +48,7 @@ export class Classroom {
       position: () => this.player?.position ?? this.#screen.currentTime,
       movedAt: () => this.#movedAt,
       seek: (seconds) => {
-        if (this.player) this.player.seek(seconds);
-        else this.#screen.currentTime = seconds;
+        this.#screen.currentTime = seconds;
         this.#stage.scrollIntoView({ block: "nearest" });
       },
       go: (id, seconds) => this.#goTo(id, seconds),

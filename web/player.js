@@ -87,7 +87,6 @@ export class Player extends EventTarget {
   #standing = { timer: 0, told: false };
   #abandoned = 0;
   #jumped = false;
-  #startsAt = 0; // where it was to begin, s
   #lastPosition = 0;
   #droppedBefore = 0;
   #fatal = false;
@@ -105,7 +104,7 @@ export class Player extends EventTarget {
    */
   prepare({ source, position }) {
     this.#source = source;
-    this.#startsAt = this.#lastPosition = position;
+    this.#lastPosition = position;
     this.#awaitPicture();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
@@ -165,23 +164,10 @@ export class Player extends EventTarget {
     }
     this.#match();
     this.#tellCaptions(); // nobody listened yet when the manifest came
-    if (Math.abs(position - this.#startsAt) < 0.5) return; // unless one has jumped from there meanwhile
+    if (Math.abs(position - this.#lastPosition) < 0.5) return;
     this.#lastPosition = this.#hls.config.startPosition = position;
     if (this.#hls.levels.length > 0) this.#hls.startLoad(position);
     if (this.video.readyState > 0) this.video.currentTime = position;
-  }
-
-  /** Jumps. @param {number} position  in seconds */
-  seek(position) {
-    if (this.#restoring) this.#beginAt(position);
-    this.video.currentTime = position;
-  }
-
-  /** One jumps before there is a picture: it comes from there, or hls.js would go back to where it was to begin. */
-  #beginAt(position) {
-    if (this.#started || !this.#hls || Math.abs(position - this.#lastPosition) < 0.5) return;
-    this.#lastPosition = this.#hls.config.startPosition = position;
-    if (this.#hls.levels.length > 0) this.#hls.startLoad(position);
   }
 
   /** The ladder's rungs, once both it and the manifest are here. */
@@ -514,10 +500,7 @@ export class Player extends EventTarget {
       if (!video.ended) this.#moment(video.currentTime, "p");
     });
     on("seeking", () => {
-      if (this.#restoring) {
-        this.#beginAt(video.currentTime);
-        return;
-      }
+      if (this.#restoring) return;
       this.#stalls.end();
       // What was watched up to the jump counts; what was jumped over does not.
       if (!this.#jumped && this.#started) this.#moment(this.#lastPosition, video.paused ? "a" : "p");
