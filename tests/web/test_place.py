@@ -80,8 +80,8 @@ async def test_a_jump_before_there_is_a_picture_is_one_from_where_the_lecture_is
     await page.keyboard.press("j")
     stage.released.set()
     await until(page, SHOWN)
-    # Not from the beginning. On a busy machine hls.js goes to the place itself all the same: the jump is lost then, not the
-    # place.
+    # Not from the beginning. On a busy machine hls.js goes to the place itself all the same: then the jump is lost, not
+    # the place.
     assert 10 <= (await state(page))["position"] < 22
 
 
