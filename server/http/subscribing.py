@@ -36,8 +36,6 @@ LOOK, END = "subscription_look", "subscription_end"
 _FIRST_LOOK_S = 5.0
 # For renewals and what else happens at Stripe events are waited for; this is for those that were lost.
 _SELDOM_S = 6 * 3600.0
-# Who was overtaken, which only other processes can do, asks again: so often, and then later.
-_OVERTAKEN = 5
 _STATUSES = {
     **dict.fromkeys(("active", "trialing"), "active"),
     **dict.fromkeys(("past_due", "unpaid", "paused"), "past_due"),
@@ -93,10 +91,6 @@ class InvoiceHint(BaseModel):
         """Stripe's id of the subscription, and ours; None where it is of none."""
         details = (self.parent.subscription_details if self.parent else self.subscription_details) or _Details()
         return details.subscription or self.subscription, (details.metadata or {}).get("subscription_id")
-
-
-class Overtaken(ServiceAway):
-    """Others asked about the same subscription all the time; the row has what they were told."""
 
 
 class Subscribing:
@@ -338,16 +332,17 @@ class Subscribing:
         async with self._turn(subscription_id):
             return await self._sync(subscription_id)
 
-    async def _sync(self, subscription_id: UUID) -> Record:
+    async def _sync(self, subscription_id: UUID, *, was_overtaken: bool = False) -> Record:
         row = await self._row(subscription_id)
-        for _ in range(_OVERTAKEN):
-            asked_at = await self._clock_of_all()
-            found = await self.billing.get(row["stripe_id"]) if row["stripe_id"] else await self._find(row)
-            if found is None:
-                return row
-            if await self._note(row, found, asked_at):
-                return await self._end_if_refused(await self._row(subscription_id), found)
-        raise Overtaken("others are told of this subscription all the time")
+        asked_at = await self._clock_of_all()
+        found = await self._find(row)
+        if found is None:
+            return row
+        # Only other processes overtake. Who does it the second time has asked after the first one had written, so that
+        # what the row says then is no older than this question.
+        if not await self._note(row, found, asked_at) and not was_overtaken:
+            return await self._sync(subscription_id, was_overtaken=True)
+        return await self._end_if_refused(await self._row(subscription_id), found)
 
     async def _end_if_refused(self, row: Record, found: Subscription) -> Record:
         """One whose bank has refused what its customer was asked ends: Stripe would wait a day for another card, and

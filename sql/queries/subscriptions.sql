@@ -67,8 +67,9 @@ UPDATE subscriptions SET failure_code = :failure_code WHERE id = :subscription_i
 SELECT clock_timestamp();
 
 -- name: note_subscription(subscription_id, asked_at, stripe_id, plan_id, status, billing_period, price, currency, current_period_end, cancel_at_period_end, canceled_at, payment_method_id)$
--- What Stripe answered to who asked at `asked_at`; nothing when an answer came since then. Somebody there may have made
--- a price of their own: a plan that is none of ours, or a period or price that we have no word for, is as it was.
+-- What Stripe answered to who asked at `asked_at`; nothing when an answer came since then, unless the clock was set back
+-- in the meantime. Somebody there may have made a price of their own: a plan that is none of ours, or a period or price
+-- that we have no word for, is as it was.
 UPDATE subscriptions SET
     stripe_id = :stripe_id, plan_id = coalesce((SELECT p.id FROM plans AS p WHERE p.id = :plan_id), plan_id),
     status = :status, billing_period = coalesce(:billing_period, billing_period), price = coalesce(:price, price),
@@ -76,7 +77,7 @@ UPDATE subscriptions SET
     canceled_at = :canceled_at, payment_method_id = :payment_method_id,
     past_due_since = CASE WHEN :status = 'past_due' THEN coalesce(past_due_since, now()) END,
     told_at = clock_timestamp()
-WHERE id = :subscription_id AND told_at < :asked_at RETURNING id;
+WHERE id = :subscription_id AND (told_at < :asked_at OR told_at > clock_timestamp()) RETURNING id;
 
 -- name: note_invoice(user_id, subscription_id, amount, currency, transaction_reference, payment_method_id, paid_at)!
 -- A period that was paid for; once, whoever tells it and however often.

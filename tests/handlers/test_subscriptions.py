@@ -588,6 +588,39 @@ async def test_older_news_never_take_the_place_of_newer(
     assert (now["plan_name"], now["price"], now["id"]) == ("pro", "29.00", row["id"])
 
 
+async def test_who_is_overtaken_again_and_again_takes_what_the_others_were_told(
+    shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    app = client.app
+    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING])
+    get, plans = elsewhere.billing.get, iter(["pro", "all", "pro", "all"])
+    changed = []
+
+    async def get_late(subscription_id: str) -> Any:
+        found = await get(subscription_id)
+        changed.append((await change(ada, plan_name=next(plans))).body["plan_name"])
+        return found
+
+    monkeypatch.setattr(elsewhere.billing, "get", get_late)
+    told = await elsewhere.sync(UUID(row["id"]))
+    assert (changed, told["plan_name"]) == (["pro", "all"], "all")
+    assert (await subscription(ada))["plan_name"] == "all"
+
+
+async def test_a_clock_that_was_set_back_hides_no_news(shop: Shop, client: AppClient, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    await sql.execute("UPDATE subscriptions SET told_at = now() + interval '1 hour'")
+    stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
+    await at_stripe(shop.stripe, "DELETE", f"/v1/subscriptions/{stripe_id}")
+    told = await client.app[SUBSCRIBING].sync(UUID(row["id"]))
+    assert (told["status"], (await subscription(ada))["status"]) == ("canceled", "canceled")
+
+
 async def test_what_ended_at_stripe_is_changed_no_more_though_nobody_told_us(shop: Shop) -> None:
     ada, ben = await shop.customer("ada"), await shop.customer("ben")
     for person in (ada, ben):
