@@ -6,6 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from embedded.postgres import Postgres
+from server.data.migrate import migrate
 from tests.support.core import Core, insert_session, running
 from tests.support.lectures import Lecture, make_learner, make_lecture
 
@@ -24,10 +26,21 @@ class Place:
         return await insert_session(core.db, self.lecture, self.user_id, **columns)
 
 
-@pytest.fixture
-async def place(postgres_dsn: str, redis_url: str) -> Place:
+async def make_place(postgres_dsn: str, redis_url: str) -> Place:
     lecture = await make_lecture(postgres_dsn)
     return Place(postgres_dsn, redis_url, lecture, await make_learner(postgres_dsn, lecture.course_id))
+
+
+@pytest.fixture
+async def place(postgres_dsn: str, redis_url: str) -> Place:
+    return await make_place(postgres_dsn, redis_url)
+
+
+@pytest.fixture
+async def own_place(own_postgres: Postgres, redis_url: str) -> Place:
+    """The same in a Postgres that may be killed or paused (`own_postgres`)."""
+    await migrate(own_postgres.dsn)
+    return await make_place(own_postgres.dsn, redis_url)
 
 
 @pytest.fixture

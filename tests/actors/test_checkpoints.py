@@ -18,10 +18,9 @@ from actors.video_session.actor import Checkpoint, VideoSession
 from embedded.postgres import Postgres
 from server.config import Sessions
 from server.data.db import PostgresAway
-from server.data.migrate import migrate
 from tests.actors.conftest import Place
-from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
-from tests.support.lectures import LADDER, make_learner, make_lecture
+from tests.support.core import Core, Listener, SetClock, eventually, report, running, state_of
+from tests.support.lectures import LADDER
 from tests.support.virtual_time import VirtualClock, run_virtually
 
 pytestmark = pytest.mark.timeout(60)
@@ -210,13 +209,10 @@ async def test_saved_entries_are_trimmed_and_unsaved_ones_stay(still_core: Core,
 
 
 async def test_while_postgres_is_paused_frames_are_acknowledged_and_saved_later(
-    own_postgres: Postgres, redis_url: str
+    own_postgres: Postgres, own_place: Place
 ) -> None:
-    await migrate(own_postgres.dsn)
-    lecture = await make_lecture(own_postgres.dsn)
-    user_id = await make_learner(own_postgres.dsn, lecture.course_id)
-    async with running(own_postgres.dsn, redis_url) as core:
-        session_id = await insert_session(core.db, lecture, user_id)
+    async with running(own_place.dsn, own_place.redis_url) as core:
+        session_id = await own_place.new_session(core)
         session, listener = await core.open(session_id)
         core.runtime.submit(session, report(1))
         await eventually(lambda: listener.saved == 1)

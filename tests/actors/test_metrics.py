@@ -10,10 +10,9 @@ from prometheus_client import generate_latest
 from actors.video_session.messages import encode_frame
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
-from server.data.migrate import migrate
 from server.data.streams import stream_key
 from tests.actors.conftest import Place
-from tests.support.core import Core, eventually, insert_session, report, running
+from tests.support.core import Core, eventually, report, running
 from tests.support.pausing import paused
 
 pytestmark = pytest.mark.timeout(60)
@@ -100,7 +99,7 @@ async def test_frames_that_redis_does_not_take_are_seen_as_lag_and_the_outage_is
     place: Place, own_valkey: Valkey, counted: Counted
 ) -> None:
     async with running(place.dsn, own_valkey.url, redis_timeout_s=0.5) as core:
-        session_id = await insert_session(core.db, place.lecture, place.user_id)
+        session_id = await place.new_session(core)
         session, listener = await core.open(session_id)
         await eventually(lambda: value('lectern_part_up{part="redis"}') == 1)
         with paused(own_valkey):
@@ -114,9 +113,8 @@ async def test_frames_that_redis_does_not_take_are_seen_as_lag_and_the_outage_is
         await eventually(lambda: value('lectern_part_up{part="redis"}') == 1)
 
 
-async def test_an_outage_of_postgres_is_seen(own_postgres: Postgres, redis_url: str, counted: Counted) -> None:
-    await migrate(own_postgres.dsn)
-    async with running(own_postgres.dsn, redis_url) as core:
+async def test_an_outage_of_postgres_is_seen(own_postgres: Postgres, own_place: Place, counted: Counted) -> None:
+    async with running(own_place.dsn, own_place.redis_url) as core:
         assert value('lectern_part_up{part="postgres"}') == 1
         assert value(f'lectern_process{{process="{core.runtime.registry.process_id}"}}') == 1
         own_postgres.kill()

@@ -9,10 +9,8 @@ import pytest
 
 from embedded.postgres import Postgres
 from server.data.db import PostgresAway, queries
-from server.data.migrate import migrate
 from tests.actors.conftest import Place
-from tests.support.core import Core, SetClock, eventually, insert_session, report, running
-from tests.support.lectures import make_learner, make_lecture
+from tests.support.core import Core, SetClock, eventually, report, running
 from tests.support.pausing import paused
 
 sessions = queries("sessions")
@@ -54,22 +52,19 @@ async def test_who_could_not_say_that_it_lives_takes_nobody_for_dead_until_the_o
 
 
 async def test_what_a_postgres_that_hung_is_asked_meanwhile_takes_nobody_for_dead_either(
-    own_postgres: Postgres, redis_url: str
+    own_postgres: Postgres, own_place: Place
 ) -> None:
-    await migrate(own_postgres.dsn)
-    lecture = await make_lecture(own_postgres.dsn)
-    user_id = await make_learner(own_postgres.dsn, lecture.course_id)
     settings: dict[str, Any] = {"start": False, "process_alive_s": 1.0}
     async with (
-        running(own_postgres.dsn, redis_url, **settings) as one,
-        running(own_postgres.dsn, redis_url, postgres_timeout_s=0.5, **settings) as two,
+        running(own_place.dsn, own_place.redis_url, **settings) as one,
+        running(own_place.dsn, own_place.redis_url, postgres_timeout_s=0.5, **settings) as two,
     ):
         await two.runtime.pulse.beat()
         assert await two.runtime.reaper.reap() == 0  # from here on it is one message
         asked_by = await two.db.fetchval("SELECT pg_backend_pid()")
         await one.runtime.pulse.beat()
         await two.runtime.pulse.beat()
-        session, listener = await one.open(await insert_session(one.db, lecture, user_id))
+        session, listener = await one.open(await own_place.new_session(one))
         with paused(own_postgres):
             with pytest.raises(PostgresAway):
                 await two.runtime.reaper.reap()

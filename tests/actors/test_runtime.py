@@ -16,11 +16,9 @@ from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from server.data.db import PostgresAway, queries
-from server.data.migrate import migrate
 from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
-from tests.support.core import Core, Listener, SetClock, eventually, insert_session, report, running, state_of
-from tests.support.lectures import make_learner, make_lecture
+from tests.support.core import Core, Listener, SetClock, eventually, report, running, state_of
 from tests.support.pausing import paused
 
 sessions = queries("sessions")
@@ -37,19 +35,16 @@ async def test_what_was_never_made_or_has_ended_cannot_be_claimed(core: Core, pl
 
 
 async def test_a_claim_that_postgres_comes_to_when_nobody_waits_any_more_ends_no_socket(
-    own_postgres: Postgres, redis_url: str
+    own_postgres: Postgres, own_place: Place
 ) -> None:
     """As a Postgres that hung for seconds does what it was asked meanwhile, when it goes on."""
-    await migrate(own_postgres.dsn)
-    lecture = await make_lecture(own_postgres.dsn)
-    user_id = await make_learner(own_postgres.dsn, lecture.course_id)
     async with (
-        running(own_postgres.dsn, redis_url, start=False) as one,
-        running(own_postgres.dsn, redis_url, start=False, postgres_timeout_s=0.5) as two,
+        running(own_place.dsn, own_place.redis_url, start=False) as one,
+        running(own_place.dsn, own_place.redis_url, start=False, postgres_timeout_s=0.5) as two,
     ):
-        session_id = await insert_session(one.db, lecture, user_id)
+        session_id = await own_place.new_session(one)
         session, listener = await one.open(session_id)
-        asked_at = (await own(two, session_id, user_id))["read_at"]
+        asked_at = (await own(two, session_id, own_place.user_id))["read_at"]
         assert await two.runtime.claim(uuid4(), "socket") is None  # from here on it is one message
         asked_by = await two.db.fetchval("SELECT pg_backend_pid()")
         with paused(own_postgres), pytest.raises(PostgresAway):
@@ -544,7 +539,7 @@ async def test_what_comes_while_a_drain_ends_the_sockets_is_saved_too(
 
 async def test_a_drain_does_not_wait_for_a_redis_that_is_gone(place: Place, own_valkey: Valkey) -> None:
     async with running(place.dsn, own_valkey.url) as core:
-        session_id = await insert_session(core.db, place.lecture, place.user_id)
+        session_id = await place.new_session(core)
         session, listener = await core.open(session_id)
         core.runtime.submit(session, report(1))
         await eventually(lambda: listener.applied == 1)

@@ -67,6 +67,11 @@ def ends_at(row: Any) -> datetime:
     return datetime.fromisoformat(row["current_period_end"]).astimezone(UTC)
 
 
+def another_process(client: AppClient) -> Subscribing:
+    """Who knows what the database says, and nothing of who waits for whom in the application."""
+    return Subscribing(client.app[CONFIG], client.app[DATABASE], client.app[CHARGING])
+
+
 # -- beginning ---------------------------------------------------------------------------------------------------------
 
 
@@ -566,8 +571,7 @@ async def test_older_news_never_take_the_place_of_newer(
     ada = await shop.customer("ada")
     row = (await subscribe(ada)).body
     await shop.stripe.control("POST", "webhooks", mode="drop")
-    app = client.app
-    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING])
+    elsewhere = another_process(client)
     # Another process asks; while the answer is on its way there the subscription is changed, and that is written.
     get, told, arrives = elsewhere.billing.get, asyncio.Event(), asyncio.Event()
 
@@ -594,8 +598,7 @@ async def test_who_is_overtaken_again_and_again_takes_what_the_others_were_told(
     ada = await shop.customer("ada")
     row = (await subscribe(ada)).body
     await shop.stripe.control("POST", "webhooks", mode="drop")
-    app = client.app
-    elsewhere = Subscribing(app[CONFIG], app[DATABASE], app[CHARGING])
+    elsewhere = another_process(client)
     get, plans = elsewhere.billing.get, iter(["pro", "all", "pro", "all"])
     changed = []
 
