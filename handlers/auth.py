@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from server.data.db import Connection, Record, queries
 from server.http import mails
-from server.http.auth import verify_current
+from server.http.auth import Role, verify_current
 from server.http.keys import EDGE, TOKENS
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
@@ -83,7 +83,7 @@ class Validity(BaseModel):
 
     valid: bool
     user_id: UUID | None = None
-    role: str | None = None
+    role: Role | None = None
     expires_at: datetime | None = None
 
 
