@@ -36,6 +36,7 @@ from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Routes
 
 routes = Routes("auth")
 auth = queries("auth")
+users = queries("users")
 
 # The id, password hash and familiarity of a user whom nobody knows.
 _NOBODY = None, None, False
@@ -185,7 +186,7 @@ async def validate(call: Call[AccessToken]) -> dict[str, Any]:
 @routes.get("/api/auth/me", role=STUDENT, answer=User, problems=(UserNotFound,), rate="read")
 async def get_me(call: Call[None]) -> Record:
     """The account of the caller."""
-    user: Record | None = await auth.get_user(call.db, user_id=call.user.id)
+    user: Record | None = await users.get_user(call.db, user_id=call.user.id)
     if user is None:
         raise UserNotFound
     return user
