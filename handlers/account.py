@@ -33,6 +33,7 @@ from server.http.routing import STUDENT, Body, Call, Change, Reply, Routes
 routes = Routes("auth")
 account = queries("account")
 personal = queries("personal")
+users = queries("users")
 
 EXPORT_TIMEOUT_S = 20.0
 
@@ -83,7 +84,7 @@ async def change_me(call: Call[AccountChange]) -> Record:
     """Change one's account."""
     changed = call.body.model_dump(exclude_unset=True)
     async with call.db.transaction() as tx:
-        before = await account.lock_account(tx, user_id=call.user.id)
+        before = await users.lock_user(tx, user_id=call.user.id)
         if before is None:
             raise UserNotFound
         if "avatar_file_id" in changed and not await account.set_avatar(
@@ -134,7 +135,7 @@ async def change_password(call: Call[NewPassword]) -> None:
 async def export_me(call: Call[None]) -> Reply:
     """All that is kept about the caller, as one document."""
     async with call.db.transaction() as tx:
-        user = await account.lock_account(tx, user_id=call.user.id)
+        user = await users.lock_user(tx, user_id=call.user.id)
         if user is None:
             raise UserNotFound
         tables = {
@@ -162,7 +163,7 @@ async def erase_me(call: Call[Farewell]) -> None:
     user = await _own_account(call, call.body.current_password)
     over_in_s = call.config.files.receive_timeout_s + BEYOND_S
     async with call.db.transaction() as tx:
-        await account.lock_account(tx, user_id=user["id"])
+        await users.lock_user(tx, user_id=user["id"])
         await _erase_rows(tx, user["id"])
         await account.erase_account(tx, user_id=user["id"])
         await add_job(tx, LEFTOVERS, in_s=over_in_s, user_id=str(user["id"]))

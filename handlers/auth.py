@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from server.data.db import Connection, Record, queries
 from server.http import mails
-from server.http.auth import verify_current
+from server.http.auth import Role, verify_current
 from server.http.keys import EDGE, TOKENS
 from server.http.login_limits import Wrong, account_of, guarded
 from server.http.members import EmailAddress, Password, User, Username
@@ -36,6 +36,7 @@ from server.http.routing import ANONYMOUS, STUDENT, Body, Call, Routes
 
 routes = Routes("auth")
 auth = queries("auth")
+users = queries("users")
 
 # The id, password hash and familiarity of a user whom nobody knows.
 _NOBODY = None, None, False
@@ -83,7 +84,7 @@ class Validity(BaseModel):
 
     valid: bool
     user_id: UUID | None = None
-    role: str | None = None
+    role: Role | None = None
     expires_at: datetime | None = None
 
 
@@ -185,7 +186,7 @@ async def validate(call: Call[AccessToken]) -> dict[str, Any]:
 @routes.get("/api/auth/me", role=STUDENT, answer=User, problems=(UserNotFound,), rate="read")
 async def get_me(call: Call[None]) -> Record:
     """The account of the caller."""
-    user: Record | None = await auth.get_user(call.db, user_id=call.user.id)
+    user: Record | None = await users.get_user(call.db, user_id=call.user.id)
     if user is None:
         raise UserNotFound
     return user

@@ -139,7 +139,7 @@ class SessionState(BaseModel):
     video_id: UUID
     user_id: UUID
     status: Literal["active", "suspended", "ended"]
-    claimed_by: str | None
+    claimed_by: Literal["socket", "rest", "reaper"] | None
     epoch: int
     last_seq: int
     saved_seq: int

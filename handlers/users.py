@@ -109,7 +109,5 @@ async def _set_role(call: Call[Any], role: Role, only_from: str | None = None) -
 
 
 def _roles(row: Record) -> dict[str, Any]:
-    included = sorted(
-        (name for name in RANKS if RANKS[name] <= RANKS[row["role"]]), key=RANKS.__getitem__, reverse=True
-    )
+    included = [name for name in reversed(RANKS) if RANKS[name] <= RANKS[row["role"]]]
     return {"user_id": row["id"], "role": row["role"], "roles": included}

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from server.data.audit import audit_foreign
 from server.data.db import Record, queries
 from server.domain.captions import NotCaptions, check_captions
-from server.domain.videos import show_video
+from server.domain.videos import VideoVisibility, show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
@@ -72,7 +72,7 @@ class VideoChange(Change):
 
     title: Title = ""
     description: Description = ""
-    visibility: Literal["private", "preview", "public"] = "private"
+    visibility: VideoVisibility = "private"
 
 
 class Upload(BaseModel):

@@ -1,8 +1,8 @@
 """Postgres: one bounded pool per process, named queries, and failures that come in time.
 
 A connection that was abandoned in mid-query (time-out, cancellation) is thrown away, not returned: waiting for a paused
-server to confirm a cancellation or a rollback takes longer than a client is willing to wait. After a time-out all the
-others give way to new ones before they are used again: what silenced one may have silenced all of them.
+server to confirm a cancellation or a rollback takes longer than a client is willing to wait. After a time-out or a loss
+all the others give way to new ones before they are used again: what silenced one may have silenced all of them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
+# Of a connection that is good for nothing any more, as all of them may be, is also said that its server took leave and
+# its end has not come yet (asyncpg's state machine takes nothing then, so nothing was sent), or that a release that
+# takes over has altered a table, for which it has statements prepared (in a transaction nothing is asked again).
+_USELESS = (*_LOST, asyncpg.InternalClientError, asyncpg.InvalidCachedStatementError)
 # How Postgres says that it can't just now (a deadlock that it broke, a row that somebody holds for longer than the
 # statement waits, or a standby that takes no writes yet): the same may work later, and nothing is wrong with what was
 # asked. A closed connection (asyncpg's InterfaceError, which bad arguments are too) and a time-out are told as
@@ -376,25 +380,20 @@ class Database:
             connection.terminate()
         elif isinstance(error, TimeoutError):
             connection.terminate()
-            self._renew()
+            self._renew(connection)
             return NoAnswer("no answer in time")
-        elif isinstance(error, asyncpg.InvalidCachedStatementError):
-            # A release that takes over has altered a table. In a transaction nothing can be asked again, and the other
-            # connections have prepared the same for the table as it was.
+        elif isinstance(error, _USELESS) or (
+            isinstance(error, OSError | asyncpg.InterfaceError) and connection.is_closed()
+        ):
             connection.terminate()
-            self._renew()
-            return ConnectionLost(str(error))
-        elif isinstance(error, (*_LOST, asyncpg.InternalClientError)):
-            # The last is what asyncpg says of a connection whose server took leave and whose end has not come yet: its
-            # state machine takes nothing any more, so nothing was sent.
-            connection.terminate()
-            return ConnectionLost(str(error))
-        elif isinstance(error, OSError | asyncpg.InterfaceError) and connection.is_closed():
+            self._renew(connection)
             return ConnectionLost(str(error))
         return error
 
-    def _renew(self) -> None:
-        """Have all connections that there are replaced before they are used again."""
+    def _renew(self, lost: _Connection) -> None:
+        """Have all connections of this one's generation replaced before they are used again."""
+        if lost.generation != self._generation:
+            return  # those are newer
         self._generation += 1
         for connection in self._at_hand:
             connection.terminate()

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from itertools import pairwise
 
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
@@ -13,6 +14,8 @@ _EMAIL = re.compile(rf"{_PLAIN}+@{_LABEL}(\.{_LABEL})+")
 
 # What is tried first everywhere, of eight and more characters: from zxcvbn's ranking of leaked passwords.
 COMMON_PASSWORDS = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
+# zxcvbn finds simple ones by rule and so leaves them out of its ranking. Longer ones than this nobody tries first.
+_LONGEST_SIMPLE = 12
 
 
 def check_username(name: str) -> str:
@@ -33,6 +36,14 @@ def check_email(address: str) -> str:
 
 def check_password(password: str) -> str:
     """A password that is not one of those that everybody tries first."""
-    if password.lower() in COMMON_PASSWORDS:
+    if password.lower() in COMMON_PASSWORDS or _is_simple(password.lower()):
         raise ValueError("is one of the most common passwords")
     return password
+
+
+def _is_simple(password: str) -> bool:
+    """The same again and again ("00000000", "123123123"), or each character the next one ("abcdefgh", "987654321")."""
+    if len(password) > _LONGEST_SIMPLE or not password.isascii():
+        return False
+    steps = {ord(second) - ord(first) for first, second in pairwise(password)}
+    return password in (password + password)[1:-1] or steps in ({1}, {-1})

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 Status = Literal["pending_upload", "processing", "ready", "error"]
+VideoVisibility = Literal["private", "preview", "public"]
 
 # The host's `errorReasonCode`s, and what an instructor can do about them.
 ERRORS = {

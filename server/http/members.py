@@ -8,11 +8,13 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from server.domain.accounts import check_email, check_password, check_username
 from server.domain.files import FileStatus, Purpose, Visibility
-from server.domain.videos import Status
+from server.domain.videos import Status, VideoVisibility
+from server.http.auth import Role
 
 TransactionStatus = Literal[
     "pending", "requires_action", "succeeded", "failed", "canceled", "partially_refunded", "refunded", "disputed"
 ]
+EnrollmentSource = Literal["free", "purchase", "subscription", "admin", "own"]
 
 
 def not_blank(text: str) -> str:
@@ -36,7 +38,7 @@ class User(BaseModel):
     id: UUID
     username: str
     email: str
-    role: str
+    role: Role
     email_verified: bool
     avatar_url: str | None
     created_at: datetime
@@ -61,7 +63,7 @@ class Video(BaseModel):
     status: Status
     duration_seconds: float | None
     thumbnail_url: str | None
-    visibility: str
+    visibility: VideoVisibility
     upload_user_id: UUID
     error: str | None
     created_at: datetime
@@ -119,7 +121,7 @@ class Enrollment(BaseModel):
     user_id: UUID
     course_id: UUID
     transaction_id: UUID | None
-    source: str
+    source: EnrollmentSource
     enrolled_at: datetime
     expires_at: datetime | None
     is_active: bool

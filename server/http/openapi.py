@@ -237,7 +237,7 @@ def _header_parameters(route: Route) -> list[dict[str, Any]]:
         parameters.append(
             {"name": KEY_HEADER, "in": "header", "required": required, "schema": schema, "description": description}
         )
-    if route.has_etag:
+    if route.has_etag or 304 in route.also:
         parameters.append({"name": "If-None-Match", "in": "header", "schema": {"type": "string"}})
     return parameters
 
@@ -280,13 +280,11 @@ def _responses(route: Route, names: Mapping[Route, str], schemas: _Schemas) -> d
         responses["101"] = {"description": "The socket is open."}
     elif says_nothing(route):
         responses["204"] = {"description": "Done.", "headers": _headers("X-Request-Id", *_counted(route))}
-    for status in () if route.socket or says_nothing(route) else (route.status, *route.also):
+    unchanged = (304,) if route.has_etag else ()
+    for status in () if route.socket or says_nothing(route) else (route.status, *route.also, *unchanged):
         responses[str(status)] = _success(route, status, schemas)
         if links := links_of(route, status, names):
             responses[str(status)]["links"] = links
-    if route.has_etag:
-        headers = _headers("X-Request-Id", "ETag", "Cache-Control", *_counted(route))
-        responses["304"] = {"description": "The answer that `If-None-Match` names is still good.", "headers": headers}
     by_status: dict[int, list[type[Problem]]] = defaultdict(list)
     for problem in problems_of(route):
         by_status[problem.status].append(problem)
@@ -303,7 +301,9 @@ def says_nothing(route: Route) -> bool:
 def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
     response: dict[str, Any] = {"description": "Done."}
     if status in (302, 304):
-        response["description"] = "It is elsewhere." if status == 302 else "What you have is still good."
+        response["description"] = (
+            "It is elsewhere." if status == 302 else "The answer that `If-None-Match` names is still good."
+        )
     elif route.answer is not None and status != 204:
         response["content"] = {route.produces: {"schema": schemas.of(route.answer, "serialization")}}
     elif route.method == "GET":
@@ -311,7 +311,7 @@ def _success(route: Route, status: int, schemas: _Schemas) -> dict[str, Any]:
     names = ["X-Request-Id", *_counted(route)]
     if (route.location and status == 201) or status == 302:
         names.append("Location")
-    if route.has_etag and status != 302:
+    if 304 in route.also or (route.has_etag and status != 302):
         names += ["ETag", "Cache-Control"]
     if route.takes_key:
         names.append("Idempotency-Replayed")
@@ -384,8 +384,9 @@ def _of_gateway(route: Route) -> Iterable[type[Problem]]:
         yield from (IdempotencyKeyReused, IdempotencyKeyInUse)
     if route.idempotency == "required":
         yield IdempotencyKeyRequired
-    if route.path.startswith("/api/"):
-        yield from (DatabaseUnavailable, TimedOut)
+    yield TimedOut
+    if route.path.startswith(("/api/", "/ws/")):
+        yield DatabaseUnavailable
 
 
 def _of_input(route: Route) -> Iterable[type[Problem]]:
@@ -401,6 +402,10 @@ def _of_input(route: Route) -> Iterable[type[Problem]]:
         yield ValidationFailed
         if "cursor" in route.query.model_fields:
             yield BadCursor
+
+
+# Of problems that a handler decides on, which are kept under the request's key.
+_KEPT = frozenset({402, 403, 404, 409, 422})
 
 
 def _problem_response(route: Route, problems: Sequence[type[Problem]]) -> dict[str, Any]:
@@ -423,6 +428,8 @@ def _problem_response(route: Route, problems: Sequence[type[Problem]]) -> dict[s
         names.append("Retry-After")
     if problems[0].status == 401:
         names.append("WWW-Authenticate")
+    if route.takes_key and problems[0].status in _KEPT:
+        names.append("Idempotency-Replayed")
     response["headers"] = _headers(*names)
     return response
 

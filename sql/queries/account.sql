@@ -8,9 +8,6 @@ SELECT u.*, EXISTS (
 ) AS known_here
 FROM users AS u WHERE u.id = :user_id AND u.erased_at IS NULL;
 
--- name: lock_account(user_id)^
-SELECT * FROM users WHERE id = :user_id AND erased_at IS NULL FOR NO KEY UPDATE;
-
 -- name: set_avatar(user_id, file_id)!
 -- None when there is no such picture of the user's; `avatar_url` follows.
 UPDATE users SET avatar_file_id = :file_id

@@ -1,9 +1,6 @@
 -- name: insert_user(username, email, password_hash)^
 INSERT INTO users (username, email, password_hash) VALUES (:username, :email, :password_hash) RETURNING *;
 
--- name: get_user(user_id)^
-SELECT * FROM users WHERE id = :user_id;
-
 -- name: find_user_by_login(login, network, known_days)^
 -- A user name never holds an @, so that a login is one or the other.
 SELECT u.*, EXISTS (

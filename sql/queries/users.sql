@@ -1,4 +1,5 @@
--- What administrators see and do about users. An erased account is nobody's any more and is not found.
+-- Users, as they see themselves and administrators see and change them. An erased account is nobody's any more and is not
+-- found.
 
 -- name: list_users(term, after, count)
 -- Newest first; the term is looked for anywhere in the name or address, in any case.

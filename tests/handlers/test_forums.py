@@ -560,3 +560,26 @@ async def test_who_erases_the_account_leaves_words_without_a_name(forum: Forum, 
     assert (await ben.ask("DELETE", "/api/auth/me", {"current_password": "correct horse battery"})).status == 204
     post = (await read(ada, topic))["posts"]["items"][1]
     assert (post["content"], post["username"], post["avatar_url"]) == ("Keep this.", None, None)
+
+
+async def test_who_is_let_in_and_leaves_while_writing_has_written(
+    forum: Forum, people: People, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    student = await people.join("student")
+    course_id = forum.course["id"]
+    await student.make("/api/enrollments", {"course_id": course_id})
+    topic = await forum.ask(student)
+    bodies = {
+        "/api/forums/topics": {"course_id": course_id, "title": "Why?", "content": "How?"},
+        f"/api/forums/topics/{topic['id']}/posts": {"content": "So."},
+    }
+    for path, body in bodies.items():
+        async with sql.transaction():
+            await sql.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", student.id)  # who writes is looked up
+            writing = asyncio.ensure_future(student.post(path, body))
+            await blocked(sql)
+            await sql.execute("UPDATE enrollments SET is_active = false")
+        written = await writing
+        assert written.status == 201, written.body
+        assert (await student.get(written.headers["Location"])).code == "not_entitled"
+        await sql.execute("UPDATE enrollments SET is_active = true")

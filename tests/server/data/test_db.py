@@ -329,6 +329,20 @@ async def test_a_connection_whose_server_took_leave_is_lost_even_before_its_end_
             database.terminate()
 
 
+async def test_whose_server_took_leave_of_all_connections_is_asked_again_on_a_new_one(own_postgres: Postgres) -> None:
+    sockets = Path(own_postgres.dsn.partition("host=")[2])
+    leave = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'lectern'"
+    with data_directory() as places:
+        async with _SlowToEnd(sockets / ".s.PGSQL.5432", places / ".s.PGSQL.5432"):
+            database = await Database.open(f"postgresql://lectern@/lectern?host={places}", pool_size=3, timeout_s=20.0)
+            for attempt in (lambda: database.fetchval("SELECT 1"), lambda: _in_transaction(database)):
+                await _hold(database, 3)
+                assert (await asyncio.to_thread(own_postgres.execute, leave)).split() == ["t"] * 3
+                await asyncio.sleep(0.1)  # what follows holds whether or not the leave has come
+                assert await attempt() == 1
+            database.terminate()
+
+
 async def test_when_one_connection_has_died_without_a_word_the_others_are_not_tried_one_by_one(
     own_postgres: Postgres,
 ) -> None:

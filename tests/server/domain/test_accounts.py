@@ -30,6 +30,21 @@ def test_what_is_none_is_refused(check: Callable[[str], str], text: str) -> None
         check(text)
 
 
+@pytest.mark.parametrize(
+    "password", ["00000000", "aaaaaaaa", "123123123", "12341234", "TestTest", "987654321", "0123456789", "abcdefgh"]
+)
+def test_a_password_that_anybody_would_go_on_with_is_common(password: str) -> None:
+    with pytest.raises(ValueError, match="most common"):
+        check_password(password)
+
+
+@pytest.mark.parametrize(
+    "password", ["x" * 256, "密码密码密码密码", "abdcefhg", "12341235", "testtest battery", "ü" * 8]
+)
+def test_a_password_that_is_long_or_of_ones_own_is_taken(password: str) -> None:
+    assert check_password(password) == password
+
+
 @pytest.mark.parametrize("more", [",1", "(1)", ";a@b.cd", "<a@b.cd>", ">", '"', ":25", "[1]", "\\1"])
 def test_what_a_mail_program_reads_as_another_address_is_none(more: str) -> None:
     for address in (f"ada@example.com{more}", f"ada{more}@example.com", f"ada@example{more}.com"):

@@ -8,6 +8,7 @@ from msgspec import Struct
 from pydantic import BaseModel, Field
 
 from handlers import sessions
+from server.app import HANDLERS
 from server.http import health, openapi, pages
 from server.http.problems import REGISTRY, CourseNotFound
 from server.http.routing import ADMIN, PUBLIC, STUDENT, Body, Call, Change, Routes
@@ -147,8 +148,41 @@ def test_the_gateways_headers_are_documented() -> None:
     assert {"ETag", "Cache-Control"} <= set(read["responses"]["200"]["headers"]) & set(
         read["responses"]["304"]["headers"]
     )
+    for status in ("404", "409", "422"):  # refusals are kept under the key, too
+        assert "Idempotency-Replayed" in created["responses"][status]["headers"]
+    assert "Idempotency-Replayed" not in created["responses"]["401"]["headers"]
     for name in created["responses"]["201"]["headers"]:
         assert document()["components"]["headers"][name]["description"]
+
+
+def test_a_files_etag_and_what_any_route_answers_without_its_parts_are_documented() -> None:
+    told = openapi.openapi([route for group in (*HANDLERS, health, pages) for route in group.routes.routes])["paths"]
+    for path in ("/api/files/public/{file_id}", "/web/{path}"):
+        operation = told[path]["get"]
+        assert "If-None-Match" in [parameter["name"] for parameter in operation["parameters"]]
+        assert {"ETag", "Cache-Control"} <= set(operation["responses"]["200"]["headers"]) & set(
+            operation["responses"]["304"]["headers"]
+        )
+    for path, code in (
+        ("/readyz", "timed_out"),
+        ("/web/{path}", "timed_out"),
+        ("/ws/chat/{user_id}", "database_unavailable"),
+    ):
+        refused = told[path]["get"]["responses"]["503"]["content"]["application/problem+json"]["schema"]
+        assert code in refused["allOf"][1]["properties"]["code"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("row", "member", "values"),
+    [
+        ("User", "role", ["student", "instructor", "admin"]),
+        ("Enrollment", "source", ["free", "purchase", "subscription", "admin", "own"]),
+        ("Video", "visibility", ["private", "preview", "public"]),
+    ],
+)
+def test_what_a_member_can_be_is_told_in_answers_as_in_bodies(row: str, member: str, values: list[str]) -> None:
+    told = openapi.openapi([route for group in HANDLERS for route in group.routes.routes])
+    assert told["components"]["schemas"][row]["properties"][member]["enum"] == values
 
 
 def test_a_public_route_may_be_called_with_and_without_a_token() -> None:
