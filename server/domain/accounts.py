@@ -14,8 +14,8 @@ _EMAIL = re.compile(rf"{_PLAIN}+@{_LABEL}(\.{_LABEL})+")
 
 # What is tried first everywhere, of eight and more characters: from zxcvbn's ranking of leaked passwords.
 COMMON_PASSWORDS = frozenset(word for word in FREQUENCY_LISTS["passwords"] if len(word) >= 8)
-# zxcvbn finds simple ones by rule and so leaves them out of its ranking. Longer ones than this nobody tries first.
-_LONGEST_SIMPLE = 12
+# zxcvbn finds simple numbers by rule and so leaves them out of its ranking. Longer ones than this nobody tries first.
+_LONGEST_NUMBER = 12
 
 
 def check_username(name: str) -> str:
@@ -36,14 +36,14 @@ def check_email(address: str) -> str:
 
 def check_password(password: str) -> str:
     """A password that is not one of those that everybody tries first."""
-    if password.lower() in COMMON_PASSWORDS or _is_simple(password.lower()):
+    if password.lower() in COMMON_PASSWORDS or _is_simple_number(password):
         raise ValueError("is one of the most common passwords")
     return password
 
 
-def _is_simple(password: str) -> bool:
-    """The same again and again ("00000000", "123123123"), or each character the next one ("abcdefgh", "987654321")."""
-    if len(password) > _LONGEST_SIMPLE or not password.isascii():
+def _is_simple_number(password: str) -> bool:
+    """The same again and again ("00000000", "123123123"), or each digit the next one ("23456789", "987654321")."""
+    if len(password) > _LONGEST_NUMBER or not (password.isascii() and password.isdecimal()):
         return False
     steps = {ord(second) - ord(first) for first, second in pairwise(password)}
     return password in (password + password)[1:-1] or steps in ({1}, {-1})

@@ -30,17 +30,13 @@ def test_what_is_none_is_refused(check: Callable[[str], str], text: str) -> None
         check(text)
 
 
-@pytest.mark.parametrize(
-    "password", ["00000000", "aaaaaaaa", "123123123", "12341234", "TestTest", "987654321", "0123456789", "abcdefgh"]
-)
-def test_a_password_that_anybody_would_go_on_with_is_common(password: str) -> None:
+@pytest.mark.parametrize("password", ["00000000", "123123123", "12341234", "987654321", "0123456789", "23456789"])
+def test_a_number_that_anybody_would_go_on_with_is_common(password: str) -> None:
     with pytest.raises(ValueError, match="most common"):
         check_password(password)
 
 
-@pytest.mark.parametrize(
-    "password", ["x" * 256, "密码密码密码密码", "abdcefhg", "12341235", "testtest battery", "ü" * 8]
-)
+@pytest.mark.parametrize("password", ["x" * 256, "密码密码密码密码", "abcdefgh", "12341235", "0" * 13, "ü" * 8])
 def test_a_password_that_is_long_or_of_ones_own_is_taken(password: str) -> None:
     assert check_password(password) == password
 
