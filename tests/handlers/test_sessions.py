@@ -12,6 +12,8 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
+from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION
+from multidict import CIMultiDict
 
 from server import metrics
 from server.http.keys import TOKENS
@@ -344,6 +346,9 @@ async def test_a_player_that_comes_back_late_gets_new_credentials_before_its_old
     assert (await player.open(session | {"token": renewed["token"]})).hello["type"] == "hello"
 
 
+OPENING = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+
+
 async def refusal(player: Player, session_id: object, query: str = "", **options: Any) -> int:
     with pytest.raises(WSServerHandshakeError) as refused:
         await player.client.ws_connect(f"/api/videos/ws/{session_id}{query}", **options)
@@ -363,12 +368,20 @@ async def test_openings_that_are_not_right_are_refused_before_the_upgrade(player
     assert await refusal(player, mine, protocols=good, headers={"Origin": "https://evil.example"}) == 403
     assert await refusal(player, uuid4(), protocols=("lectern.v1", f"bearer.{player.token}")) == 404
     plain = await player.client.get(f"/api/videos/ws/{mine}", headers=player.headers)
-    opening = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
     other_version = {"Sec-WebSocket-Version": "25", "Sec-WebSocket-Protocol": ", ".join(good)}
-    later = await player.client.get(f"/api/videos/ws/{mine}", headers=opening | other_version)
+    later = await player.client.get(f"/api/videos/ws/{mine}", headers=OPENING | other_version)
     for answer in (plain, later):
         assert (answer.status, (await answer.json())["code"]) == (426, "upgrade_required")
         assert (answer.headers["Upgrade"], answer.headers["Sec-WebSocket-Version"]) == ("websocket", "13")
+
+
+async def test_protocols_offered_in_headers_of_their_own_are_one_list(player: Player) -> None:
+    session = await player.new_session()
+    offered = ((SEC_WEBSOCKET_PROTOCOL, protocol) for protocol in (f"bearer.{session['token']}", "lectern.v1"))
+    opening = CIMultiDict([*OPENING.items(), (SEC_WEBSOCKET_VERSION, "13"), *offered])
+    async with player.client.get(f"/api/videos/ws/{session['session_id']}", headers=opening) as answer:
+        assert (answer.status, answer.headers.getall(SEC_WEBSOCKET_PROTOCOL)) == (101, ["lectern.v1"])
+        answer.close()
 
 
 async def test_an_access_token_opens_ones_own_session_and_nobody_elses(player: Player, postgres_dsn: str) -> None:
