@@ -16,7 +16,8 @@ from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION
 from multidict import CIMultiDict
 
 from server import metrics
-from server.http.keys import TOKENS
+from server.data.db import PostgresAway
+from server.http.keys import DATABASE, TOKENS
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
 
@@ -454,6 +455,37 @@ async def test_what_was_acknowledged_before_a_takeover_counts(
         await player.new_session(takeover=True)
         shown = await player.shown(session)
         assert (shown["status"], shown["frames"], shown["watched_seconds"]) == ("ended", 5, 4.0)
+        assert await wire.close_code() == 4409
+
+
+async def test_what_was_acknowledged_before_a_takeover_counts_where_nobody_heard_that_it_was_done(
+    player: Player, postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = player.client.app[DATABASE]
+    committed = database.transaction
+
+    @contextlib.asynccontextmanager
+    async def unanswered() -> AsyncIterator[Any]:
+        async with committed() as tx:
+            yield tx
+        raise PostgresAway("no answer to COMMIT")
+
+    late = FAST | {"checkpoint_s": 30.0}
+    async with serving(settings(postgres_dsn, redis_url, sessions=late)) as other:
+        elsewhere = Player(other, player.lecture, player.user_id)
+        session = await elsewhere.new_session()
+        wire = await elsewhere.open(session)
+        await wire.send(*(frame(n, float(n)) for n in range(1, 6)))
+        await wire.acked(5)
+        for _ in range(2):
+            await player.new_session()
+        with monkeypatch.context() as cut:
+            cut.setattr(database, "transaction", unanswered)
+            path = f"/api/videos/{player.lecture.video_id}/sessions"
+            answer = await player.client.post(path, json={"takeover": True}, headers=player.headers)
+            assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+        shown = await player.eventually(session, lambda s: s["frames"] == 5)
+        assert shown["status"] == "ended"
         assert await wire.close_code() == 4409
 
 
