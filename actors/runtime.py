@@ -161,7 +161,7 @@ class Runtime:
         until = asked_at and asked_at + timedelta(seconds=self._db.timeout_s)
         held = self.registry.get(session_id)  # until our own announcement reaches us
         async with self._db.connection() as connection:
-            with self._stray_where_it_fails(session_id):
+            with self.strays_where_it_fails(session_id):
                 row = await sessions_sql.claim_session(
                     connection,
                     session_id=session_id,
@@ -175,7 +175,7 @@ class Runtime:
                 raise PostgresAway("the claim came too late")
             return None
         self.registry.strays.pop(session_id, None)  # it is looked after; nobody else is to claim it meanwhile
-        with self._stray_where_it_fails(session_id):
+        with self.strays_where_it_fails(session_id):
             await self.announce_claim(session_id, row["epoch"])
             session = await recover(row, self._streams, self._clock)
         if held is not None:
@@ -194,12 +194,13 @@ class Runtime:
         return await self.claim(row["id"], "socket", asked_at=row["read_at"])
 
     @contextlib.contextmanager
-    def _stray_where_it_fails(self, session_id: UUID) -> Iterator[None]:
-        """The session may be ours from here on."""
+    def strays_where_it_fails(self, *session_ids: UUID) -> Iterator[set[UUID]]:
+        """These sessions, and those that are added within, may be ours from here on."""
+        ids = set(session_ids)
         try:
-            yield
+            yield ids
         except BaseException:
-            self.registry.strays[session_id] = self._clock.monotonic()
+            self.registry.strays |= dict.fromkeys(ids, self._clock.monotonic())
             raise
 
     async def announce_claim(self, session_id: UUID, epoch: int) -> None:
@@ -211,13 +212,9 @@ class Runtime:
     async def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Sessions that the caller has just ended under this process's id (rows of `end_sessions`): tell whoever holds
         them, and fold what their streams still hold; what cannot be done now the reaper does."""
-        try:
+        # Not strays before: the reaper would claim anew what is under way here, and be through with it later.
+        with contextlib.suppress(*AWAY), self.strays_where_it_fails(*(row["id"] for row in rows)):
             await self._finish(rows)
-        except BaseException as error:
-            # Not before: the reaper would claim anew what is under way here, and be through with it later.
-            self.registry.strays.update((row["id"], self._clock.monotonic()) for row in rows)
-            if not isinstance(error, AWAY):
-                raise
 
     async def _finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:

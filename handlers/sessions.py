@@ -204,27 +204,30 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
     ladder, segment_s = await _ladder(call, video)
     decision = _first_decision(ladder, call.body, call.config.sessions.decision_ttl_ms)
     known = await _known_network(call)
-    async with call.db.transaction() as tx:
-        ended = await _make_room(call, tx)
-        row = await sessions.insert_session(
-            tx,
-            video_id=video["id"],
-            user_id=call.user.id,
-            lecture_id=video["lecture_id"],
-            device=call.body.device,
-            viewport=call.body.viewport,
-            network=call.body.connection,
-            save_data=call.body.save_data,
-            player=call.body.player,
-            ladder=ladder,
-            segment_s=segment_s,
-            decision=decision,
-            state={"quality": known},
-        )
+    core = call.app[CORE]
+    with core.strays_where_it_fails() as ours:  # it may be committed all the same
+        async with call.db.transaction() as tx:
+            ended = await _make_room(call, tx)
+            ours.update(row["id"] for row in ended)
+            row = await sessions.insert_session(
+                tx,
+                video_id=video["id"],
+                user_id=call.user.id,
+                lecture_id=video["lecture_id"],
+                device=call.body.device,
+                viewport=call.body.viewport,
+                network=call.body.connection,
+                save_data=call.body.save_data,
+                player=call.body.player,
+                ladder=ladder,
+                segment_s=segment_s,
+                decision=decision,
+                state={"quality": known},
+            )
     # The new one is there: where Redis does not answer, the reaper finishes those before it.
     with suppress(TimeoutError):
         async with asyncio.timeout(call.config.server.handler_timeout_s * FINISHING_SHARE):
-            await call.app[CORE].finish([dict(row) for row in ended])
+            await core.finish([dict(row) for row in ended])
     watching = call.app[WATCHING]
     return {
         "session_id": row["id"],

@@ -69,6 +69,8 @@ def configure_logs(log: Log) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    # It repeats what protocols an opening offered where it knows none of them, and a token is one.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 
 def get_logger() -> Any:

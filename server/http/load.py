@@ -2,7 +2,8 @@
 
 One core is all that a process has. How much of it the loop's thread uses tells that it is full before anybody waits;
 how late the loop is tells the same where the core is shared with others. Both are means over a few seconds, so that a
-burst, such as a thousand players who come back at once, is taken; what rises steadily is not seen late for that.
+burst, such as a thousand players who come back at once, is taken; what rises steadily is not seen late for that. And a
+process that stood still, with its machine or stopped, has room as soon as it goes on: that is when players come back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from math import exp
 
 # Over how long both are averaged, s.
 MEMORY_S = 4.0
+# However long it took to come to it, one look counts for so long at most, and its lag for twice what is too late: one
+# alone makes nobody full.
+LONGEST_S = 1.0
 
 
 class Load:
@@ -24,9 +28,9 @@ class Load:
 
     def look(self, busy_s: float, passed_s: float, lag_s: float) -> None:
         """In the `passed_s` since the last look the thread used the processor for `busy_s`, and was `lag_s` late."""
-        weight = 1 - exp(-passed_s / MEMORY_S)
+        weight = 1 - exp(-min(passed_s, LONGEST_S) / MEMORY_S)
         self._share.add(min(busy_s / passed_s, 1.0), weight)
-        self._lag_s.add(lag_s, weight)
+        self._lag_s.add(min(lag_s, 2 * self._full_lag_s), weight)
 
     @property
     def full(self) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import msgspec
 import structlog
 from aiohttp import WebSocketError, WSMsgType, web
+from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL
 
 from server import metrics
 from server.clock import Clock
@@ -98,7 +99,7 @@ def check_opening(request: web.Request) -> str:
         raise UpgradeRequired(headers=upgrade)
     if "token" in request.query or "access_token" in request.query:
         raise TokenInQuery
-    offered = [p.strip() for p in ",".join(request.headers.getall("Sec-WebSocket-Protocol", ())).split(",")]
+    offered = [p.strip() for p in ",".join(request.headers.getall(SEC_WEBSOCKET_PROTOCOL, ())).split(",")]
     if PROTOCOL not in offered:
         raise SubprotocolRequired
     if not _is_whole(request):
@@ -154,6 +155,7 @@ class Sockets:
             compress=False,  # 14 KB a connection, not 117
             max_msg_size=self.config.sessions.frame_bytes + 1,  # aiohttp refuses from this size on
         )
+        response.headers[SEC_WEBSOCKET_PROTOCOL] = PROTOCOL  # where several headers offer some, aiohttp reads the first
         await response.prepare(request)
         transport = request.transport
         if transport is None:

@@ -12,9 +12,12 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
+from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION
+from multidict import CIMultiDict
 
 from server import metrics
-from server.http.keys import TOKENS
+from server.data.db import PostgresAway
+from server.http.keys import DATABASE, TOKENS
 from tests.support.app import AppClient, serving, settings
 from tests.support.lectures import LADDER, Lecture, frame, make_learner, make_lecture
 
@@ -344,6 +347,9 @@ async def test_a_player_that_comes_back_late_gets_new_credentials_before_its_old
     assert (await player.open(session | {"token": renewed["token"]})).hello["type"] == "hello"
 
 
+OPENING = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+
+
 async def refusal(player: Player, session_id: object, query: str = "", **options: Any) -> int:
     with pytest.raises(WSServerHandshakeError) as refused:
         await player.client.ws_connect(f"/api/videos/ws/{session_id}{query}", **options)
@@ -363,12 +369,20 @@ async def test_openings_that_are_not_right_are_refused_before_the_upgrade(player
     assert await refusal(player, mine, protocols=good, headers={"Origin": "https://evil.example"}) == 403
     assert await refusal(player, uuid4(), protocols=("lectern.v1", f"bearer.{player.token}")) == 404
     plain = await player.client.get(f"/api/videos/ws/{mine}", headers=player.headers)
-    opening = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
     other_version = {"Sec-WebSocket-Version": "25", "Sec-WebSocket-Protocol": ", ".join(good)}
-    later = await player.client.get(f"/api/videos/ws/{mine}", headers=opening | other_version)
+    later = await player.client.get(f"/api/videos/ws/{mine}", headers=OPENING | other_version)
     for answer in (plain, later):
         assert (answer.status, (await answer.json())["code"]) == (426, "upgrade_required")
         assert (answer.headers["Upgrade"], answer.headers["Sec-WebSocket-Version"]) == ("websocket", "13")
+
+
+async def test_protocols_offered_in_headers_of_their_own_are_one_list(player: Player) -> None:
+    session = await player.new_session()
+    offered = ((SEC_WEBSOCKET_PROTOCOL, protocol) for protocol in (f"bearer.{session['token']}", "lectern.v1"))
+    opening = CIMultiDict([*OPENING.items(), (SEC_WEBSOCKET_VERSION, "13"), *offered])
+    async with player.client.get(f"/api/videos/ws/{session['session_id']}", headers=opening) as answer:
+        assert (answer.status, answer.headers.getall(SEC_WEBSOCKET_PROTOCOL)) == (101, ["lectern.v1"])
+        answer.close()
 
 
 async def test_an_access_token_opens_ones_own_session_and_nobody_elses(player: Player, postgres_dsn: str) -> None:
@@ -441,6 +455,37 @@ async def test_what_was_acknowledged_before_a_takeover_counts(
         await player.new_session(takeover=True)
         shown = await player.shown(session)
         assert (shown["status"], shown["frames"], shown["watched_seconds"]) == ("ended", 5, 4.0)
+        assert await wire.close_code() == 4409
+
+
+async def test_what_was_acknowledged_before_a_takeover_counts_where_nobody_heard_that_it_was_done(
+    player: Player, postgres_dsn: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = player.client.app[DATABASE]
+    committed = database.transaction
+
+    @contextlib.asynccontextmanager
+    async def unanswered() -> AsyncIterator[Any]:
+        async with committed() as tx:
+            yield tx
+        raise PostgresAway("no answer to COMMIT")
+
+    late = FAST | {"checkpoint_s": 30.0}
+    async with serving(settings(postgres_dsn, redis_url, sessions=late)) as other:
+        elsewhere = Player(other, player.lecture, player.user_id)
+        session = await elsewhere.new_session()
+        wire = await elsewhere.open(session)
+        await wire.send(*(frame(n, float(n)) for n in range(1, 6)))
+        await wire.acked(5)
+        for _ in range(2):
+            await player.new_session()
+        with monkeypatch.context() as cut:
+            cut.setattr(database, "transaction", unanswered)
+            path = f"/api/videos/{player.lecture.video_id}/sessions"
+            answer = await player.client.post(path, json={"takeover": True}, headers=player.headers)
+            assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+        shown = await player.eventually(session, lambda s: s["frames"] == 5)
+        assert shown["status"] == "ended"
         assert await wire.close_code() == 4409
 
 

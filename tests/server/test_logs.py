@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import structlog
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from server.config import Log
+from server.http.socket import PROTOCOL
 from server.logs import configure_logs, get_logger, request_id, write_access
 
 
@@ -43,6 +46,14 @@ def test_what_is_below_the_level_is_left_out(capsys: pytest.CaptureFixture[str])
     get_logger().info("chatter")
     get_logger().warning("trouble")
     assert [line["event"] for line in lines(capsys)] == ["trouble"]
+
+
+async def test_the_token_of_an_opening_never_stands_there(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log())
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+    headers |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "bearer.secret"}
+    assert web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(make_mocked_request("GET", "/", headers=headers))
+    assert lines(capsys) == []
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -1,5 +1,7 @@
 """When a process takes nobody new."""
 
+import pytest
+
 from server.http.load import Load
 
 
@@ -28,6 +30,21 @@ def test_who_has_room_again_takes_again_within_seconds() -> None:
 def test_where_the_core_is_anothers_the_lag_tells() -> None:
     load = Load(0.9, 0.5)
     busy(load, 0.4, 10, lag_s=0.8)
+    assert load.full
+
+
+@pytest.mark.parametrize("stood_still_s", [2, 8, 60])
+def test_who_stood_still_takes_again_at_once(stood_still_s: float) -> None:
+    load = Load(0.9, 0.5)
+    busy(load, 0.4, 10)
+    load.look(0.1, stood_still_s, stood_still_s - 0.25)
+    assert not load.full
+
+
+def test_who_stands_still_again_and_again_takes_nobody() -> None:
+    load = Load(0.9, 0.5)
+    for _ in range(3):
+        load.look(0.1, 2.0, 1.75)
     assert load.full
 
 
