@@ -415,9 +415,7 @@ async def _audit(
 
 async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Record | None:
     """The course, None when the caller may not know of it. Raises NotEntitled."""
-    course: Record | None = await forums.get_course(
-        connection, course_id=course_id, viewer_id=call.user.id, viewer_role=call.user.role
-    )
+    course: Record | None = await forums.get_course(connection, course_id=course_id, **_viewer(call))
     if course is not None and not course["viewer_entitled"]:
         raise NotEntitled
     return course
@@ -425,26 +423,26 @@ async def _get_course(call: Call[Any], connection: Any, course_id: UUID) -> Reco
 
 async def _get_topic(call: Call[Any], connection: Any, topic_id: UUID) -> Record:
     """The topic as it is shown. Raises TopicNotFound, NotEntitled."""
-    viewer = {"viewer_id": call.user.id, "viewer_role": call.user.role}
-    return _readable(await forums.get_topic(connection, topic_id=topic_id, **viewer), TopicNotFound)
+    return _readable(await forums.get_topic(connection, topic_id=topic_id, **_viewer(call)), TopicNotFound)
 
 
 async def _lock_topic(call: Call[Any], tx: Connection) -> Record:
     """The topic of the path, locked. Raises TopicNotFound, NotEntitled."""
-    viewer = {"viewer_id": call.user.id, "viewer_role": call.user.role}
-    return _readable(await forums.lock_topic(tx, topic_id=call.path.topic_id, **viewer), TopicNotFound)
+    return _readable(await forums.lock_topic(tx, topic_id=call.path.topic_id, **_viewer(call)), TopicNotFound)
 
 
 async def _get_post(call: Call[Any], connection: Any, post_id: UUID) -> Record:
     """The post as it is shown. Raises PostNotFound, NotEntitled."""
-    viewer = {"viewer_id": call.user.id, "viewer_role": call.user.role}
-    return _readable(await forums.get_post(connection, post_id=post_id, **viewer), PostNotFound)
+    return _readable(await forums.get_post(connection, post_id=post_id, **_viewer(call)), PostNotFound)
 
 
 async def _lock_post(call: Call[Any], tx: Connection) -> Record:
     """The post of the path and its topic, locked. Raises PostNotFound (also for a deleted one), NotEntitled."""
-    viewer = {"viewer_id": call.user.id, "viewer_role": call.user.role}
-    return _readable(await forums.lock_post(tx, post_id=call.path.post_id, **viewer), PostNotFound)
+    return _readable(await forums.lock_post(tx, post_id=call.path.post_id, **_viewer(call)), PostNotFound)
+
+
+def _viewer(call: Call[Any]) -> dict[str, Any]:
+    return {"viewer_id": call.user.id, "viewer_role": call.user.role}
 
 
 def _readable(row: Record | None, missing: type[Problem]) -> Record:
