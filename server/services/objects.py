@@ -75,6 +75,7 @@ class Objects:
                         connect_timeout=settings.timeout_s,
                         read_timeout=settings.timeout_s,
                         retries={"max_attempts": 1},
+                        max_pool_connections=0,  # as many as are asked for: large uploads take long to be put together
                         # Stores other than Amazon's answer newer checksums wrongly or not at all.
                         request_checksum_calculation="when_required",
                         response_checksum_validation="when_required",

@@ -95,6 +95,34 @@ async def test_a_page_in_place_of_the_store_is_no_answer_of_its(http: aiohttp.Cl
         await store.close()
 
 
+async def test_what_a_store_takes_long_for_keeps_nobody_else_waiting(http: aiohttp.ClientSession) -> None:
+    over, arrived = asyncio.Event(), 0
+
+    async def finish(_: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        await over.wait()
+        return web.Response(text='<A><ETag>"some"</ETag></A>', content_type="application/xml")
+
+    async def tell(_: web.Request) -> web.Response:
+        return web.Response(body=b"hello", headers={"ETag": '"some"'})
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", finish)
+    app.router.add_get("/{path:.*}", tell)
+    async with LocalServer(app) as server:
+        settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")), timeout_s=20)
+        store = await Objects.open(settings, http)
+        finishing = [asyncio.create_task(store.finish_upload(f"private/{n}", "upload", [])) for n in range(12)]
+        async with asyncio.timeout(30):
+            while arrived < 10:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+        assert await store.size_of("private/a") == 5
+        over.set()
+        await asyncio.gather(*finishing)
+        await store.close()
+
+
 async def test_a_store_that_stops_in_mid_object_is_slow(http: aiohttp.ClientSession) -> None:
     over = asyncio.Event()
 
