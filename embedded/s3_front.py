@@ -7,8 +7,9 @@ and clients that resume take that for the whole object. Everything else passes t
 import asyncio
 import sys
 from contextlib import AsyncExitStack
+from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout, hdrs, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, hdrs, web
 from yarl import URL
 
 _CHUNK = 1 << 18
@@ -23,8 +24,8 @@ def front(upstream_port: int) -> web.Application:
     upstream = web.AppKey("upstream", ClientSession)
 
     async def connect(app: web.Application):  # type: ignore[no-untyped-def]
-        timeout = ClientTimeout(total=None)
-        async with ClientSession(timeout=timeout, auto_decompress=False, skip_auto_headers=_ADDED) as session:
+        options: Any = {"timeout": ClientTimeout(total=None), "auto_decompress": False, "skip_auto_headers": _ADDED}
+        async with ClientSession(connector=TCPConnector(limit=0), **options) as session:  # slow readers keep theirs
             app[upstream] = session
             yield
 

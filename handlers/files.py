@@ -42,7 +42,7 @@ from server.http.problems import (
 )
 from server.http.routing import ANONYMOUS, PUBLIC, STUDENT, Call, Query, Reply, Routes, store_of, untimed
 from server.services.objects import Objects, chunks_of
-from server.services.outside import SERVICE_AWAY, ServiceHasNone
+from server.services.outside import SERVICE_AWAY, ServiceAway, ServiceHasNone
 
 routes = Routes("files")
 files = queries("files")
@@ -174,8 +174,7 @@ async def get_public_file(call: Call[None]) -> web.StreamResponse:
         url = await _sign(call, row, None, settings.download_ttl_s)
         return web.Response(status=302, headers=headers | {hdrs.LOCATION: url})
     headers[hdrs.CONTENT_TYPE] = served_type(content_type)
-    with_range = small is None and call.request.method == hdrs.METH_GET
-    return await _send(call, row, key, headers, with_range=with_range)
+    return await _send(call, key, headers, None if small else row["size_bytes"])
 
 
 def remover(app: web.Application) -> Any:
@@ -244,25 +243,31 @@ def _headers(call: Call[Any], row: Record, small: dict[str, Any] | None) -> dict
     return headers
 
 
-async def _send(
-    call: Call[Any], row: Record, key: str, headers: dict[str, str], *, with_range: bool
-) -> web.StreamResponse:
-    """The bytes as they come from the store, or the range of them that is asked for."""
-    response = web.StreamResponse(headers=headers)
-    wanted = _range_of(call.request, row["size_bytes"], headers[hdrs.ETAG]) if with_range else None
-    if wanted is not None:
-        response.set_status(206)
-        response.headers[hdrs.CONTENT_RANGE] = f"bytes {wanted[0]}-{wanted[1]}/{row['size_bytes']}"
+async def _send(call: Call[Any], key: str, headers: dict[str, str], size_bytes: int | None) -> web.StreamResponse:
+    """The bytes as they come from the store, or the range of them that is asked for. How many a small picture has is
+    not known, and of it there are no ranges."""
+    request, response = call.request, web.StreamResponse(headers=headers)
+    wanted = None
+    if size_bytes is not None and request.method == hdrs.METH_GET:
+        wanted = _range_of(request, size_bytes, headers[hdrs.ETAG])
     store: Objects = call.objects
-    untimed(call.request)  # the store has `s3.timeout_s` to begin, and to go on
+    untimed(request)  # the store has `s3.timeout_s` to begin, and to go on
     try:
-        async with store.open_object(key, f"bytes={wanted[0]}-{wanted[1]}" if wanted else None) as found:
+        async with store.open_object(key, f"bytes={wanted[0]}-{wanted[-1]}" if wanted else None) as found:
+            if wanted and size_bytes == found.content_length != len(wanted):
+                wanted = None  # it gives out the whole, as anybody may
+            expected = len(wanted) if wanted else size_bytes
+            if expected and found.content_length not in (None, expected):
+                raise ServiceAway(f"the store has {found.content_length} bytes of {key}, not {expected}")
+            if wanted:
+                response.set_status(206)
+                response.headers[hdrs.CONTENT_RANGE] = f"bytes {wanted[0]}-{wanted[-1]}/{size_bytes}"
             response.content_length = found.content_length
-            await response.prepare(call.request)
-            if call.request.method == hdrs.METH_HEAD:
+            await response.prepare(request)
+            if request.method == hdrs.METH_HEAD:
                 return response
             async for chunk in chunks_of(found):
-                if not await _write(call.request, response, chunk):
+                if not await _write(request, response, chunk):
                     return response
                 metrics.FILE_BYTES.labels("out").inc(len(chunk))
     except ServiceHasNone:
@@ -283,9 +288,9 @@ async def _write(request: web.Request, response: web.StreamResponse, chunk: byte
     return True
 
 
-def _range_of(request: web.Request, size_bytes: int, tag: str) -> tuple[int, int] | None:
-    """The first and last byte that are wanted; None for the whole, also where the range makes no sense or is that of
-    another version. Raises RangeNotSatisfiable."""
+def _range_of(request: web.Request, size_bytes: int, tag: str) -> range | None:
+    """Which bytes are wanted; None for the whole, also where the range makes no sense or is that of another version.
+    Raises RangeNotSatisfiable."""
     if request.headers.get(hdrs.IF_RANGE, tag) != tag:
         return None
     try:
@@ -297,4 +302,4 @@ def _range_of(request: web.Request, size_bytes: int, tag: str) -> tuple[int, int
     start, stop, _ = wanted.indices(size_bytes)
     if start >= stop or _LAST_NONE.fullmatch(request.headers[hdrs.RANGE]):
         raise RangeNotSatisfiable(headers={hdrs.CONTENT_RANGE: f"bytes */{size_bytes}"})
-    return start, stop - 1
+    return range(start, stop)

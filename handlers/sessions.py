@@ -10,6 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import structlog
 from aiohttp import web
@@ -203,27 +204,14 @@ async def create_session(call: Call[NewSession]) -> dict[str, Any]:
         raise VideoNotReady
     ladder, segment_s = await _ladder(call, video)
     decision = _first_decision(ladder, call.body, call.config.sessions.decision_ttl_ms)
-    known = await _known_network(call)
+    state = {"quality": await _known_network(call)}
     core = call.app[CORE]
     with core.strays_where_it_fails() as ours:  # it may be committed all the same
         async with call.db.transaction() as tx:
             ended = await _make_room(call, tx)
             ours.update(row["id"] for row in ended)
-            row = await sessions.insert_session(
-                tx,
-                video_id=video["id"],
-                user_id=call.user.id,
-                lecture_id=video["lecture_id"],
-                device=call.body.device,
-                viewport=call.body.viewport,
-                network=call.body.connection,
-                save_data=call.body.save_data,
-                player=call.body.player,
-                ladder=ladder,
-                segment_s=segment_s,
-                decision=decision,
-                state={"quality": known},
-            )
+            members = {"ladder": ladder, "segment_s": segment_s, "decision": decision, "state": state}
+            row = await _insert_session(call, tx, video, members)
     # The new one is there: where Redis does not answer, the reaper finishes those before it.
     with suppress(TimeoutError):
         async with asyncio.timeout(call.config.server.handler_timeout_s * FINISHING_SHARE):
@@ -495,6 +483,27 @@ async def _make_room(call: Call[NewSession], tx: Any) -> Sequence[Record]:
     owner = call.app[CORE].registry.process_id
     rows: Sequence[Record] = await sessions.end_sessions(tx, ids=[row["id"] for row in live[-surplus:]], owner=owner)
     return rows
+
+
+async def _insert_session(call: Call[NewSession], tx: Any, video: Record, members: Mapping[str, Any]) -> Record:
+    """The session's row. Raises VideoNotFound for a video that was deleted meanwhile."""
+    body = call.body
+    try:
+        row: Record = await sessions.insert_session(
+            tx,
+            video_id=video["id"],
+            user_id=call.user.id,
+            lecture_id=video["lecture_id"],
+            device=body.device,
+            viewport=body.viewport,
+            network=body.connection,
+            save_data=body.save_data,
+            player=body.player,
+            **members,
+        )
+    except asyncpg.ForeignKeyViolationError:
+        raise VideoNotFound from None
+    return row
 
 
 def _ws_url(call: Call[Any], session_id: UUID) -> str:

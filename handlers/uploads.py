@@ -149,7 +149,7 @@ async def upload_file(call: Call[NewFile]) -> dict[str, Any]:
     picture = await _look(call, sent.content, content_type)
     members = _members(call, course, clean_filename(sent.filename) or "file", sent.size_bytes, content_type)
     store = call.objects
-    async with _noted(call, members) as (file_id, note):
+    async with _noted(call) as (file_id, note):
         key = object_key(file_id, call.body.visibility)
         await store.put(key, sent.content, sent.size_bytes, kept_type(content_type))
         await _store_thumbnails(store, file_id, call.body.visibility, picture)
@@ -185,7 +185,7 @@ async def start_upload(call: Call[NewFileUpload]) -> dict[str, Any]:
     part_size = part_size_of(body.size_bytes)
     members = _members(call, course, filename, body.size_bytes, content_type)
     store = call.objects
-    async with _noted(call, members) as (file_id, note):
+    async with _noted(call) as (file_id, note):
         key = object_key(file_id, body.visibility)
         store_id = await store.begin_upload(key, kept_type(content_type))
         sizes = sizes_of_parts(body.size_bytes, part_size)
@@ -478,10 +478,10 @@ def _members(
 
 
 @asynccontextmanager
-async def _noted(call: Call[Any], members: Mapping[str, Any]) -> AsyncIterator[tuple[UUID, UUID]]:
+async def _noted(call: Call[Any]) -> AsyncIterator[tuple[UUID, UUID]]:
     """A new file's id, and the job that takes away what is stored under it unless the block crosses it out."""
     file_id = await files.new_id(call.db)
-    note = await add_job(call.db, REMOVE, in_s=_NOTED_S, file_id=file_id, visibility=members["visibility"])
+    note = await add_job(call.db, REMOVE, in_s=_NOTED_S, file_id=file_id, visibility=call.body.visibility)
     yield file_id, note
 
 

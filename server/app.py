@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import ModuleType
 
 import asyncpg
-from aiohttp import ClientSession, ClientTimeout, web
+from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
 
 from actors.conversation.answering import Parts
 from actors.conversation.conversations import CHAT_STOP, Conversations
@@ -301,8 +301,12 @@ async def first_admin(app: web.Application) -> AsyncIterator[None]:
 
 
 async def http_client(app: web.Application) -> AsyncIterator[None]:
-    """Connections to outside services; each call sets its own shorter time-out."""
-    async with ClientSession(timeout=ClientTimeout(total=30, connect=5)) as session:
+    """Connections to outside services; each call sets its own shorter time-out.
+
+    Their number is not limited: a slow reader of a file holds one to the store, and must not be in anybody's way.
+    """
+    connector = TCPConnector(limit=0)
+    async with ClientSession(connector=connector, timeout=ClientTimeout(total=30, connect=5)) as session:
         app[HTTP] = session
         yield
 

@@ -1,5 +1,6 @@
 """Members of bodies and answers that more than one part of the API takes and gives."""
 
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -19,7 +20,8 @@ EnrollmentSource = Literal["free", "purchase", "subscription", "admin", "own"]
 
 def not_blank(text: str) -> str:
     """The text. Raises ValueError where there is nothing to see."""
-    if not text.strip():
+    # Blanks of all kinds, controls, and what has no width: signs of direction, joiners.
+    if all(unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") for character in text):
         raise ValueError("must not be blank")
     return text
 

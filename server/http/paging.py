@@ -22,7 +22,8 @@ from server.http.problems import BadCursor
 from server.http.routing import Call, Query
 
 T = TypeVar("T")
-_LONGEST_CURSOR = 1024
+# Room for what a forum's has: a number of ten digits for each of some 250 transactions that write at the moment.
+_LONGEST_CURSOR = 4096
 # What the columns hold that lists are sorted by: integer, real, numeric, timestamptz (with room for any time zone).
 _INT_LIMIT = 1 << 31
 _REAL_LIMIT = 1e37

@@ -81,10 +81,10 @@ class _Connection(web.RequestHandler):
         """The answer, after which the connection is closed: where one request ends and the next begins is unknown."""
         if isinstance(exc, ConnectionError) and self.transport is None:
             raise exc  # who left in the middle of a request is not answered, and it is no failure of ours
+        if request.writer.output_size > 0:
+            raise ConnectionError("half an answer is out already")  # why no more comes, the middleware told the log
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("request_not_handled", path=request.path, exc_info=exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("half an answer is out already")
         response = _tell(request, _problem_of(status, exc))
         response.force_close()
         return response

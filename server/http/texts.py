@@ -19,7 +19,7 @@ from server.domain.texts import TextPiece, cut_pages
 from server.services.documents import Documents, DocumentsBusy
 from server.services.embeddings import Embedder
 from server.services.objects import Objects
-from server.services.outside import SERVICE_AWAY, ServiceHasNone, ServiceNotConfigured, ServiceRefused
+from server.services.outside import SERVICE_AWAY, ServiceHasNone, ServiceNotConfigured
 
 FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
 # Pieces that the model is given at once.
@@ -59,7 +59,7 @@ class Texts:
         with TemporaryFile() as content:
             try:
                 await self._fetch(job, object_key(row["id"], row["visibility"]), content)
-            except (ServiceHasNone, ServiceRefused):
+            except ServiceHasNone:
                 return  # gone meanwhile
             try:
                 pages = await self._documents.read(content, row["content_type"])

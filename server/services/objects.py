@@ -12,6 +12,7 @@ from functools import cache
 from typing import IO, Any, Self, TypeVar
 
 import aiohttp
+from aiohttp import hdrs
 
 from server.config import S3, Breaker
 from server.services.outside import Service, ServiceAway, ServiceError, ServiceHasNone, ServiceRefused, ServiceSlow
@@ -74,6 +75,7 @@ class Objects:
                         connect_timeout=settings.timeout_s,
                         read_timeout=settings.timeout_s,
                         retries={"max_attempts": 1},
+                        max_pool_connections=0,  # as many as are asked for: large uploads take long to be put together
                         # Stores other than Amazon's answer newer checksums wrongly or not at all.
                         request_checksum_calculation="when_required",
                         response_checksum_validation="when_required",
@@ -120,16 +122,19 @@ class Objects:
     async def begin_upload(self, key: str, content_type: str) -> str:
         """The store's id of a new upload; what will come of it has this type."""
         made = await self._ask(
-            "begin_upload", lambda: self._client.create_multipart_upload(**self._at(key), ContentType=content_type)
+            "begin_upload",
+            lambda: self._client.create_multipart_upload(**self._at(key), ContentType=content_type),
+            proof=("UploadId",),
         )
-        if not (upload_id := made.get("UploadId")):  # a proxy's page, say
-            raise ServiceAway("what answered is no object store")
-        return str(upload_id)
+        return str(made["UploadId"])
 
     async def list_parts(self, key: str, upload_id: str) -> list[Part]:
         """The parts that have arrived, up to a thousand. Raises ServiceHasNone for an upload that is over."""
         listed = await self._ask(
-            "list_parts", lambda: self._client.list_parts(**self._at(key), UploadId=upload_id), tries=2
+            "list_parts",
+            lambda: self._client.list_parts(**self._at(key), UploadId=upload_id),
+            proof=("UploadId",),
+            tries=2,
         )
         return [Part(p["PartNumber"], p["Size"], p["ETag"].strip('"')) for p in listed.get("Parts", ())]
 
@@ -141,6 +146,7 @@ class Objects:
             lambda: self._client.complete_multipart_upload(
                 **self._at(key), UploadId=upload_id, MultipartUpload={"Parts": named}
             ),
+            proof=("ETag",),
             timeout_s=_FINISH_S,
         )
 
@@ -196,7 +202,9 @@ class Objects:
 
     async def size_of(self, key: str) -> int:
         """How many bytes the object has. Raises ServiceHasNone."""
-        found = await self._ask("head", lambda: self._client.head_object(**self._at(key)), tries=2)
+        found = await self._ask(
+            "head", lambda: self._client.head_object(**self._at(key)), proof=("ETag", "ContentLength"), tries=2
+        )
         return int(found["ContentLength"])
 
     # -- removal -------------------------------------------------------------------------------------------------------
@@ -209,6 +217,7 @@ class Objects:
         uploads = await self._ask(
             "list_uploads",
             lambda: self._client.list_multipart_uploads(Bucket=self._settings.bucket, Prefix=key),
+            proof=("Bucket",),
             fine=("NoSuchUpload",),  # what rclone says of a bucket without any
             tries=2,
         )
@@ -216,7 +225,10 @@ class Objects:
             if upload["Key"] == key:
                 await self._abort(key, upload["UploadId"])
         listed = await self._ask(
-            "list", lambda: self._client.list_objects_v2(Bucket=self._settings.bucket, Prefix=prefix), tries=2
+            "list",
+            lambda: self._client.list_objects_v2(Bucket=self._settings.bucket, Prefix=prefix),
+            proof=("Name",),
+            tries=2,
         )
         for found in listed.get("Contents", ()):
             await self._delete(found["Key"])
@@ -245,15 +257,19 @@ class Objects:
         operation: str,
         ask: Callable[[], Awaitable[T]],
         *,
+        proof: tuple[str, ...] = (),
         fine: tuple[str, ...] = (),
         tries: int = 1,
         timeout_s: float | None = None,
     ) -> Any:
-        """What the store answers; None where it answers with an error that is `fine`."""
+        """What the store answers, with the members `proof`; None where it answers with an error that is `fine`."""
 
         async def speak() -> Any:
             async with _speaking(fine=fine):
-                return await ask()
+                answer: Any = await ask()
+                if not all(name in answer for name in proof):
+                    raise _no_store()
+                return answer
 
         return await self._service.call(operation, speak, timeout_s=timeout_s or self._settings.timeout_s, tries=tries)
 
@@ -280,6 +296,13 @@ async def _chunks(content: IO[bytes]) -> AsyncIterator[bytes]:
 async def _refuse_errors(answer: aiohttp.ClientResponse) -> None:
     if answer.status >= 400:
         raise _error_of(answer.status, f"{answer.status} {(await answer.content.read(500)).decode(errors='replace')}")
+    if hdrs.ETAG not in answer.headers:
+        raise _no_store()
+
+
+def _no_store() -> ServiceAway:
+    """For what lacks that which every store's answer has: a proxy's page, say, by which nothing was stored or told."""
+    return ServiceAway("what answered is no object store")
 
 
 def _error_of(status: int, told: str) -> ServiceError:

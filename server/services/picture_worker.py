@@ -41,7 +41,7 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
 
     Image.MAX_IMAGE_PIXELS = None  # looked at below, before anything is decoded
     content = io.BytesIO(sys.stdin.buffer.read())
-    picture = Image.open(content, formats=FORMATS)
+    picture: Image.Image = Image.open(content, formats=FORMATS)
     width, height = picture.size
     if max(width, height) > _LONGEST:
         raise ValueError("this is no size of a picture")
@@ -53,6 +53,11 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     largest = max(limits["sizes"])
     picture.draft("RGB", (largest, largest))
     picture.load()
+    if picture.mode.startswith(
+        "I"
+    ):  # sixteen bits of grey: all but the darkest would be white, and what is clear unclear
+        picture = picture.point(lambda value: value / 257).convert("L")
+        picture.info.pop("transparency", None)
     clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
     small = picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGBA" if clear else "RGB")
     blobs: list[bytes] = []

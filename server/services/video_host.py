@@ -6,6 +6,7 @@ does ask raises `ServiceError`s: ServiceNotConfigured, ServiceSlow, ServiceAway,
 
 import asyncio
 import base64
+import codecs
 import hmac
 import io
 import re
@@ -235,6 +236,8 @@ class VideoHost:
     async def get_captions(self, uid: str, lang: str) -> bytes:
         """The WebVTT of a language. Raises ServiceHasNone."""
         _, vtt = await self._call("get_captions", "GET", f"/{uid}/captions/{lang}/vtt", tries=2)
+        if not vtt.removeprefix(codecs.BOM_UTF8).startswith(b"WEBVTT"):  # a proxy's page, say, by which nothing is said
+            raise ServiceAway("the video host did not answer in WebVTT")
         return vtt
 
     async def list_captions(self, uid: str) -> list[HostedCaptions]:

@@ -16,7 +16,7 @@ ORDER BY s.id DESC LIMIT :most;
 
 -- name: get_video(video_id, viewer_id, viewer_role)^
 -- Nothing for what the viewer may not even know.
-SELECT v.id, v.title, v.ladder, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
+SELECT v.id, v.ladder, (:viewer_role = 'admin' OR c.creator_id = :viewer_id) AS viewer_owns
 FROM videos AS v JOIN lectures AS l ON l.id = v.lecture_id JOIN courses AS c ON c.id = l.course_id
 WHERE v.id = :video_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 

@@ -168,7 +168,7 @@ SELECT v.id, v.lecture_id, v.status, v.cloudflare_uid, v.ladder, v.segment_s,
 FROM videos AS v
 JOIN lectures AS l ON l.id = v.lecture_id
 JOIN courses AS c ON c.id = l.course_id
-WHERE v.id = :video_id AND (c.status = 'published' OR entitled(:viewer_id, :viewer_role, c.id));
+WHERE v.id = :video_id AND may_see(:viewer_id, :viewer_role, c.id, c.status);
 
 -- name: get_watch_end(video_id, viewer_id, viewer_role)$
 -- When one's right to watch ends, null where it does not by itself; now where it has ended.

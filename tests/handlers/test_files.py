@@ -329,6 +329,7 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
     for asked, status, body in (
         ({"Range": "bytes=1-3"}, 206, b"PDF"),
         ({"Range": "bytes=-4"}, 206, PDF[-4:]),
+        ({"Range": "bytes=0-"}, 206, PDF),
         ({"Range": "bytes=1-3", "If-Range": tag}, 206, b"PDF"),
         ({"Range": "bytes=1-3", "If-Range": '"other"'}, 200, PDF),
         ({"Range": "lines=1-3"}, 200, PDF),
@@ -341,6 +342,32 @@ async def test_public_bytes_may_be_kept_and_asked_for_in_ranges(ada: Person, peo
     for asked in ({}, {"Range": "bytes=1-3"}, {"Range": "bytes=9999-"}):  # of which there are none but of a GET
         head = await people.stranger.ask("HEAD", path, headers=asked)
         assert (head.status, head.headers["Content-Length"], head.body) == (200, str(len(PDF)), b""), asked
+
+
+async def test_what_is_not_all_of_a_public_file_is_never_given_out_as_it(
+    ada: Person, people: People, client: AppClient
+) -> None:
+    file_id = (await upload(ada, PDF, visibility="public")).body["id"]
+    path, store = f"/api/files/public/{file_id}", client.app[OBJECTS]
+    assert store is not None
+    await store.put(f"public/{file_id}/original", io.BytesIO(PDF[:-1]), len(PDF) - 1, "application/pdf")
+    for asked in ({}, {"Range": "bytes=-4"}):
+        answer = await people.stranger.get(path, headers=asked)
+        assert (answer.status, answer.code, answer.headers["Cache-Control"]) == (
+            503,
+            "upstream_unavailable",
+            "no-store",
+        )
+
+
+async def test_a_store_that_knows_no_ranges_gives_out_the_whole(
+    ada: Person, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/api/files/public/{(await upload(ada, PDF, visibility='public')).body['id']}"
+    by_range = Objects.open_object
+    monkeypatch.setattr(Objects, "open_object", lambda store, key, _range: by_range(store, key))
+    answer = await people.stranger.get(path, headers={"Range": "bytes=1-3"})
+    assert (answer.status, answer.body, answer.headers.get("Content-Range")) == (200, PDF, None)
 
 
 async def test_public_bytes_are_kept_apart_for_pages_of_other_origins(ada: Person, people: People) -> None:

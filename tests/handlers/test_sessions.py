@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, WSServerHandshakeError
 from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION
 from multidict import CIMultiDict
 
+from handlers import sessions
 from server import metrics
 from server.data.db import PostgresAway
 from server.http.keys import DATABASE, TOKENS
@@ -110,6 +111,19 @@ async def player(postgres_dsn: str, redis_url: str) -> AsyncIterator[Player]:
     user_id = await make_learner(postgres_dsn, lecture.course_id)
     async with serving(settings(postgres_dsn, redis_url, sessions=FAST)) as client:
         yield Player(client, lecture, user_id)
+
+
+async def test_a_video_that_is_deleted_while_a_session_of_it_is_made_is_not_there(
+    player: Player, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose_it(call: Any) -> dict[str, Any]:
+        await call.app[DATABASE].execute("DELETE FROM videos WHERE id = $1", player.lecture.video_id)
+        return {}
+
+    monkeypatch.setattr(sessions, "_known_network", lose_it)
+    path = f"/api/videos/{player.lecture.video_id}/sessions"
+    answer = await player.client.post(path, json={}, headers=player.headers)
+    assert (answer.status, (await answer.json())["code"]) == (404, "video_not_found")
 
 
 async def test_a_session_tells_a_player_all_it_needs(player: Player) -> None:

@@ -17,11 +17,12 @@ from handlers import uploads
 from server.app import StartError, create_app
 from server.config import Config
 from server.data.jobs import Jobs
-from server.http.keys import DATABASE, OBJECTS, REDIS
+from server.http.keys import DATABASE, HTTP, OBJECTS, REDIS
 from server.http.load import Load
 from server.http.socket import Sockets
 from server.http.watching import Watching
 from tests.support.app import AppClient, bearer, serving, settings
+from tests.support.local_server import LocalServer
 
 ADMIN = {"first_admin_email": "Boss@example.org", "first_admin_password": "a long first password"}
 
@@ -42,6 +43,31 @@ async def cannot_start(config: Config, message: str) -> None:
 async def login(client: AppClient, name: str, password: str) -> tuple[int, dict[str, Any]]:
     response = await client.post("/api/auth/login", json={"login": name, "password": password})
     return response.status, await response.json(content_type=None)
+
+
+async def test_a_hundred_readers_of_a_store_s_files_are_in_nobody_s_way(client: AppClient) -> None:
+    over, arrived = asyncio.Event(), 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        if request.path == "/file":
+            await over.wait()
+        return web.Response()
+
+    outside = web.Application()
+    outside.router.add_get("/{path}", answer)
+    async with LocalServer(outside) as server:
+        http = client.app[HTTP]
+        reading = [asyncio.create_task(http.get(server.make_url("/file"))) for _ in range(100)]
+        async with asyncio.timeout(30):
+            while arrived < len(reading):  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+            async with http.get(server.make_url("/other")) as other:
+                assert other.status == 200
+        over.set()
+        for answered in await asyncio.gather(*reading):
+            answered.close()
 
 
 async def test_the_first_admin_is_made_once_and_keeps_a_changed_password(postgres_dsn: str, redis_url: str) -> None:

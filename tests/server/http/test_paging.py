@@ -28,6 +28,11 @@ def test_a_cursor_gives_back_what_was_written() -> None:
     assert read_cursor(None, UUID) is None
 
 
+def test_a_cursor_of_a_busy_forum_is_read_again() -> None:
+    seen = f"4000000000:4000000999:{','.join(str(4_000_000_000 + n) for n in range(200))}"
+    assert read_cursor(write_cursor(seen), str) == (seen,)
+
+
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -35,7 +40,7 @@ def test_a_cursor_gives_back_what_was_written() -> None:
         "x",
         "é",
         "!!!!",
-        "a" * 2000,
+        "a" * 5000,
         "bnVsbA",
         write_cursor(1),
         write_cursor("x"),

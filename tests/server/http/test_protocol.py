@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from server import metrics
 from server.http.protocol import Runner
 from server.http.routing import ANONYMOUS, Body, Call, Routes
+from server.services.outside import ServiceAway
 from tests.support.app import bare_app
 from tests.support.core import eventually
 
@@ -36,6 +37,15 @@ async def say(call: Call[Said]) -> Any:
 @routes.get("/said", role=ANONYMOUS, rate=None)
 async def hear(_call: Call[None]) -> Any:
     return {}
+
+
+@routes.get("/half", role=ANONYMOUS, rate=None)
+async def half(call: Call[None]) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_length = 8
+    await response.prepare(call.request)
+    await response.write(b"half")
+    raise ServiceAway("the store ended in mid-file")
 
 
 @asynccontextmanager
@@ -234,3 +244,13 @@ async def test_who_leaves_in_the_middle_of_a_body_leaves_no_error_in_the_log(por
         await eventually(lambda: left.get() != before)
         assert (await tell(port, posted(b"", BODY)))[0] == 200, "by then it was seen to"
     assert [line["event"] for line in logged if line["log_level"] == "error"] == []
+
+
+async def test_a_part_that_fails_in_the_middle_of_an_answer_cuts_it_and_is_told_the_log_once(port: int) -> None:
+    with capture_logs() as logs:
+        async with connected(port) as (reader, writer):
+            writer.write(b"GET /half" + HEAD + b"\r\n")
+            answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.endswith(b"\r\n\r\nhalf")
+    assert [(line["event"], line["log_level"]) for line in logs] == [("upstream_unavailable", "warning")]

@@ -10,6 +10,8 @@ import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
+from server.services.objects import Objects
+from server.services.outside import ServiceRefused
 from tests.support.app import AppClient, serving, settings
 from tests.support.files import pdf, s3_settings, upload
 from tests.support.language_model import LanguageModel
@@ -80,6 +82,24 @@ async def test_materials_and_descriptions_are_kept_with_their_pages_and_go_with_
     assert {row["text"] for row in rows} == {"Other words.", "Plain notes on queues."}
     await sql.execute("DELETE FROM courses")
     assert await sql.fetchval("SELECT count(*) FROM text_pieces") == 0
+
+
+async def test_a_material_is_read_when_the_store_lets_us_in_again(
+    teacher: Person, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, asked = Objects.fetch, asyncio.Event()
+
+    async def refuse_once(store: Objects, *told: Any) -> None:
+        if asked.is_set():
+            return await fetch(store, *told)
+        asked.set()
+        raise ServiceRefused("AccessDenied")
+
+    monkeypatch.setattr(Objects, "fetch", refuse_once)
+    course = await teacher.make("/api/courses", {"title": "Queues"})
+    await upload(teacher, b"About queues.", "notes.txt", course_id=course["id"])
+    (piece,) = await kept(sql, 1)
+    assert piece["text"] == "About queues."
 
 
 async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_present_one(

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from embedded.s3 import ObjectStore
 from server.config import S3
-from server.services.objects import Objects
+from server.services.objects import Objects, Part
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused, ServiceSlow
 from tests.support.files import s3_settings
 from tests.support.local_server import LocalServer
@@ -71,17 +71,55 @@ async def test_what_is_not_there_and_who_is_refused_are_told_apart_from_who_is_a
     await away.close()
 
 
-async def test_a_page_in_place_of_the_store_is_no_upload(http: aiohttp.ClientSession) -> None:
+async def test_a_page_in_place_of_the_store_is_no_answer_of_its(http: aiohttp.ClientSession) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text="<html>Please sign in</html>", content_type="text/html")
 
     app = web.Application()
-    app.router.add_post("/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", answer)
     async with LocalServer(app) as server:
         settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")), timeout_s=20)
         store = await Objects.open(settings, http)
-        with pytest.raises(ServiceAway):
-            await store.begin_upload("private/a", "text/plain")
+        for asking in (
+            store.begin_upload("private/a", "text/plain"),
+            store.list_parts("private/a", "upload"),
+            store.finish_upload("private/a", "upload", [Part(1, 5, "etag")]),
+            store.put("private/a", io.BytesIO(b"hello"), 5, "text/plain"),
+            store.size_of("private/a"),
+            store.read_head("private/a", 5),
+            store.fetch("private/a", io.BytesIO(), 100),
+            store.remove("private/a", "private/a"),
+        ):
+            with pytest.raises(ServiceAway):
+                await asking
+        await store.close()
+
+
+async def test_what_a_store_takes_long_for_keeps_nobody_else_waiting(http: aiohttp.ClientSession) -> None:
+    over, arrived = asyncio.Event(), 0
+
+    async def finish(_: web.Request) -> web.Response:
+        nonlocal arrived
+        arrived += 1
+        await over.wait()
+        return web.Response(text='<A><ETag>"some"</ETag></A>', content_type="application/xml")
+
+    async def tell(_: web.Request) -> web.Response:
+        return web.Response(body=b"hello", headers={"ETag": '"some"'})
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", finish)
+    app.router.add_get("/{path:.*}", tell)
+    async with LocalServer(app) as server:
+        settings = S3(access_key="key", secret_key="secret", endpoint_url=str(server.make_url("")), timeout_s=20)
+        store = await Objects.open(settings, http)
+        finishing = [asyncio.create_task(store.finish_upload(f"private/{n}", "upload", [])) for n in range(12)]
+        async with asyncio.timeout(30):
+            while arrived < 10:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+        assert await store.size_of("private/a") == 5
+        over.set()
+        await asyncio.gather(*finishing)
         await store.close()
 
 
@@ -89,7 +127,7 @@ async def test_a_store_that_stops_in_mid_object_is_slow(http: aiohttp.ClientSess
     over = asyncio.Event()
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "10"})
+        response = web.StreamResponse(headers={"Content-Length": "10", "ETag": '"some"'})
         await response.prepare(request)
         await response.write(b"half")
         await over.wait()
@@ -112,7 +150,7 @@ async def test_no_more_is_copied_than_is_allowed_whatever_the_store_tells(
     http: aiohttp.ClientSession, tells_size: bool
 ) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"ETag": '"some"'})
         size_bytes = 5 if request.path.endswith("small") else 100_000_000
         if tells_size:
             response.content_length = size_bytes

@@ -51,6 +51,14 @@ async def test_what_is_clear_stays_clear() -> None:
     assert Image.open(io.BytesIO(small.content)).convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
 
 
+@pytest.mark.parametrize("clear", [{}, {"transparency": 0}])
+async def test_sixteen_bits_of_grey_are_as_grey_as_eight(clear: dict[str, int]) -> None:
+    out = io.BytesIO()
+    Image.new("I;16", (200, 200), 100 * 257).save(out, "PNG", **clear)
+    (small,) = (await look(out.getvalue())).thumbnails
+    assert Image.open(io.BytesIO(small.content)).convert("RGBA").getpixel((5, 5)) == (100, 100, 100, 255)
+
+
 async def test_a_bomb_costs_no_more_than_its_head_or_its_limits() -> None:
     assert (await look(bomb())).thumbnails == ()
     with pytest.raises(NotAPicture):

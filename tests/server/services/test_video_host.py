@@ -196,10 +196,11 @@ async def test_a_host_that_refuses_or_fails_says_which(
         await host.get_video("x")
 
 
-async def test_a_host_that_does_not_speak_json_has_failed(host: VideoHost, stream: StreamHost) -> None:
+async def test_a_page_in_place_of_the_host_is_no_answer_of_its(host: VideoHost, stream: StreamHost) -> None:
     stream.failing = 200
-    with pytest.raises(ServiceAway):
-        await host.get_video("x")
+    for asking in (host.get_video("x"), host.get_captions("x", "en"), host.put_captions("x", "en", b"WEBVTT")):
+        with pytest.raises(ServiceAway):
+            await asking
 
 
 async def test_a_host_that_hangs_is_not_waited_for(host: VideoHost, stream: StreamHost) -> None:
