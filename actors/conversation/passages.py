@@ -23,8 +23,10 @@ _USED_SHARE = 0.6
 _EXTRACTED = 3
 
 _MARK = re.compile(r"[\[【](\d{1,2})[\]】]")
+# Marks that stand behind a sentence's end, in its line, are of that sentence.
+_MARKS = rf"(?:[^\S\n]*{_MARK.pattern})*"
 _QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|「([^「」]{8,600})」|„([^„“”]{8,600})[“”]")
-_END = re.compile(r"(?<=[.!?…])[\"”’)]?\s+|(?<=[。！？])")
+_END = re.compile(rf"(?<=[.!?…])[\"”’)]?{_MARKS}(?:\s+|$)|(?<=[。！？])[”」]?{_MARKS}")
 # Chinese and Japanese are written without blanks: what stands together of them is told apart by `_words`.
 _UNDIVIDED = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNDIVIDED}]+|[^\W{_UNDIVIDED}]+(?:['’][^\W{_UNDIVIDED}]+)?")
@@ -278,7 +280,14 @@ def _first(candidates: Iterator[Citation | None] | Sequence[Citation | None]) ->
 
 
 def _distinct(found: Sequence[Citation]) -> tuple[Citation, ...]:
-    return tuple({(c.lecture_id, c.file_id, c.quote): c for c in found}.values())[:MOST_CITATIONS]
+    """What is part of another's words, or has them as a part, is not told again."""
+    told: list[Citation] = []
+    for one in found:
+        source = one.lecture_id, one.file_id
+        others = [other.quote for other in told if (other.lecture_id, other.file_id) == source]
+        if not any(one.quote in other or other in one.quote for other in others):
+            told.append(one)
+    return tuple(told[:MOST_CITATIONS])
 
 
 def _place(passage: Passage) -> str:

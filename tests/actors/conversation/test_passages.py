@@ -73,6 +73,24 @@ def test_a_number_in_brackets_means_the_sentence_that_the_answer_tells() -> None
     assert quotes(told, [passage("Nothing here at all."), passage(QUEUES)]) == ["A stack gives back what came last."]
 
 
+def test_a_number_behind_a_sentences_end_means_that_sentence() -> None:
+    said = [passage("Welcome to all of you. " + QUEUES)]
+    queue, stack = "A queue gives back what came first.", "A stack gives back what came last."
+    assert quotes("A stack gives you what came last. [1] Have a look at it.", said) == [stack]
+    assert quotes("The queue gives you what came first.【1】 With a stack it is the last. [1]", said) == [queue, stack]
+    assert quotes("Both give something back.\n[1] A stack gives what came last.", said) == [stack]
+    chinese = passage("欢迎来到课程。队列先还最先进来的东西。栈先还最后进来的东西。")
+    assert quotes("栈还给你最后进来的。[1]其他的再说。", [chinese]) == ["栈先还最后进来的东西。"]
+
+
+def test_a_quotation_and_its_number_are_one_citation() -> None:
+    said = [passage("Welcome to all of you. " + QUEUES)]
+    assert quotes("“A queue gives back what came first.” [1] “A stack gives back what came last.” [1]", said) == [
+        "A queue gives back what came first",
+        "A stack gives back what came last",
+    ]
+
+
 @pytest.mark.parametrize("claim", ["[1]", "“no one ever said so” ", "[1] Such. [2] And [3]. "])
 def test_an_answer_that_claims_thousands_of_things_does_not_keep_the_process_from_others(claim: str) -> None:
     said = [passage(*[QUEUES * 6] * 4) for _ in range(6)]
