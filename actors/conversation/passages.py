@@ -22,9 +22,9 @@ _USED_SHARE = 0.6
 # Sentences of an answer without a model.
 _EXTRACTED = 3
 
-_MARK = re.compile(r"[\[【](\d{1,2})[\]】]")
-# Marks that stand behind a sentence's end, in its line, are of that sentence.
-_MARKS = rf"(?:[^\S\n]*{_MARK.pattern})*"
+_MARK = re.compile(r"[\[【](\d{1,2}(?:\s*[,;]\s*\d{1,2})*)[\]】]")
+# Marks that stand behind a sentence's end are of that sentence.
+_MARKS = rf"(?:\s*{_MARK.pattern})*"
 _QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|「([^「」]{8,600})」|„([^„“”]{8,600})[“”]")
 _END = re.compile(rf"(?<=[.!?…])[\"”’)]?{_MARKS}(?:\s+|$)|(?<=[。！？])[”」]?{_MARKS}")
 # Chinese and Japanese are written without blanks: what stands together of them is told apart by `_words`.
@@ -136,9 +136,8 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
         if len(list(_words(said))) >= _FEWEST_WORDS:
             wanted = _plain(said)[0].strip(" .,;:!?…")
             found += _first(_quote(*each, wanted) for each in zip(passages, plain, strict=True))
-    for (start, end), number in islice(_marks(answer), _MOST_CLAIMS):
+    for number, words in islice(_marks(answer), _MOST_CLAIMS):
         if 0 <= number < len(passages):
-            words = keys(_MARK.sub(" ", answer[start:end]))
             found += _first([_nearest(passages[number], words, 0.0)])
     if not found:
         words = keys(answer)
@@ -214,11 +213,16 @@ def _cut(text: str) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _marks(answer: str) -> Iterator[tuple[tuple[int, int], int]]:
-    """The passages that an answer names by number, from 0, each once for a sentence, and where the sentence stands."""
-    for sentence in _cut(answer):
-        for number in dict.fromkeys(int(mark.group(1)) for mark in _MARK.finditer(answer, *sentence)):
-            yield sentence, number - 1
+def _marks(answer: str) -> Iterator[tuple[int, set[str]]]:
+    """The passages that an answer names by number, from 0, each once for a sentence, and what the sentence says. A line
+    ends a sentence: a list's may have no other end."""
+    for line in answer.splitlines():
+        for start, end in _cut(line):
+            sentence = line[start:end]
+            numbers = [int(number) for mark in _MARK.findall(sentence) for number in re.findall(r"\d+", mark)]
+            words = keys(_MARK.sub(" ", sentence)) if numbers else set()
+            for number in dict.fromkeys(numbers):
+                yield number - 1, words
 
 
 def _nearest(passage: Passage, words: set[str], least: float) -> Citation | None:

@@ -83,6 +83,14 @@ def test_a_number_behind_a_sentences_end_means_that_sentence() -> None:
     assert quotes("栈还给你最后进来的。[1]其他的再说。", [chinese]) == ["栈先还最后进来的东西。"]
 
 
+def test_numbers_stand_together_and_in_lists_too() -> None:
+    queue, stack = "A queue gives back what came first.", "A stack gives back what came last."
+    said = [passage(queue), passage("Nothing here. " + stack)]
+    assert quotes("They differ in what they give back: first or last [1, 2].", said) == [queue, stack]
+    one = [passage("Welcome to all of you. " + QUEUES)]
+    assert quotes("- a queue: what came first [1]\n- a stack: what came last [1]", one) == [queue, stack]
+
+
 def test_a_quotation_and_its_number_are_one_citation() -> None:
     said = [passage("Welcome to all of you. " + QUEUES)]
     assert quotes("“A queue gives back what came first.” [1] “A stack gives back what came last.” [1]", said) == [
