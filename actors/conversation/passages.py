@@ -84,6 +84,16 @@ class Passage:
         """Whether there is a place to send a learner to."""
         return self.file_id is not None or self.from_ms is not None
 
+    def said_at(self, position_ms: int) -> tuple[int, int] | None:
+        """The sentence, as characters from and to, that is being said then, about, or was said last; None before the
+        first."""
+        at = 0
+        for span in self.spans:
+            if span.from_ms is not None and span.to_ms is not None and span.from_ms < position_ms:
+                share = min(1.0, (position_ms - span.from_ms) / max(1, span.to_ms - span.from_ms))
+                at = span.start + round(share * (span.end - span.start))
+        return next((sentence for sentence in _cut(self.text) if sentence[1] >= at), None) if at else None
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -145,15 +155,16 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
     return _distinct(found)
 
 
-def extractive_answer(question: str, passages: Sequence[Passage]) -> Extract:
+def extractive_answer(question: str, passages: Sequence[Passage], watching: Watching | None = None) -> Extract:
     """What the passages say to a question, word for word: the best sentences of the first few."""
     words, chosen = keys(question), []
     for rank, passage in enumerate(passages[: _EXTRACTED + 1]):
         spans = list(_cut(passage.text)) if passage.is_citable else []
         if spans:
             shares = [_share(words, keys(passage.text[start:end])) for start, end in spans]
-            # Context around the middle of a passage: that is where it was found.
-            centre = (len(spans) - 1) / 2
+            # Context around the middle of a passage, that is where it was found, or around the second being watched.
+            now = passage.said_at(watching.position_ms) if watching is not None and passage.is_now else None
+            centre = spans.index(now) if now is not None else (len(spans) - 1) / 2
             best = max(range(len(spans)), key=lambda n: (shares[n], -abs(n - centre)))
             start, end = spans[best][0], spans[min(best + 1, len(spans) - 1)][1]
             if end - start > 2 * MOST_QUOTED:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from actors.conversation.passages import (
     MOST_CITATIONS,
     Passage,
     Span,
+    Watching,
     citations_of,
     extractive_answer,
 )
@@ -140,6 +142,18 @@ def test_an_answer_without_a_model_is_what_the_lecture_says_to_it() -> None:
     assert told.text.startswith("“A stack gives back what came last.” (Queues, 1:00)")
     assert told.citations[0].quote == "A stack gives back what came last."
     assert extractive_answer("why?", []).text == ""
+
+
+def test_without_a_model_the_second_being_watched_is_quoted_where_no_word_says_what_is_meant() -> None:
+    said = replace(
+        passage("Welcome to all of you. Here we are.", QUEUES, "More follows. Then comes the end."), is_now=True
+    )
+    for position_ms, quote in (
+        (62_000, "Welcome to all of you. Here we are."),
+        (119_000, "A stack gives back what came last. More follows."),
+    ):
+        told = extractive_answer("what does this mean", [said], Watching("Queues", position_ms))
+        assert [citation.quote for citation in told.citations] == [quote]
 
 
 WORDS = st.sampled_from(
