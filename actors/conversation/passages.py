@@ -171,7 +171,7 @@ def extractive_answer(question: str, passages: Sequence[Passage], watching: Watc
                 end = spans[best][1]
             chosen.append((shares[best] - 0.1 * rank, rank, _cite(passage, start, end), passage))
     best_first = sorted((one for one in chosen if one[0] > 0 or one[1] == 0), key=lambda one: -one[0])[:_EXTRACTED]
-    told = [f"“{citation.quote}” ({_place(passage)})" for _, _, citation, passage in best_first]
+    told = [f"“{citation.quote}” ({_place(passage.title, citation)})" for _, _, citation, passage in best_first]
     return Extract("\n\n".join(told), _distinct([citation for _, _, citation, _ in best_first]))
 
 
@@ -305,10 +305,10 @@ def _distinct(found: Sequence[Citation]) -> tuple[Citation, ...]:
     return tuple(told[:MOST_CITATIONS])
 
 
-def _place(passage: Passage) -> str:
-    if passage.from_ms is None:
-        return passage.title if passage.page is None else f"{passage.title}, page {passage.page}"
-    minutes, seconds = divmod(passage.from_ms // 1000, 60)
+def _place(title: str, citation: Citation) -> str:
+    if citation.from_ms is None:
+        return title if citation.page is None else f"{title}, page {citation.page}"
+    minutes, seconds = divmod(citation.from_ms // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"{passage.title}, {clock}"
+    return f"{title}, {clock}"

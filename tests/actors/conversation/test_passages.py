@@ -148,12 +148,13 @@ def test_without_a_model_the_second_being_watched_is_quoted_where_no_word_says_w
     said = replace(
         passage("Welcome to all of you. Here we are.", QUEUES, "More follows. Then comes the end."), is_now=True
     )
-    for position_ms, quote in (
-        (62_000, "Welcome to all of you. Here we are."),
-        (119_000, "A stack gives back what came last. More follows."),
+    for position_ms, quote, clock in (
+        (62_000, "Welcome to all of you. Here we are.", "1:00"),
+        (119_000, "A stack gives back what came last. More follows.", "1:30"),
     ):
         told = extractive_answer("what does this mean", [said], Watching("Queues", position_ms))
         assert [citation.quote for citation in told.citations] == [quote]
+        assert told.text == f"“{quote}” (Queues, {clock})"
 
 
 WORDS = st.sampled_from(
