@@ -11,7 +11,7 @@ import { TutorSocket } from "./tutor.js";
 const EXPLAIN = "Explain what was just said.";
 const HISTORY = 20;
 // By these numbers the model names what it was given, and a learner sees none of them: what is cited stands below.
-const MARKS = /\s*(?<![\p{L}\p{N}_)\]])(?:[[【]\d{1,2}[\]】])+/gu;
+const MARKS = /\s*(?<![\p{L}\p{N}_)\]])(?:[[【]\d{1,2}(?:\s*[,;]\s*\d{1,2})*[\]】])+/gu;
 
 const WORDS = {
   busy: "The tutor is still answering. Stop that answer, or wait for its end.",

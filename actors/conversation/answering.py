@@ -176,7 +176,7 @@ class Answering:
             if outcome.status != "unanswered":
                 return replace(outcome, recommendations=recommended)
             taken = {name: getattr(outcome, name) for name in _TAKEN}
-        extract = extractive_answer(turn.question, grounding.passages)
+        extract = extractive_answer(turn.question, grounding.passages, grounding.watching)
         self._say(f"{NOTICE}\n\n{extract.text}" if extract.text else NOTHING)
         metrics.CHAT_ANSWERS.labels("transcript").inc()
         citations = [citation.shown for citation in extract.citations]

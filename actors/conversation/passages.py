@@ -22,9 +22,11 @@ _USED_SHARE = 0.6
 # Sentences of an answer without a model.
 _EXTRACTED = 3
 
-_MARK = re.compile(r"[\[【](\d{1,2})[\]】]")
+_MARK = re.compile(r"[\[【](\d{1,2}(?:\s*[,;]\s*\d{1,2})*)[\]】]")
+# Marks that stand behind a sentence's end are of that sentence.
+_MARKS = rf"(?:\s*{_MARK.pattern})*"
 _QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|「([^「」]{8,600})」|„([^„“”]{8,600})[“”]")
-_END = re.compile(r"(?<=[.!?…])[\"”’)]?\s+|(?<=[。！？])")
+_END = re.compile(rf"(?<=[.!?…])[\"”’)]?{_MARKS}(?:\s+|$)|(?<=[。！？])[”」]?{_MARKS}")
 # Chinese and Japanese are written without blanks: what stands together of them is told apart by `_words`.
 _UNDIVIDED = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORD = re.compile(rf"[{_UNDIVIDED}]+|[^\W{_UNDIVIDED}]+(?:['’][^\W{_UNDIVIDED}]+)?")
@@ -82,6 +84,16 @@ class Passage:
         """Whether there is a place to send a learner to."""
         return self.file_id is not None or self.from_ms is not None
 
+    def said_at(self, position_ms: int) -> tuple[int, int] | None:
+        """The sentence, as characters from and to, that is being said then, about, or was said last; None before the
+        first."""
+        at = 0
+        for span in self.spans:
+            if span.from_ms is not None and span.to_ms is not None and span.from_ms < position_ms:
+                share = min(1.0, (position_ms - span.from_ms) / max(1, span.to_ms - span.from_ms))
+                at = span.start + round(share * (span.end - span.start))
+        return next((sentence for sentence in _cut(self.text) if sentence[1] >= at), None) if at else None
+
 
 @dataclass(frozen=True, slots=True)
 class Citation:
@@ -134,9 +146,8 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
         if len(list(_words(said))) >= _FEWEST_WORDS:
             wanted = _plain(said)[0].strip(" .,;:!?…")
             found += _first(_quote(*each, wanted) for each in zip(passages, plain, strict=True))
-    for (start, end), number in islice(_marks(answer), _MOST_CLAIMS):
+    for number, words in islice(_marks(answer), _MOST_CLAIMS):
         if 0 <= number < len(passages):
-            words = keys(_MARK.sub(" ", answer[start:end]))
             found += _first([_nearest(passages[number], words, 0.0)])
     if not found:
         words = keys(answer)
@@ -144,22 +155,23 @@ def citations_of(answer: str, passages: Sequence[Passage]) -> tuple[Citation, ..
     return _distinct(found)
 
 
-def extractive_answer(question: str, passages: Sequence[Passage]) -> Extract:
+def extractive_answer(question: str, passages: Sequence[Passage], watching: Watching | None = None) -> Extract:
     """What the passages say to a question, word for word: the best sentences of the first few."""
     words, chosen = keys(question), []
     for rank, passage in enumerate(passages[: _EXTRACTED + 1]):
         spans = list(_cut(passage.text)) if passage.is_citable else []
         if spans:
             shares = [_share(words, keys(passage.text[start:end])) for start, end in spans]
-            # Context around the middle of a passage: that is where it was found.
-            centre = (len(spans) - 1) / 2
+            # Context around the middle of a passage, that is where it was found, or around the second being watched.
+            now = passage.said_at(watching.position_ms) if watching is not None and passage.is_now else None
+            centre = spans.index(now) if now is not None else (len(spans) - 1) / 2
             best = max(range(len(spans)), key=lambda n: (shares[n], -abs(n - centre)))
             start, end = spans[best][0], spans[min(best + 1, len(spans) - 1)][1]
             if end - start > 2 * MOST_QUOTED:
                 end = spans[best][1]
             chosen.append((shares[best] - 0.1 * rank, rank, _cite(passage, start, end), passage))
     best_first = sorted((one for one in chosen if one[0] > 0 or one[1] == 0), key=lambda one: -one[0])[:_EXTRACTED]
-    told = [f"“{citation.quote}” ({_place(passage)})" for _, _, citation, passage in best_first]
+    told = [f"“{citation.quote}” ({_place(passage.title, citation)})" for _, _, citation, passage in best_first]
     return Extract("\n\n".join(told), _distinct([citation for _, _, citation, _ in best_first]))
 
 
@@ -212,11 +224,16 @@ def _cut(text: str) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _marks(answer: str) -> Iterator[tuple[tuple[int, int], int]]:
-    """The passages that an answer names by number, from 0, each once for a sentence, and where the sentence stands."""
-    for sentence in _cut(answer):
-        for number in dict.fromkeys(int(mark.group(1)) for mark in _MARK.finditer(answer, *sentence)):
-            yield sentence, number - 1
+def _marks(answer: str) -> Iterator[tuple[int, set[str]]]:
+    """The passages that an answer names by number, from 0, each once for a sentence, and what the sentence says. A line
+    ends a sentence: a list's may have no other end."""
+    for line in answer.splitlines():
+        for start, end in _cut(line):
+            sentence = line[start:end]
+            numbers = [int(number) for mark in _MARK.findall(sentence) for number in re.findall(r"\d+", mark)]
+            words = keys(_MARK.sub(" ", sentence)) if numbers else set()
+            for number in dict.fromkeys(numbers):
+                yield number - 1, words
 
 
 def _nearest(passage: Passage, words: set[str], least: float) -> Citation | None:
@@ -278,13 +295,20 @@ def _first(candidates: Iterator[Citation | None] | Sequence[Citation | None]) ->
 
 
 def _distinct(found: Sequence[Citation]) -> tuple[Citation, ...]:
-    return tuple({(c.lecture_id, c.file_id, c.quote): c for c in found}.values())[:MOST_CITATIONS]
+    """What is part of another's words, or has them as a part, is not told again."""
+    told: list[Citation] = []
+    for one in found:
+        source = one.lecture_id, one.file_id
+        others = [other.quote for other in told if (other.lecture_id, other.file_id) == source]
+        if not any(one.quote in other or other in one.quote for other in others):
+            told.append(one)
+    return tuple(told[:MOST_CITATIONS])
 
 
-def _place(passage: Passage) -> str:
-    if passage.from_ms is None:
-        return passage.title if passage.page is None else f"{passage.title}, page {passage.page}"
-    minutes, seconds = divmod(passage.from_ms // 1000, 60)
+def _place(title: str, citation: Citation) -> str:
+    if citation.from_ms is None:
+        return title if citation.page is None else f"{title}, page {citation.page}"
+    minutes, seconds = divmod(citation.from_ms // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-    return f"{passage.title}, {clock}"
+    return f"{title}, {clock}"

@@ -21,8 +21,8 @@ You are the tutor of an online learning platform. A learner asks you something a
 
 - Answer from the numbered passages. After what you take from one, put its number in brackets, such as [2]. Where a \
 sentence of a passage says it best, quote it word for word in “ ”.
-- <watching> tells which lecture the learner watches and at which second. The passage with now="yes" is what is being \
-said about then: what "this", "that" and "just now" mean.
+- <watching> tells which lecture the learner watches, at which second, and the sentence that is said there: what \
+"this", "that" and "just now" mean. The passage with now="yes" is what stands around it.
 - Where the passages do not hold the answer, say so first. Then you may help from what you know, without a number.
 - Be short and plain, answer in the language of the question, and help the learner to understand: do not only repeat.
 - Speak of no other courses than those in <courses>, and of these only when the learner wants to know what to learn.
@@ -85,7 +85,11 @@ def lay_out(
     )
     place = ""
     if watching is not None:
-        place = f'<watching lecture="{escape(watching.title)}" at="{_clock(watching.position_ms)}"/>\n'
+        where = f'lecture="{escape(watching.title)}" at="{_clock(watching.position_ms)}"'
+        for passage in passages:
+            if passage.is_now and (sentence := passage.said_at(watching.position_ms)) is not None:
+                where += f' saying="{escape(passage.text[slice(*sentence)])}"'
+        place = f"<watching {where}/>\n"
     left = prompt_tokens - tokens_of(RULES) - tokens_of(asked + offered + place) - 3 * _MARKS_TOKENS
     before = fit_history(said, min(history_tokens, max(0, left)))
     left -= sum(tokens_of(one["content"]) + _MARKS_TOKENS for one in before)

@@ -412,7 +412,7 @@ def _parse(kind: type[M], said: Mapping[str, Any]) -> M:
 
 @asynccontextmanager
 async def _speaking() -> AsyncIterator[None]:
-    """The SDK's errors in a service's words."""
+    """The SDK's errors, and those that it falls over, in a service's words."""
     import stripe  # noqa: PLC0415 - imported when the client was made
 
     try:
@@ -433,6 +433,9 @@ async def _speaking() -> AsyncIterator[None]:
             raise ServicePutsOff(_told(error), is_brief=is_brief) from None
         # Also what only the operator can mend, such as a wrong key: it is asked again until it is mended.
         raise ServiceAway(_told(error)) from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # The SDK takes for granted that an answer is UTF-8, and an object or a list of objects.
+        raise ServiceRefused(f"Stripe's answer makes no sense: {type(error).__name__}") from error
 
 
 def _decline_code(error: stripe.CardError) -> str:
@@ -448,5 +451,5 @@ def _intent_of(error: stripe.CardError) -> Intent | None:
 
 def _told(error: stripe.StripeError) -> str:
     """For the log: without tokens, and no longer than a line."""
-    text = _TOKENS.sub(r"\1_...", " ".join((error.user_message or str(error)).split()))
+    text = _TOKENS.sub(r"\1_...", " ".join(str(error.user_message or error).split()))
     return f"Stripe answered {error.http_status} {error.code or ''} ({error.request_id}): {text}"[:400]

@@ -1,6 +1,7 @@
 """What the stand-in says: the sentences it was given that fit the question best, quoted, each with where it stands.
 
-Passages come as `<passage n="1" ...>text</passage>` with entities escaped, the question as `<question>...</question>`;
+Passages come as `<passage n="1" ...>text</passage>` with entities escaped, what is being said as
+`<watching ... saying="sentence"/>`, the question as `<question>...</question>`;
 without those marks the last message is the question and all before it the text.
 """
 
@@ -18,6 +19,8 @@ from standins.model.words import sentences_of, telling
 PASSAGE = re.compile(r'<passage\b[^>]*?\bn="(\d+)"([^>]*)>(.*?)</passage>', re.DOTALL)
 QUESTION = re.compile(r"<question>(.*?)</question>", re.DOTALL)
 NOW = re.compile(r'\bnow="yes"')
+# The sentence of that passage up to which it was said.
+SAYING = re.compile(r'<watching\b[^>]*\bsaying="([^"]*)"')
 # What is asked so wants what is being said, not what some words are about.
 POINTING = re.compile(r"\b(just|this|that|right now|moment|here)\b", re.IGNORECASE)
 
@@ -67,11 +70,14 @@ def choose(question: str, given: Sequence[Sentence]) -> list[Sentence]:
 
 
 def _given(text: str) -> list[Sentence]:
-    return [
-        Sentence(sentence, int(number), bool(NOW.search(attributes)))
-        for number, attributes, passage in PASSAGE.findall(text)
-        for sentence in sentences_of(passage)
-    ]
+    saying = SAYING.search(text)
+    given = []
+    for number, attributes, passage in PASSAGE.findall(text):
+        said, last, to_come = passage.partition(saying[1]) if saying else (passage, "", "")
+        is_now = bool(NOW.search(attributes))
+        given += [Sentence(sentence, int(number), is_now) for sentence in sentences_of(said + last)]
+        given += [Sentence(sentence, int(number), False) for sentence in sentences_of(to_come)]
+    return given
 
 
 def _text_of(message: Mapping[str, Any]) -> str:

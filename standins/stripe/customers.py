@@ -53,6 +53,7 @@ def create_customer(call: Call[CustomerCreate]) -> Json:
         "description": None,
         "discount": None,
         "email": None,
+        "invoice_credit_balance": {},
         "invoice_prefix": new_id("x")[-8:].upper(),
         "invoice_settings": {
             "custom_fields": None,

@@ -136,7 +136,7 @@ def draw_up(call: AnyCall, subscription: Json, reason: str, lines: list[Json]) -
         "rendering": None,
         "shipping_cost": None,
         "shipping_details": None,
-        "starting_balance": customer["balance"],
+        "starting_balance": customer.get("invoice_credit_balance", {}).get(subscription["currency"], 0),
         "statement_descriptor": None,
         "status": "draft",
         "status_transitions": dict.fromkeys(("finalized_at", "marked_uncollectible_at", "paid_at", "voided_at")),
@@ -159,19 +159,22 @@ def draw_up(call: AnyCall, subscription: Json, reason: str, lines: list[Json]) -
 
 
 def finalize(call: AnyCall, invoice: Json) -> None:
-    """It can be changed no more. What the customer's balance has is set off; what is then due is to be charged, unless
-    it is less than can be: then the balance keeps it for the next one.
+    """It can be changed no more. What the customer's balance in its currency has is set off; what is then due is to be
+    charged, unless it is less than can be: then the balance keeps it for the next one.
     """
-    customer = call.find("customer", invoice["customer"])
-    due = invoice["total"] + customer["balance"]
-    charged = due if due >= SMALLEST.get(invoice["currency"], 50) else 0
-    customer["balance"] = due - charged
+    customer, currency = call.find("customer", invoice["customer"]), invoice["currency"]
+    balances = customer.setdefault("invoice_credit_balance", {})
+    due = invoice["total"] + balances.get(currency, 0)
+    charged = due if due >= SMALLEST.get(currency, 50) else 0
+    balances[currency] = due - charged
+    customer["currency"] = customer["currency"] or currency
+    customer["balance"] = balances.get(customer["currency"], 0)
     call.store.put(customer)
     invoice.update(
         status="open",
         amount_due=charged,
         amount_remaining=charged,
-        ending_balance=customer["balance"],
+        ending_balance=balances[currency],
         number=f"{customer['invoice_prefix']}-{customer['next_invoice_sequence']:04}",
         effective_at=call.now,
     )
@@ -182,7 +185,7 @@ def finalize(call: AnyCall, invoice: Json) -> None:
         intent = confirming.make_intent(
             call,
             amount=charged,
-            currency=invoice["currency"],
+            currency=currency,
             customer=customer["id"],
             setup_future_usage="off_session",
             description="Subscription creation"

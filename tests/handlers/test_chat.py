@@ -162,7 +162,8 @@ async def test_with_a_session_the_tutor_knows_the_second_that_is_being_watched(
     assert "checkpoint" in answer.body["text"]
     given = model.asked[0]["messages"][-1]["content"]
     assert 'now="yes"' in given
-    assert '<watching lecture="Folds" at="1:35"/>' in given
+    saying = "A checkpoint saves where a consumer was, so that a crash costs nothing."
+    assert f'<watching lecture="Folds" at="1:35" saying="{saying}"/>' in given
     await sql.execute("DELETE FROM transcript_chunks")
     await ask(ada, "Explain what was just said", video_session_id=str(session_id))
     assert '<watching lecture="Folds" at="1:35"/>' in model.asked[1]["messages"][-1]["content"]
@@ -182,7 +183,7 @@ async def test_a_second_that_another_process_has_not_saved_yet_is_known_too(
     ):
         await redis.xadd(stream_key(session_id), {"frame": frame}, id=entry)
     await ask(ada, "Explain what was just said", video_session_id=str(session_id))
-    assert '<watching lecture="Folds" at="1:01"/>' in model.asked[0]["messages"][-1]["content"]
+    assert '<watching lecture="Folds" at="1:01" ' in model.asked[0]["messages"][-1]["content"]
 
 
 async def test_what_is_another_s_or_missing_is_named_and_costs_nothing(

@@ -88,8 +88,8 @@ async def test_a_learner_asks_about_a_lecture_and_a_citation_leads_to_its_second
 
         # Where the learner is, is said by the session.
         await page.evaluate("document.querySelector('video').pause()")
-        await page.evaluate("document.querySelector('video').currentTime = 20")
-        await until(page, f"{STATE}.frames.at(-1)?.position > 18 && {STATE}.acked === {STATE}.seq", 30)
+        await page.evaluate("document.querySelector('video').currentTime = 22")
+        await until(page, f"{STATE}.frames.at(-1)?.position > 21 && {STATE}.acked === {STATE}.seq", 30)
         await page.get_by_role("button", name="Explain what was just said").click()
         await page.locator(".answer", has_text="A checkpoint saves where a consumer was.").wait_for(timeout=30_000)
         await until(page, f"{STATE}.tutor.running === null", 20)

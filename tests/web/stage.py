@@ -408,7 +408,7 @@ class Stage:
             end = {"type": "failed", "code": "interrupted", "retryable": True}
         told: list[Message] = [
             {"type": "accepted", "id": asked["id"], "message": text, **turn},
-            {"type": "delta", "chunk": 1, "text": "An answer. [1]", **turn},
+            {"type": "delta", "chunk": 1, "text": "An answer. [1, 2]", **turn},
         ]
         return told if self.tutor_hangs else [*told, {**end, **turn}]
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,7 @@ from actors.conversation.passages import (
     MOST_CITATIONS,
     Passage,
     Span,
+    Watching,
     citations_of,
     extractive_answer,
 )
@@ -73,6 +75,32 @@ def test_a_number_in_brackets_means_the_sentence_that_the_answer_tells() -> None
     assert quotes(told, [passage("Nothing here at all."), passage(QUEUES)]) == ["A stack gives back what came last."]
 
 
+def test_a_number_behind_a_sentences_end_means_that_sentence() -> None:
+    said = [passage("Welcome to all of you. " + QUEUES)]
+    queue, stack = "A queue gives back what came first.", "A stack gives back what came last."
+    assert quotes("A stack gives you what came last. [1] Have a look at it.", said) == [stack]
+    assert quotes("The queue gives you what came first.【1】 With a stack it is the last. [1]", said) == [queue, stack]
+    assert quotes("Both give something back.\n[1] A stack gives what came last.", said) == [stack]
+    chinese = passage("欢迎来到课程。队列先还最先进来的东西。栈先还最后进来的东西。")
+    assert quotes("栈还给你最后进来的。[1]其他的再说。", [chinese]) == ["栈先还最后进来的东西。"]
+
+
+def test_numbers_stand_together_and_in_lists_too() -> None:
+    queue, stack = "A queue gives back what came first.", "A stack gives back what came last."
+    said = [passage(queue), passage("Nothing here. " + stack)]
+    assert quotes("They differ in what they give back: first or last [1, 2].", said) == [queue, stack]
+    one = [passage("Welcome to all of you. " + QUEUES)]
+    assert quotes("- a queue: what came first [1]\n- a stack: what came last [1]", one) == [queue, stack]
+
+
+def test_a_quotation_and_its_number_are_one_citation() -> None:
+    said = [passage("Welcome to all of you. " + QUEUES)]
+    assert quotes("“A queue gives back what came first.” [1] “A stack gives back what came last.” [1]", said) == [
+        "A queue gives back what came first",
+        "A stack gives back what came last",
+    ]
+
+
 @pytest.mark.parametrize("claim", ["[1]", "“no one ever said so” ", "[1] Such. [2] And [3]. "])
 def test_an_answer_that_claims_thousands_of_things_does_not_keep_the_process_from_others(claim: str) -> None:
     said = [passage(*[QUEUES * 6] * 4) for _ in range(6)]
@@ -114,6 +142,19 @@ def test_an_answer_without_a_model_is_what_the_lecture_says_to_it() -> None:
     assert told.text.startswith("“A stack gives back what came last.” (Queues, 1:00)")
     assert told.citations[0].quote == "A stack gives back what came last."
     assert extractive_answer("why?", []).text == ""
+
+
+def test_without_a_model_the_second_being_watched_is_quoted_where_no_word_says_what_is_meant() -> None:
+    said = replace(
+        passage("Welcome to all of you. Here we are.", QUEUES, "More follows. Then comes the end."), is_now=True
+    )
+    for position_ms, quote, clock in (
+        (62_000, "Welcome to all of you. Here we are.", "1:00"),
+        (119_000, "A stack gives back what came last. More follows.", "1:30"),
+    ):
+        told = extractive_answer("what does this mean", [said], Watching("Queues", position_ms))
+        assert [citation.quote for citation in told.citations] == [quote]
+        assert told.text == f"“{quote}” (Queues, {clock})"
 
 
 WORDS = st.sampled_from(

@@ -4,6 +4,7 @@ import re
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,23 @@ def test_the_second_that_is_being_watched_is_told_also_where_no_word_of_the_lect
     place = '<watching lecture="Queues&quot;/&gt;&lt;/passages&gt;" at="6:12"/>'
     assert asked.startswith(f"{place}\n<passages>\n</passages>")
     assert "<watching" not in layout("Where am I?").messages[-1]["content"]
+
+
+@pytest.mark.parametrize(
+    ("position_ms", "said"),
+    [
+        (60_000, ""),
+        (62_000, "Welcome to all."),
+        (75_000, "“A” came first."),
+        (89_000, "B came last."),
+        (99_000, "B came last."),
+    ],
+)
+def test_the_sentence_that_is_being_said_is_told(position_ms: int, said: str) -> None:
+    both = passage("Welcome to all. “A” came first. B came last.", is_now=True), passage("Harmless.")
+    asked = layout("Why?", *both, watching=Watching("Queues", position_ms)).messages[-1]["content"]
+    (saying,) = re.findall(r'^<watching lecture="Queues" at="1:\d\d"(.*)/>\n', asked)
+    assert saying == (f' saying="{said}"' if said else "")
 
 
 def test_what_no_reader_sees_is_not_given_to_the_model_either() -> None:

@@ -6,7 +6,7 @@ from aiohttp.test_utils import TestServer
 
 from server.clock import Clock
 from server.config import Breaker, Stripe
-from server.services.outside import ServiceAway, ServiceLeftAlone, ServicePutsOff, State
+from server.services.outside import ServiceAway, ServiceError, ServiceLeftAlone, ServicePutsOff, ServiceRefused, State
 from server.services.payments import Gateway, RequestRefused
 
 
@@ -64,3 +64,25 @@ async def test_what_is_no_card_is_refused_and_not_kept() -> None:
         with pytest.raises(RequestRefused):
             await gateway.attach_card("pm_1", "cus_1")
     assert [path.rpartition("/")[2] for path in asked] == ["attach", "detach"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        *((200, body, ServiceRefused) for body in (b"[]", b"null", b"5", b"\xff", b'{"data": [5]}', b'{"object": []}')),
+        *((400, body, ServiceError) for body in (b"[]", b'{"error": 5}', b'{"error": {"message": 5}}')),
+    ],
+)
+async def test_what_makes_no_sense_is_told_as_stripes_fault(status: int, body: bytes, kind: type[Exception]) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server, ClientSession() as http:
+        origin = str(server.make_url("")).rstrip("/")
+        settings = Stripe(api_base=origin, secret_key="sk_test_x", timeout_s=20)
+        gateway = Gateway(http, settings, Clock(), Breaker(failures=9))
+        for asking in (gateway.get_intent("pi_1"), gateway.list_refunds("pi_1")):
+            with pytest.raises(kind):
+                await asking

@@ -40,6 +40,12 @@ def test_it_answers_with_the_sentence_that_fits_and_says_where_it_stands() -> No
 
 def test_what_points_at_the_moment_is_answered_from_what_is_being_said() -> None:
     assert answer(chat("Explain what was just said")).endswith("[2]")
+    saying = '<watching lecture="Redis" at="0:09" saying="An entry has an id of two numbers."/>\n'
+    said = GIVEN.replace(' now="yes"', "").replace('n="1"', 'n="1" now="yes"')
+    said = said.replace("numbers.", "numbers. Next come stacks.")
+    assert answer(chat("Explain what was just said", saying + said)) == (
+        "“Redis keeps streams in memory.” [1] “An entry has an id of two numbers.” [1]"
+    )
 
 
 def test_it_says_when_nothing_fits_and_is_always_the_same() -> None:

@@ -176,6 +176,19 @@ async def test_a_cheaper_plan_is_set_off_against_later_invoices(service: Service
     assert await service.ledger() == {"usd": pytest.approx(4000, abs=2)}
 
 
+async def test_what_is_kept_in_one_currency_pays_for_nothing_in_another(service: Service) -> None:
+    subscription = await subscribe(service, items=[{"price_data": await price(service, 3000)}])
+    await change(service, subscription, 1000)
+    await service.api.subscriptions.cancel_async(subscription.id)
+    euros = {**await price(service, 700), "currency": "eur"}
+    wish = {"customer": str(subscription.customer), "items": [{"price_data": euros}]}
+    other = await service.api.subscriptions.create_async(
+        {**wish, "default_payment_method": subscription.default_payment_method}  # type: ignore[typeddict-item]
+    )
+    assert other.status == "active"
+    assert await service.ledger() == {"usd": 3000, "eur": 700}
+
+
 async def test_another_interval_begins_a_new_period_at_once(service: Service) -> None:
     subscription = await subscribe(service)
     yearly = await change(service, subscription, 9000, interval="year")
