@@ -48,7 +48,7 @@ export class Classroom {
       position: () => this.player?.position ?? this.#screen.currentTime,
       movedAt: () => this.#movedAt,
       seek: (seconds) => {
-        this.#screen.currentTime = seconds;
+        this.#seek(seconds);
         this.#stage.scrollIntoView({ block: "nearest" });
       },
       go: (id, seconds) => this.#goTo(id, seconds),
@@ -178,10 +178,15 @@ export class Classroom {
     this.#audience.replaceChildren(h("a", { href: `#/videos/${video?.id}` }, "Audience"));
   }
 
+  #seek(seconds) {
+    if (this.player) this.player.seek(seconds);
+    else this.#screen.currentTime = seconds; // nothing plays yet: what is asked there is about this second all the same
+  }
+
   /** To a second of this lecture, or of another. */
   #goTo(lectureId, seconds) {
     if (lectureId === this.lectureId) {
-      this.#screen.currentTime = seconds;
+      this.#seek(seconds);
       this.player?.play();
       this.#screen.focus();
       return;
@@ -269,6 +274,7 @@ export class Classroom {
     const created = await this.#createSession();
     if (!created) {
       player.destroy();
+      this.player = null;
       return;
     }
     this.#notices.clear();
@@ -338,7 +344,7 @@ export class Classroom {
       if (this.#off.signal.aborted) return null;
       if (error.code === "too_many_sessions" && !takeover) return this.#askTakeover(error);
       if (error.status === 401) this.#signIn();
-      else if (!this.player) this.#cannotBegin(error);
+      else if (!this.session) this.#cannotBegin(error);
       else if (error.status === 403) this.#notEntitled();
       else if (error.status === 404) this.#gone();
       else if (error.status === 0 || error.status >= 429) this.#renewSoon();
@@ -353,6 +359,7 @@ export class Classroom {
   }
 
   #cannotBegin(error) {
+    this.#keepPlace();
     const again = () => {
       this.#waiting = null;
       this.#notices.clear();
@@ -495,8 +502,8 @@ export class Classroom {
   /** Plays on where the other device got to; not from the beginning where it came to the end. */
   #follow(position) {
     const inside = position < (this.#video.duration_seconds ?? Infinity) - 1;
-    if (inside && Math.abs(position - this.#screen.currentTime) > 2) this.#screen.currentTime = position;
-    this.player?.play();
+    if (inside && Math.abs(position - this.player.position) > 2) this.player.seek(position);
+    this.player.play();
   }
 
   #notEntitled() {
@@ -516,6 +523,7 @@ export class Classroom {
 
   #preparePlayer(beginning) {
     const player = new Player(this.#screen, { roundTripMs: () => this.session?.roundTripMs ?? null });
+    this.player = player;
     player.addEventListener("standing", ({ detail }) => this.#notices.waits(detail.active));
     player.prepare(beginning);
     return player;
@@ -523,7 +531,6 @@ export class Classroom {
 
   /** Plays what was prepared. */
   #watchLecture(player, { position, decision }) {
-    this.player = player;
     player.addEventListener("moment", ({ detail }) => this.session?.record(detail.frame));
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
@@ -588,7 +595,7 @@ export class Classroom {
     const { next } = this.#around;
     const again = () => {
       this.#notices.clear();
-      this.#screen.currentTime = 0;
+      this.player.seek(0);
       this.player.play();
     };
     if (next) this.#notices.say("Up next", next.title, ["Go on", () => this.#navigate(`#/lectures/${next.id}`)], ["Watch again", again]);

@@ -95,7 +95,7 @@ export class Controls {
     const player = this.#player();
     if (typing || event.ctrlKey || event.metaKey || event.altKey || !player) return;
     const screen = this.#screen;
-    const seek = (by) => (screen.currentTime = Math.min(Math.max(0, player.position + by), screen.duration || Infinity));
+    const seek = (by) => player.seek(Math.min(Math.max(0, player.position + by), screen.duration || Infinity));
     const keys = {
       k: () => (screen.paused ? player.play() : screen.pause()),
       j: () => seek(-10),

@@ -87,6 +87,8 @@ export class Player extends EventTarget {
   #standing = { timer: 0, told: false };
   #abandoned = 0;
   #jumped = false;
+  #startsAt = 0; // where it was prepared to begin, s
+  #awaited = null; // where one has jumped to while the element did not know its size, s
   #lastPosition = 0;
   #droppedBefore = 0;
   #fatal = false;
@@ -104,7 +106,7 @@ export class Player extends EventTarget {
    */
   prepare({ source, position }) {
     this.#source = source;
-    this.#lastPosition = position;
+    this.#startsAt = this.#lastPosition = position;
     this.#awaitPicture();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
@@ -164,10 +166,22 @@ export class Player extends EventTarget {
     }
     this.#match();
     this.#tellCaptions(); // nobody listened yet when the manifest came
-    if (Math.abs(position - this.#lastPosition) < 0.5) return;
+    // Who has jumped, or played on, meanwhile knows best where to be.
+    if (Math.abs(position - this.#startsAt) < 0.5 || Math.abs(this.position - this.#startsAt) >= 0.5) return;
     this.#lastPosition = this.#hls.config.startPosition = position;
     if (this.#hls.levels.length > 0) this.#hls.startLoad(position);
+    this.seek(position);
+  }
+
+  /**
+   * Jumps. While the element does not know its size hls.js may still set it to where the lecture was to begin: then one
+   * jumps when it does.
+   *
+   * @param {number} position  s
+   */
+  seek(position) {
     if (this.video.readyState > 0) this.video.currentTime = position;
+    else this.#awaited = position;
   }
 
   /** The ladder's rungs, once both it and the manifest are here. */
@@ -236,7 +250,7 @@ export class Player extends EventTarget {
   /** Where the lecture is, s: before its picture is there, where that is to begin, or was moved to. */
   get position() {
     const { currentTime } = this.video;
-    return this.#restoring ? currentTime || this.#lastPosition : currentTime;
+    return this.#awaited ?? (this.#restoring ? currentTime || this.#lastPosition : currentTime);
   }
 
   /** Whether the picture has come to where the lecture is. */
@@ -466,7 +480,7 @@ export class Player extends EventTarget {
   /** A browser without Media Source Extensions plays HLS by itself: no cap, no measurements, but the place is kept. */
   #loadNatively(source, position) {
     this.video.src = source;
-    this.video.addEventListener("loadedmetadata", () => (this.video.currentTime = position), { once: true });
+    this.seek(position);
   }
 
   // The media element
@@ -476,6 +490,10 @@ export class Player extends EventTarget {
     const on = (name, listener) => video.addEventListener(name, listener, { signal: this.#off.signal });
     on("error", () => {
       if (this.#hls && video.error?.code === MediaError.MEDIA_ERR_DECODE) this.#recoverMedia();
+    });
+    on("loadedmetadata", () => {
+      if (this.#awaited !== null) video.currentTime = this.#awaited;
+      this.#awaited = null;
     });
     on("timeupdate", () => {
       if (!video.seeking && !this.#restoring) this.#lastPosition = video.currentTime;
