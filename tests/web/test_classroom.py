@@ -451,6 +451,10 @@ async def test_the_keyboard_reaches_the_content_and_plays(origin: str, page: Pag
     at = (await state(page))["position"]
     await page.keyboard.press("l")
     await until(page, f"lectern.state().position > {at} + 9")
+    await page.focus("text=Keys")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#keys >> text=Ten seconds on")
+    await page.keyboard.press("Escape")
     await page.focus("#skip")
     await page.keyboard.press("Enter")
     assert await page.evaluate("document.activeElement.id") == "page"
