@@ -13,7 +13,7 @@ import { LivePanel } from "./live.js";
 import { Notices } from "./notices.js";
 import { finish, hold } from "./owed.js";
 import * as place from "./place.js";
-import { Player, viewportOf } from "./player.js";
+import { Player, STANDING_MS, viewportOf } from "./player.js";
 import { VideoSession } from "./session.js";
 import { Surroundings } from "./surroundings.js";
 
@@ -112,11 +112,14 @@ export class Classroom {
 
   /** Fetches the lecture and begins. */
   async open() {
+    const late = setTimeout(() => this.#notices.waits(true), STANDING_MS);
     try {
       this.#lecture = await this.#api.lecture(this.lectureId);
     } catch (error) {
       if (!this.#off.signal.aborted) this.#refused(error);
       return;
+    } finally {
+      clearTimeout(late);
     }
     if (this.#off.signal.aborted) return;
     this.#showLecture();

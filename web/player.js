@@ -34,7 +34,7 @@ const SEGMENTS_PER_FRAME = 64;
 const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
 // So long a picture stands still before it is said why.
-const STANDING_MS = 4_000;
+export const STANDING_MS = 4_000;
 // What ends so close to the lecture's end ends with it: sound and picture are not equally long.
 const END_S = 0.5;
 
@@ -80,7 +80,7 @@ export class Player extends EventTarget {
   #playing = false; // as the learner wants it
   #restoring = true; // the element begins, for the first time or anew, and is not where it is to be yet
   #blocked = false;
-  #askedAt = 0;
+  #askedAt = null; // to play, ms of `performance.now()`
   #startupMs = null;
   #startupTold = false;
   #stalls = new Stalls((active) => this.#tell("stall", { active }));
@@ -154,7 +154,7 @@ export class Player extends EventTarget {
   async load({ ladder, segmentS, position, estimateKbps }) {
     this.ladder = ladder;
     this.#segmentS = segmentS;
-    this.#askedAt = performance.now();
+    this.#askedAt ??= performance.now();
     await this.#prepared;
     if (this.#off.signal.aborted) return;
     if (!this.#hls) {
@@ -194,8 +194,9 @@ export class Player extends EventTarget {
     this.dispatchEvent(new Event("levels"));
   }
 
-  /** Plays, or tells `blocked` when the browser wants to be asked by a person. */
+  /** Plays, or tells `blocked` when the browser wants to be asked by a person. Not before it is to be played at all. */
   async play() {
+    if (this.#askedAt === null) return;
     try {
       await this.video.play();
     } catch (error) {
@@ -501,8 +502,9 @@ export class Player extends EventTarget {
     });
     on("play", () => {
       this.#playing = true;
-      // A person's time to press play is no startup delay.
+      // A person's time to press play is no startup delay; nor is the time before, where somebody does not wait for it.
       if (!this.#started && this.#blocked) this.#askedAt = performance.now();
+      this.#askedAt ??= performance.now();
     });
     on("playing", () => {
       this.#restoring = false;
