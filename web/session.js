@@ -140,7 +140,7 @@ export class VideoSession extends EventTarget {
 
   /** What a reload must not lose. Plain JSON. @returns {Backlog} */
   get backlog() {
-    return { next: this.#next, kept: this.#kept.slice(-500), pending: this.#pending.slice(-500) };
+    return { next: this.#next, kept: [...this.#kept], pending: [...this.#pending] };
   }
 
   get token() {

@@ -356,6 +356,15 @@ async def test_what_an_earlier_page_left_unsaved_is_sent_by_the_next_one(
     assert [(frame["seq"], frame["position"]) for frame in stage.held.frames] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
+async def test_what_a_page_leaves_unsaved_is_all_that_the_server_was_away_for(
+    stage: Stage, page: Page, start: Start
+) -> None:
+    stage.refuses = 503
+    pending = [{"position": n, "cmcd": {}} for n in range(3600)]
+    await start(quiet=True, backlog={"next": 1, "kept": [], "pending": pending})
+    assert (await page.evaluate("session.backlog"))["pending"] == pending
+
+
 async def test_a_long_backlog_stays_within_what_the_server_lets_through(stage: Stage, page: Page, start: Start) -> None:
     stage.interval_ms = 1000
     pending = [{"position": n, "cmcd": {}} for n in range(600)]
