@@ -8,13 +8,15 @@ import { fetchAhead, fetchedSource } from "./ahead.js";
 import { explain } from "./api.js";
 import { courseOf } from "./catalogue.js";
 import { Controls } from "./controls.js";
+import { circumstances, savesData } from "./device.js";
 import { h, setText } from "./dom.js";
 import { LivePanel } from "./live.js";
 import { Notices } from "./notices.js";
 import { finish, hold } from "./owed.js";
 import * as place from "./place.js";
-import { Player, STANDING_MS, viewportOf } from "./player.js";
+import { Player } from "./player.js";
 import { VideoSession } from "./session.js";
+import { Standing } from "./standing.js";
 import { Surroundings } from "./surroundings.js";
 
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
@@ -112,14 +114,15 @@ export class Classroom {
 
   /** Fetches the lecture and begins. */
   async open() {
-    const late = setTimeout(() => this.#notices.waits(true), STANDING_MS);
+    const standing = new Standing((active) => this.#notices.waits(active));
+    standing.begin();
     try {
       this.#lecture = await this.#api.lecture(this.lectureId);
     } catch (error) {
       if (!this.#off.signal.aborted) this.#refused(error);
       return;
     } finally {
-      clearTimeout(late);
+      standing.cancel();
     }
     if (this.#off.signal.aborted) return;
     this.#showLecture();
@@ -328,13 +331,9 @@ export class Classroom {
 
   /** A session; null where there is none, or nobody to watch any more. */
   async #createSession(takeover = false) {
-    const { connection } = navigator;
     try {
       const created = await this.#api.createSession(this.#video.id, {
-        device: deviceKind(),
-        viewport: viewportOf(this.#screen),
-        connection: connection?.type ?? connection?.effectiveType,
-        save_data: connection?.saveData ?? false,
+        ...circumstances(this.#screen),
         player: "lectern-web hls.js",
         ...(takeover && { takeover }),
       });
@@ -585,7 +584,7 @@ export class Classroom {
   #lookAhead() {
     const { position, duration, buffer_s: buffer } = this.player?.state ?? {};
     const left = duration - position;
-    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#around.next || navigator.connection?.saveData) return;
+    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#around.next || savesData()) return;
     if (this.session?.state.decision?.cmsd?.du) return; // a full link that many share
     fetchAhead(this.#api, this.#around.next.id);
   }
@@ -676,9 +675,4 @@ export class Classroom {
 
 function decisionSummary({ n, epoch, rung, cmsd, reason, ttl_ms }) {
   return { n, epoch, rung, mb: cmsd?.mb ?? null, etp: cmsd?.etp ?? null, du: cmsd?.du ?? false, reason, ttl_ms };
-}
-
-function deviceKind() {
-  if (!matchMedia("(pointer: coarse)").matches) return "desktop";
-  return Math.min(screen.width, screen.height) < 600 ? "phone" : "tablet";
 }

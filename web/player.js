@@ -6,9 +6,11 @@
  * somebody wonders), `expired` (the playback address is no longer good), `fatal` {message}, `recovered` (from what was
  * fatal), `ended`.
  */
+import { savesData, viewportOf } from "./device.js";
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
 import { Stalls } from "./stalls.js";
+import { Standing } from "./standing.js";
 
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
@@ -33,8 +35,6 @@ const SEGMENTS_PER_FRAME = 64;
 // a round trip, and what the browser's own figures of a download lag behind. Not before half of it has come.
 const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
-// So long a picture stands still before it is said why.
-export const STANDING_MS = 4_000;
 // What ends so close to the lecture's end ends with it: sound and picture are not equally long.
 const END_S = 0.5;
 
@@ -84,7 +84,7 @@ export class Player extends EventTarget {
   #startupMs = null;
   #startupTold = false;
   #stalls = new Stalls((active) => this.#tell("stall", { active }));
-  #standing = { timer: 0, told: false };
+  #standing = new Standing((active) => this.#tell("standing", { active }));
   #abandoned = 0;
   #jumped = false;
   #startsAt = 0; // where it was prepared to begin, s
@@ -107,7 +107,7 @@ export class Player extends EventTarget {
   prepare({ source, position }) {
     this.#source = source;
     this.#startsAt = this.#lastPosition = position;
-    this.#awaitPicture();
+    this.#standing.begin();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
   }
@@ -292,7 +292,7 @@ export class Player extends EventTarget {
   destroy() {
     this.#off.abort();
     this.#stalls.cancel();
-    clearTimeout(this.#standing.timer);
+    this.#standing.cancel();
     clearTimeout(this.#foretelling);
     this.#hls?.destroy();
     this.#hls = null;
@@ -398,7 +398,7 @@ export class Player extends EventTarget {
     const [shown, fetched] = [this.#rungs[hls.currentLevel], this.#rungs[hls.loadLevel]];
     if (!shown || !fetched || fetched.br < shown.br * 1.5 || kbps < fetched.br * SPARE) return;
     const recently = performance.now() - this.#replacedAt < REPLACE_EVERY_MS;
-    if (recently || this.#duress || this.#bufferMs() < REPLACE_BUFFER_MS || navigator.connection?.saveData) return;
+    if (recently || this.#duress || this.#bufferMs() < REPLACE_BUFFER_MS || savesData()) return;
     this.#replacedAt = performance.now();
     hls.nextLevel = -1; // stays automatic, and begins at the next switching point
   }
@@ -512,7 +512,7 @@ export class Player extends EventTarget {
       this.#stalls.end();
     });
     on("waiting", () => this.#wait());
-    for (const name of ["play", "playing", "timeupdate", "pause", "ended"]) on(name, () => this.#stirred());
+    for (const name of ["play", "playing", "timeupdate", "pause", "ended"]) on(name, () => this.#standing.stir(!video.paused && !video.ended));
     on("pause", () => {
       if (video.error || this.#restoring) return;
       this.#playing = false;
@@ -553,7 +553,7 @@ export class Player extends EventTarget {
     const { config } = this.#hls;
     // hls.js lowered it: the browser has no room.
     if (config.maxMaxBufferLength < config.maxBufferLength) return;
-    const longerS = navigator.connection?.saveData ? 0 : watchedS(this.video);
+    const longerS = savesData() ? 0 : watchedS(this.video);
     config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longerS * GROWTH, LONGEST_BUFFER_S);
   }
 
@@ -569,25 +569,6 @@ export class Player extends EventTarget {
       bufferMs,
       complete: video.duration - video.currentTime < bufferMs / 1_000 + END_S,
     });
-  }
-
-  /** Something has happened to the picture: if it is to play on, the next thing should follow soon. */
-  #stirred() {
-    const { video } = this;
-    const standing = this.#standing;
-    clearTimeout(standing.timer);
-    if (standing.told) this.#tell("standing", { active: false });
-    standing.told = false;
-    if (!video.paused && !video.ended) this.#awaitPicture();
-  }
-
-  #awaitPicture() {
-    const standing = this.#standing;
-    clearTimeout(standing.timer);
-    standing.timer = setTimeout(() => {
-      standing.told = true;
-      this.#tell("standing", { active: true });
-    }, STANDING_MS);
   }
 
   #wait() {
@@ -697,12 +678,6 @@ function obedient(Rule, wanted) {
       super.nextAutoLevel = level;
     }
   };
-}
-
-/** The picture's size in device pixels. @param {HTMLVideoElement} video @returns {[number, number]} */
-export function viewportOf(video) {
-  const scale = window.devicePixelRatio || 1;
-  return [Math.round(video.clientWidth * scale), Math.round(video.clientHeight * scale)];
 }
 
 /** Seconds of it that were watched, each counted once. @param {HTMLVideoElement} video */
