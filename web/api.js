@@ -422,8 +422,9 @@ export class Api extends EventTarget {
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (date) this.#told = { date, at: performance.now() };
     const answer = parse(text);
-    if (response.ok) return answer;
-    throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);
+    if (!response.ok) throw new Problem(response.status, answer ?? {}, Number(response.headers.get("Retry-After")) || null);
+    if (answer === undefined) throw new Problem(0); // a page of the network between us, as where one has to sign in to it
+    return answer;
   }
 }
 
@@ -431,11 +432,12 @@ function pause(ms) {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
+/** @returns {any} null = there is nothing, undefined = it is something else */
 function parse(text) {
   if (!text) return null;
   try {
     return JSON.parse(text);
   } catch {
-    return null;
+    return undefined;
   }
 }

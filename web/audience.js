@@ -63,12 +63,18 @@ function lookOn(api, videoId, page, live) {
       if (message.type === "live") showLive(live, message);
       return undefined;
     });
-    socket.addEventListener("close", async ({ code }) => {
-      if (!page.isConnected || (code >= 4400 && code < 4500)) return;
+    socket.addEventListener("close", async () => {
+      if (!page.isConnected) return;
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
-      // Asking once renews the account's token where it has run out.
-      const told = await api.live(videoId).catch(() => null);
-      if (told) showLive(live, told);
+      try {
+        // Asking once renews the account's token where it has run out, and tells whether one may still look on.
+        showLive(live, await api.live(videoId));
+      } catch (error) {
+        if ([401, 403, 404].includes(error.status)) {
+          live.replaceChildren(h("p", { class: "failure", role: "alert" }, explain(error)));
+          return;
+        }
+      }
       if (page.isConnected) open();
     });
   };

@@ -203,20 +203,23 @@ export async function coursePage({ api, courseId, navigate }) {
   const failure = h("p", { class: "failure", role: "alert", hidden: true });
   const meta = h("p", { class: "meta" }, courseMeta(course));
   const till = h("div");
+  const fail = (text) => {
+    setText(failure, text);
+    failure.hidden = false;
+    failure.scrollIntoView({ block: "nearest" }); // a lecture far below may have been pressed
+  };
   const reprice = (now) => {
     Object.assign(course, now);
     setText(meta, courseMeta(course));
     till.replaceChildren();
-    setText(failure, `The price has changed: it is ${price(course)} now.`);
-    failure.hidden = false;
+    fail(`The price has changed: it is ${price(course)} now.`);
   };
   const buy = async (target) => {
     try {
       till.replaceChildren(h("div", { class: "card entry" }, await payForm(api, course, () => navigate(target), reprice)));
       till.querySelector("button[type=submit]").scrollIntoView({ block: "nearest" });
     } catch (error) {
-      setText(failure, explain(error));
-      failure.hidden = false;
+      fail(explain(error));
     }
   };
   const begin = async (lecture) => {
@@ -230,9 +233,7 @@ export async function coursePage({ api, courseId, navigate }) {
     } catch (error) {
       if (lecture.is_preview) return navigate(target);
       if (error.code === "not_entitled") return buy(target);
-      setText(failure, explain(error));
-      failure.hidden = false;
-      return undefined;
+      return fail(explain(error));
     }
   };
   return h(

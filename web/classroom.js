@@ -8,13 +8,15 @@ import { fetchAhead, fetchedSource } from "./ahead.js";
 import { explain } from "./api.js";
 import { courseOf } from "./catalogue.js";
 import { Controls } from "./controls.js";
+import { circumstances, savesData } from "./device.js";
 import { h, setText } from "./dom.js";
 import { LivePanel } from "./live.js";
 import { Notices } from "./notices.js";
 import { finish, hold } from "./owed.js";
 import * as place from "./place.js";
-import { Player, viewportOf } from "./player.js";
+import { Player } from "./player.js";
 import { VideoSession } from "./session.js";
+import { Standing } from "./standing.js";
 import { Surroundings } from "./surroundings.js";
 
 const HELLO_MS = 2_500; // how long a resumed lecture waits to hear whether its session still lives
@@ -48,7 +50,7 @@ export class Classroom {
       position: () => this.player?.position ?? this.#screen.currentTime,
       movedAt: () => this.#movedAt,
       seek: (seconds) => {
-        this.#screen.currentTime = seconds;
+        this.#seek(seconds);
         this.#stage.scrollIntoView({ block: "nearest" });
       },
       go: (id, seconds) => this.#goTo(id, seconds),
@@ -112,11 +114,15 @@ export class Classroom {
 
   /** Fetches the lecture and begins. */
   async open() {
+    const standing = new Standing((active) => this.#notices.waits(active));
+    standing.begin();
     try {
       this.#lecture = await this.#api.lecture(this.lectureId);
     } catch (error) {
       if (!this.#off.signal.aborted) this.#refused(error);
       return;
+    } finally {
+      standing.cancel();
     }
     if (this.#off.signal.aborted) return;
     this.#showLecture();
@@ -178,10 +184,15 @@ export class Classroom {
     this.#audience.replaceChildren(h("a", { href: `#/videos/${video?.id}` }, "Audience"));
   }
 
+  #seek(seconds) {
+    if (this.player) this.player.seek(seconds);
+    else this.#screen.currentTime = seconds; // nothing plays yet: what is asked there is about this second all the same
+  }
+
   /** To a second of this lecture, or of another. */
   #goTo(lectureId, seconds) {
     if (lectureId === this.lectureId) {
-      this.#screen.currentTime = seconds;
+      this.#seek(seconds);
       this.player?.play();
       this.#screen.focus();
       return;
@@ -269,6 +280,7 @@ export class Classroom {
     const created = await this.#createSession();
     if (!created) {
       player.destroy();
+      this.player = null;
       return;
     }
     this.#notices.clear();
@@ -319,13 +331,9 @@ export class Classroom {
 
   /** A session; null where there is none, or nobody to watch any more. */
   async #createSession(takeover = false) {
-    const { connection } = navigator;
     try {
       const created = await this.#api.createSession(this.#video.id, {
-        device: deviceKind(),
-        viewport: viewportOf(this.#screen),
-        connection: connection?.type ?? connection?.effectiveType,
-        save_data: connection?.saveData ?? false,
+        ...circumstances(this.#screen),
         player: "lectern-web hls.js",
         ...(takeover && { takeover }),
       });
@@ -338,7 +346,7 @@ export class Classroom {
       if (this.#off.signal.aborted) return null;
       if (error.code === "too_many_sessions" && !takeover) return this.#askTakeover(error);
       if (error.status === 401) this.#signIn();
-      else if (!this.player) this.#cannotBegin(error);
+      else if (!this.session) this.#cannotBegin(error);
       else if (error.status === 403) this.#notEntitled();
       else if (error.status === 404) this.#gone();
       else if (error.status === 0 || error.status >= 429) this.#renewSoon();
@@ -353,6 +361,7 @@ export class Classroom {
   }
 
   #cannotBegin(error) {
+    this.#keepPlace();
     const again = () => {
       this.#waiting = null;
       this.#notices.clear();
@@ -495,8 +504,8 @@ export class Classroom {
   /** Plays on where the other device got to; not from the beginning where it came to the end. */
   #follow(position) {
     const inside = position < (this.#video.duration_seconds ?? Infinity) - 1;
-    if (inside && Math.abs(position - this.#screen.currentTime) > 2) this.#screen.currentTime = position;
-    this.player?.play();
+    if (inside && Math.abs(position - this.player.position) > 2) this.player.seek(position);
+    this.player.play();
   }
 
   #notEntitled() {
@@ -516,6 +525,7 @@ export class Classroom {
 
   #preparePlayer(beginning) {
     const player = new Player(this.#screen, { roundTripMs: () => this.session?.roundTripMs ?? null });
+    this.player = player;
     player.addEventListener("standing", ({ detail }) => this.#notices.waits(detail.active));
     player.prepare(beginning);
     return player;
@@ -523,7 +533,6 @@ export class Classroom {
 
   /** Plays what was prepared. */
   #watchLecture(player, { position, decision }) {
-    this.player = player;
     player.addEventListener("moment", ({ detail }) => this.session?.record(detail.frame));
     player.addEventListener("blocked", () => this.#offerToPlay(position));
     this.#controls.show(player);
@@ -575,7 +584,7 @@ export class Classroom {
   #lookAhead() {
     const { position, duration, buffer_s: buffer } = this.player?.state ?? {};
     const left = duration - position;
-    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#around.next || navigator.connection?.saveData) return;
+    if (!(left < AHEAD_S && buffer > left - 0.5) || !this.#around.next || savesData()) return;
     if (this.session?.state.decision?.cmsd?.du) return; // a full link that many share
     fetchAhead(this.#api, this.#around.next.id);
   }
@@ -588,7 +597,7 @@ export class Classroom {
     const { next } = this.#around;
     const again = () => {
       this.#notices.clear();
-      this.#screen.currentTime = 0;
+      this.player.seek(0);
       this.player.play();
     };
     if (next) this.#notices.say("Up next", next.title, ["Go on", () => this.#navigate(`#/lectures/${next.id}`)], ["Watch again", again]);
@@ -666,9 +675,4 @@ export class Classroom {
 
 function decisionSummary({ n, epoch, rung, cmsd, reason, ttl_ms }) {
   return { n, epoch, rung, mb: cmsd?.mb ?? null, etp: cmsd?.etp ?? null, du: cmsd?.du ?? false, reason, ttl_ms };
-}
-
-function deviceKind() {
-  if (!matchMedia("(pointer: coarse)").matches) return "desktop";
-  return Math.min(screen.width, screen.height) < 600 ? "phone" : "tablet";
 }

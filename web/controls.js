@@ -16,7 +16,7 @@ export class Controls {
   constructor(screen, player) {
     this.#screen = screen;
     this.#player = player;
-    this.element.append(this.#captions, this.#rateChooser(), this.#quality);
+    this.element.append(this.#captions, this.#rateChooser(), ...this.#keyList(), this.#quality);
     this.#captions.addEventListener("click", () => this.#toggleCaptions());
     document.addEventListener("keydown", (event) => this.#key(event), { signal: this.#off.signal });
   }
@@ -90,21 +90,35 @@ export class Controls {
     this.#captions.setAttribute("aria-pressed", String(on));
   }
 
+  // Keys
+
+  #shortcuts = {
+    k: ["Play or pause", () => (this.#screen.paused ? this.#player().play() : this.#screen.pause())],
+    j: ["Ten seconds back", () => this.#seek(-10)],
+    l: ["Ten seconds on", () => this.#seek(10)],
+    c: ["Captions on or off", () => !this.#captions.hidden && this.#toggleCaptions()],
+    m: ["Sound on or off", () => (this.#screen.muted = !this.#screen.muted)],
+    f: ["Full screen on or off", () => (document.fullscreenElement ? document.exitFullscreen() : this.#screen.requestFullscreen())],
+  };
+
+  #seek(by) {
+    const player = this.#player();
+    player.seek(Math.min(Math.max(0, player.position + by), this.#screen.duration || Infinity));
+  }
+
   #key(event) {
     const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
-    const player = this.#player();
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || !player) return;
-    const screen = this.#screen;
-    const seek = (by) => (screen.currentTime = Math.min(Math.max(0, player.position + by), screen.duration || Infinity));
-    const keys = {
-      k: () => (screen.paused ? player.play() : screen.pause()),
-      j: () => seek(-10),
-      l: () => seek(10),
-      c: () => !this.#captions.hidden && this.#toggleCaptions(),
-      m: () => (screen.muted = !screen.muted),
-      f: () => (document.fullscreenElement ? document.exitFullscreen() : screen.requestFullscreen()),
-    };
-    keys[event.key.toLowerCase()]?.();
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.#player()) return;
+    this.#shortcuts[event.key.toLowerCase()]?.[1]();
+  }
+
+  /** Tells which there are. */
+  #keyList() {
+    const rows = Object.entries(this.#shortcuts).map(([key, [does]]) => [h("dt", null, h("kbd", null, key.toUpperCase())), h("dd", null, does)]);
+    return [
+      h("button", { type: "button", class: "plain keys", popovertarget: "keys" }, "Keys"),
+      h("dl", { id: "keys", class: "card", popover: "auto", "aria-label": "Keys" }, ...rows),
+    ];
   }
 }
 

@@ -13,20 +13,20 @@ export class Elsewhere {
    * @param {string} options.lectureId
    * @param {() => number} options.position  where this page is, in seconds
    * @param {(seconds: number) => void} options.seek
-   * @param {(lectureId: string) => string|null} options.titleOf
+   * @param {(lectureId: string) => string} options.where  what is said after a second of it
    */
-  constructor({ lectureId, position, seek, titleOf }) {
+  constructor({ lectureId, position, seek, where }) {
     this.#lectureId = lectureId;
     this.#position = position;
     this.#seek = seek;
-    this.#titleOf = titleOf;
+    this.#where = where;
   }
 
   element = h("p", { class: "elsewhere", role: "status", hidden: true });
   #lectureId;
   #position;
   #seek;
-  #titleOf;
+  #where;
   // Moves on while what leads there stays, so that it can be pressed; and is not read out every other second.
   #there = h("span", { "aria-live": "off" });
   #told = null;
@@ -61,8 +61,7 @@ export class Elsewhere {
     if (this.element.hidden) return;
     this.#at = seconds;
     setText(this.#there, clock(seconds));
-    const title = this.#titleOf(lectureId);
-    const where = here ? "" : ` of ${title ? `“${title}”` : "another lecture"}`;
+    const where = this.#where(lectureId);
     const told = JSON.stringify([words, lectureId, where]);
     if (told === this.#told) return;
     this.#told = told;

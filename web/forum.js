@@ -94,28 +94,32 @@ export class ForumPanel {
   #changed(detail) {
     const deleted = detail?.type === "topic" && detail.change === "deleted" && detail.topic_id === this.#topicId;
     if (deleted) this.#showList("This question was deleted.");
-    this.#soon("refresh", SOON_MS, () => this.refresh());
+    this.#soon("refresh", SOON_MS, () => this.#attempt(() => this.refresh()));
   }
 
   #soon(name, ms, work) {
     clearTimeout(this.#timers[name]);
-    this.#timers[name] = setTimeout(() => this.#off.signal.aborted || this.#try(work), ms);
+    this.#timers[name] = setTimeout(() => this.#off.signal.aborted || work(), ms);
   }
 
-  async #try(work) {
+  /** What somebody wants: what was said before is over. */
+  #try(work) {
+    setText(this.#told, "");
+    return this.#attempt(work);
+  }
+
+  async #attempt(work) {
     try {
       await work();
-      return true;
     } catch (error) {
       setText(this.#told, explain(error));
-      return false;
     }
   }
 
   // The list
 
   #build() {
-    this.#search.addEventListener("input", () => this.#soon("search", SEARCH_MS, () => this.#refreshList()));
+    this.#search.addEventListener("input", () => this.#soon("search", SEARCH_MS, () => this.#try(() => this.#refreshList())));
     this.#scope.addEventListener("change", () => this.#try(() => this.#refreshList()));
     this.#listView.append(
       h("div", { class: "forum-tools" }, this.#search, this.#scope),

@@ -6,9 +6,11 @@
  * somebody wonders), `expired` (the playback address is no longer good), `fatal` {message}, `recovered` (from what was
  * fatal), `ended`.
  */
+import { savesData, viewportOf } from "./device.js";
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
 import { Stalls } from "./stalls.js";
+import { Standing } from "./standing.js";
 
 const HLS_MODULE = "/vendor/hls.js/hls.min.mjs";
 
@@ -33,8 +35,6 @@ const SEGMENTS_PER_FRAME = 64;
 // a round trip, and what the browser's own figures of a download lag behind. Not before half of it has come.
 const FORETELL_MS = 150;
 const FORETELL_SHARE = 0.5;
-// So long a picture stands still before it is said why.
-const STANDING_MS = 4_000;
 // What ends so close to the lecture's end ends with it: sound and picture are not equally long.
 const END_S = 0.5;
 
@@ -80,13 +80,15 @@ export class Player extends EventTarget {
   #playing = false; // as the learner wants it
   #restoring = true; // the element begins, for the first time or anew, and is not where it is to be yet
   #blocked = false;
-  #askedAt = 0;
+  #askedAt = null; // to play, ms of `performance.now()`
   #startupMs = null;
   #startupTold = false;
   #stalls = new Stalls((active) => this.#tell("stall", { active }));
-  #standing = { timer: 0, told: false };
+  #standing = new Standing((active) => this.#tell("standing", { active }));
   #abandoned = 0;
   #jumped = false;
+  #startsAt = 0; // where it was prepared to begin, s
+  #awaited = null; // where one has jumped to while the element did not know its size, s
   #lastPosition = 0;
   #droppedBefore = 0;
   #fatal = false;
@@ -104,8 +106,8 @@ export class Player extends EventTarget {
    */
   prepare({ source, position }) {
     this.#source = source;
-    this.#lastPosition = position;
-    this.#awaitPicture();
+    this.#startsAt = this.#lastPosition = position;
+    this.#standing.begin();
     this.#prepared = this.#prepare(position);
     this.#prepared.catch(() => {}); // `load` tells
   }
@@ -152,7 +154,7 @@ export class Player extends EventTarget {
   async load({ ladder, segmentS, position, estimateKbps }) {
     this.ladder = ladder;
     this.#segmentS = segmentS;
-    this.#askedAt = performance.now();
+    this.#askedAt ??= performance.now();
     await this.#prepared;
     if (this.#off.signal.aborted) return;
     if (!this.#hls) {
@@ -164,10 +166,22 @@ export class Player extends EventTarget {
     }
     this.#match();
     this.#tellCaptions(); // nobody listened yet when the manifest came
-    if (Math.abs(position - this.#lastPosition) < 0.5) return;
+    // Who has jumped, or played on, meanwhile knows best where to be.
+    if (Math.abs(position - this.#startsAt) < 0.5 || Math.abs(this.position - this.#startsAt) >= 0.5) return;
     this.#lastPosition = this.#hls.config.startPosition = position;
     if (this.#hls.levels.length > 0) this.#hls.startLoad(position);
+    this.seek(position);
+  }
+
+  /**
+   * Jumps. While the element does not know its size hls.js may still set it to where the lecture was to begin: then one
+   * jumps when it does.
+   *
+   * @param {number} position  s
+   */
+  seek(position) {
     if (this.video.readyState > 0) this.video.currentTime = position;
+    else this.#awaited = position;
   }
 
   /** The ladder's rungs, once both it and the manifest are here. */
@@ -180,8 +194,9 @@ export class Player extends EventTarget {
     this.dispatchEvent(new Event("levels"));
   }
 
-  /** Plays, or tells `blocked` when the browser wants to be asked by a person. */
+  /** Plays, or tells `blocked` when the browser wants to be asked by a person. Not before it is to be played at all. */
   async play() {
+    if (this.#askedAt === null) return;
     try {
       await this.video.play();
     } catch (error) {
@@ -236,7 +251,7 @@ export class Player extends EventTarget {
   /** Where the lecture is, s: before its picture is there, where that is to begin, or was moved to. */
   get position() {
     const { currentTime } = this.video;
-    return this.#restoring ? currentTime || this.#lastPosition : currentTime;
+    return this.#awaited ?? (this.#restoring ? currentTime || this.#lastPosition : currentTime);
   }
 
   /** Whether the picture has come to where the lecture is. */
@@ -277,7 +292,7 @@ export class Player extends EventTarget {
   destroy() {
     this.#off.abort();
     this.#stalls.cancel();
-    clearTimeout(this.#standing.timer);
+    this.#standing.cancel();
     clearTimeout(this.#foretelling);
     this.#hls?.destroy();
     this.#hls = null;
@@ -383,7 +398,7 @@ export class Player extends EventTarget {
     const [shown, fetched] = [this.#rungs[hls.currentLevel], this.#rungs[hls.loadLevel]];
     if (!shown || !fetched || fetched.br < shown.br * 1.5 || kbps < fetched.br * SPARE) return;
     const recently = performance.now() - this.#replacedAt < REPLACE_EVERY_MS;
-    if (recently || this.#duress || this.#bufferMs() < REPLACE_BUFFER_MS || navigator.connection?.saveData) return;
+    if (recently || this.#duress || this.#bufferMs() < REPLACE_BUFFER_MS || savesData()) return;
     this.#replacedAt = performance.now();
     hls.nextLevel = -1; // stays automatic, and begins at the next switching point
   }
@@ -466,7 +481,7 @@ export class Player extends EventTarget {
   /** A browser without Media Source Extensions plays HLS by itself: no cap, no measurements, but the place is kept. */
   #loadNatively(source, position) {
     this.video.src = source;
-    this.video.addEventListener("loadedmetadata", () => (this.video.currentTime = position), { once: true });
+    this.seek(position);
   }
 
   // The media element
@@ -477,14 +492,19 @@ export class Player extends EventTarget {
     on("error", () => {
       if (this.#hls && video.error?.code === MediaError.MEDIA_ERR_DECODE) this.#recoverMedia();
     });
+    on("loadedmetadata", () => {
+      if (this.#awaited !== null) video.currentTime = this.#awaited;
+      this.#awaited = null;
+    });
     on("timeupdate", () => {
       if (!video.seeking && !this.#restoring) this.#lastPosition = video.currentTime;
       this.#keepPace();
     });
     on("play", () => {
       this.#playing = true;
-      // A person's time to press play is no startup delay.
+      // A person's time to press play is no startup delay; nor is the time before, where somebody does not wait for it.
       if (!this.#started && this.#blocked) this.#askedAt = performance.now();
+      this.#askedAt ??= performance.now();
     });
     on("playing", () => {
       this.#restoring = false;
@@ -492,7 +512,7 @@ export class Player extends EventTarget {
       this.#stalls.end();
     });
     on("waiting", () => this.#wait());
-    for (const name of ["play", "playing", "timeupdate", "pause", "ended"]) on(name, () => this.#stirred());
+    for (const name of ["play", "playing", "timeupdate", "pause", "ended"]) on(name, () => this.#standing.stir(!video.paused && !video.ended));
     on("pause", () => {
       if (video.error || this.#restoring) return;
       this.#playing = false;
@@ -533,7 +553,7 @@ export class Player extends EventTarget {
     const { config } = this.#hls;
     // hls.js lowered it: the browser has no room.
     if (config.maxMaxBufferLength < config.maxBufferLength) return;
-    const longerS = navigator.connection?.saveData ? 0 : watchedS(this.video);
+    const longerS = savesData() ? 0 : watchedS(this.video);
     config.maxBufferLength = config.maxMaxBufferLength = Math.min(BUFFER_S + longerS * GROWTH, LONGEST_BUFFER_S);
   }
 
@@ -549,25 +569,6 @@ export class Player extends EventTarget {
       bufferMs,
       complete: video.duration - video.currentTime < bufferMs / 1_000 + END_S,
     });
-  }
-
-  /** Something has happened to the picture: if it is to play on, the next thing should follow soon. */
-  #stirred() {
-    const { video } = this;
-    const standing = this.#standing;
-    clearTimeout(standing.timer);
-    if (standing.told) this.#tell("standing", { active: false });
-    standing.told = false;
-    if (!video.paused && !video.ended) this.#awaitPicture();
-  }
-
-  #awaitPicture() {
-    const standing = this.#standing;
-    clearTimeout(standing.timer);
-    standing.timer = setTimeout(() => {
-      standing.told = true;
-      this.#tell("standing", { active: true });
-    }, STANDING_MS);
   }
 
   #wait() {
@@ -677,12 +678,6 @@ function obedient(Rule, wanted) {
       super.nextAutoLevel = level;
     }
   };
-}
-
-/** The picture's size in device pixels. @param {HTMLVideoElement} video @returns {[number, number]} */
-export function viewportOf(video) {
-  const scale = window.devicePixelRatio || 1;
-  return [Math.round(video.clientWidth * scale), Math.round(video.clientHeight * scale)];
 }
 
 /** Seconds of it that were watched, each counted once. @param {HTMLVideoElement} video */

@@ -140,7 +140,7 @@ export class VideoSession extends EventTarget {
 
   /** What a reload must not lose. Plain JSON. @returns {Backlog} */
   get backlog() {
-    return { next: this.#next, kept: this.#kept.slice(-500), pending: this.#pending.slice(-500) };
+    return { next: this.#next, kept: [...this.#kept], pending: [...this.#pending] };
   }
 
   get token() {
@@ -167,8 +167,12 @@ export class VideoSession extends EventTarget {
     this.#pump();
   }
 
-  /** Tries at once instead of waiting out the backoff: the network, or the page, has just come back. */
+  /**
+   * Tries at once instead of waiting out the backoff: the network, or the page, has just come back. And soon again: a
+   * network is told to be there before it carries anything.
+   */
   wake() {
+    this.#attempt = 0;
     if (this.#connection === "waiting") this.#open();
     else if (this.#connection === "live" && this.#socket?.readyState !== WebSocket.OPEN) this.#lost(1006);
   }

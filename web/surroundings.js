@@ -32,8 +32,7 @@ export class Surroundings {
     this.#picture = picture;
     this.#api = picture.api;
     const { lectureId, position, seek } = picture;
-    const titleOf = (id) => this.#lectures.find((lecture) => lecture.id === id)?.title ?? null;
-    this.#elsewhere = new Elsewhere({ lectureId, position, seek, titleOf });
+    this.#elsewhere = new Elsewhere({ lectureId, position, seek, where: (id) => this.#where(id) });
     this.marks.append(this.#forumMarks, this.#elsewhere.element);
   }
 
@@ -93,6 +92,13 @@ export class Surroundings {
     if (owner) this.#offerUpload();
     if (this.#clocks.length === 0) this.#clocks.push(setInterval(() => this.update(), PROGRESS_MS));
     await this.#openForum(owner);
+  }
+
+  /** What is said after a second of a lecture: nothing where it is this one. */
+  #where(lectureId) {
+    if (lectureId === this.#picture.lectureId) return "";
+    const title = this.#lectures.find(({ id }) => id === lectureId)?.title;
+    return title ? ` of “${title}”` : " of another lecture";
   }
 
   /** Asks again for what did not come; what was refused stays away. */
@@ -167,6 +173,7 @@ export class Surroundings {
         return watching ? { course_id: courseId, video_session_id: session.sessionId } : { course_id: courseId };
       },
       go,
+      where: (id) => this.#where(id),
     });
     this.tutor.replaceChildren(this.#tutor.element);
     this.#tutor.open();

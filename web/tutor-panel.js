@@ -28,12 +28,14 @@ export class TutorPanel {
    * @param {import("./api.js").Api} options.api
    * @param {() => {course_id?: string, video_session_id?: string}} options.about  what a question is about
    * @param {(lectureId: string, seconds: number) => void} options.go  to a second of a lecture
+   * @param {(lectureId: string) => string} options.where  what is said after a second of it
    */
-  constructor({ api, about, go }) {
+  constructor({ api, about, go, where }) {
     this.#api = api;
     this.#me = api.user.id;
     this.#about = about;
     this.#go = go;
+    this.#where = where;
     this.#socket = new TutorSocket({
       userId: this.#me,
       accessToken: () => api.accessToken,
@@ -53,6 +55,7 @@ export class TutorPanel {
   #me; // whoever signs in or out meanwhile
   #about;
   #go;
+  #where;
   #socket;
   /** @type {Map<number, {question: HTMLElement, text: HTMLElement, after: HTMLElement}>} what is shown of turns */
   #turns = new Map();
@@ -226,9 +229,11 @@ export class TutorPanel {
 
   #citation({ lecture_id: lectureId, from, file_id: fileId, page, quote }) {
     if (lectureId) {
-      const label = `Go to ${clock(from)}: ${quote}`;
+      const where = this.#where(lectureId);
+      const label = `Go to ${clock(from)}${where}: ${quote}`;
       const onclick = () => this.#go(lectureId, from);
-      return h("button", { type: "button", class: "citation", "aria-label": label, onclick }, h("b", null, clock(from)), ` ${quote}`);
+      const place = h("b", null, clock(from) + where);
+      return h("button", { type: "button", class: "citation", "aria-label": label, onclick }, place, ` ${quote}`);
     }
     const where = page ? `Page ${page}` : "File";
     return h("button", { type: "button", class: "citation", onclick: () => this.#openFile(fileId) }, h("b", null, where), ` ${quote}`);

@@ -275,6 +275,24 @@ async def test_what_is_wrong_with_a_question_is_said(scene: Scene, page: "Page")
     await page.get_by_text("Title: must not be blank; content: must not be blank.").wait_for()
 
 
+async def test_what_goes_wrong_far_below_is_said_in_sight(scene: Scene, page: "Page") -> None:
+    await scene.ask("A long one", "Many words.\n\n" * 200)
+    await scene.enter(page, "ada")
+    await page.get_by_role("button", name="A long one").click()
+    await page.route("**/posts", lambda route: route.abort())
+    await page.get_by_label("Your answer").fill("Mine.")
+    await page.get_by_role("button", name="Answer", exact=True).click()
+    said = page.get_by_text("The server cannot be reached.")
+    await said.wait_for()
+    top = await said.evaluate("(said) => said.getBoundingClientRect().top")
+    assert 0 <= top < await page.evaluate("innerHeight")
+    # It is over with the next try.
+    await page.unroute("**/posts")
+    await page.get_by_role("button", name="Answer", exact=True).click()
+    await page.get_by_text("Mine.", exact=True).wait_for()
+    assert await said.count() == 0
+
+
 async def test_by_keyboard_one_stays_where_one_is_whatever_is_made_anew(scene: Scene, page: "Page") -> None:
     await scene.ask("Why a queue?", "Because it waits?")
     await scene.enter(page, "teacher")

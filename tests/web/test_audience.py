@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from playwright.async_api import Page, Route
+from playwright.async_api import Page, Route, WebSocketRoute
 
 from tests.web.stage import FIRST, VIDEO, Stage, eventually, until
 from tests.web.test_catalogue import sign_in
@@ -53,6 +53,28 @@ async def test_a_video_that_becomes_ready_while_its_owner_waits_has_one_audience
     await page.evaluate("begun => localStorage.setItem('lectern.uploads', begun)", begun)
     await page.reload()
     await until(page, "lectern.state()?.upload?.note === 'The new video is ready.'")
+
+
+async def test_who_watches_is_shown_on_after_a_new_password_and_to_nobody_who_may_not_look(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    status = 200
+
+    async def refuse(socket: WebSocketRoute) -> None:
+        await socket.close(code=4401)
+
+    async def tell(route: Route) -> None:
+        await route.fulfill(status=status, json={"watching": 0, "playing": 0, "stalled": 0, "viewers": []})
+
+    stage.owns = True
+    await page.route_web_socket("**/live/ws", refuse)
+    await page.route("**/live", tell)
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.evaluate(f"location.hash = '#/videos/{VIDEO}'")
+    await page.wait_for_selector("text=Nobody watches just now.")
+    status = 403
+    await page.wait_for_selector(".live-viewers [role=alert]")
 
 
 async def test_who_leaves_before_the_audience_is_there_does_not_look_on(origin: str, page: Page) -> None:

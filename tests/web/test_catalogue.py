@@ -162,3 +162,15 @@ async def test_a_course_shows_all_of_its_lectures_however_many(stage: Stage, ori
     assert await page.evaluate("window.left")
     await page.click("text=An actor is a fold")
     assert not await page.evaluate("window.left")
+
+
+async def test_why_a_lecture_far_below_cannot_be_begun_is_said_in_sight(origin: str, page: Page) -> None:
+    await page.set_viewport_size({"width": 360, "height": 300})
+    await sign_in(page, origin)
+    await page.wait_for_selector(".who")
+    await page.goto(f"{origin}/#/courses/{COURSE}")
+    await page.route("**/api/enrollments", lambda route: route.abort())
+    await page.click("text=The epoch is the fence")
+    said = page.locator("text=The server cannot be reached.")
+    await said.wait_for()
+    assert 0 <= await said.evaluate("(said) => said.getBoundingClientRect().top") < 300

@@ -249,7 +249,7 @@ async def test_the_beginning_is_fetched_while_the_session_is_made(stage: Stage, 
     await enter()
     await eventually(lambda: stage.pictures)
     assert not stage.created
-    assert {path.partition("/")[0] for path in stage.pictures} == {"240p"}
+    assert stage.pictures[0].startswith("240p/")  # nobody decides yet, and a busy machine has fetched another by now
     stage.sessions_open.set()
     await until(page, PLAYING)
     assert stage.asked_for.count("video.m3u8") == 1
@@ -451,6 +451,10 @@ async def test_the_keyboard_reaches_the_content_and_plays(origin: str, page: Pag
     at = (await state(page))["position"]
     await page.keyboard.press("l")
     await until(page, f"lectern.state().position > {at} + 9")
+    await page.focus("text=Keys")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#keys >> text=Ten seconds on")
+    await page.keyboard.press("Escape")
     await page.focus("#skip")
     await page.keyboard.press("Enter")
     assert await page.evaluate("document.activeElement.id") == "page"

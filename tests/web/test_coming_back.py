@@ -410,6 +410,9 @@ async def test_too_many_sessions_are_only_taken_over_when_asked(stage: Stage, pa
     stage.too_many = True
     await enter()
     await page.wait_for_selector("text=Watching elsewhere")
+    await until(page, "document.querySelector('video').readyState > 2")
+    await page.keyboard.press("k")
+    assert (await state(page))["paused"]
     assert stage.created == []
     await page.click("text=Watch here")
     await until(page, PLAYING)

@@ -86,6 +86,17 @@ async def test_a_page_whose_modules_do_not_come_says_so(origin: str, page: Page)
     assert await page.locator(".late").count() == 0
 
 
+async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_for_its_answer(
+    origin: str, page: Page
+) -> None:
+    await page.route("**/api/courses*", lambda route: route.fulfill(body="<p>Welcome to our hotel"))
+    await page.goto(origin)
+    await page.wait_for_selector("text=The server cannot be reached.")
+    await page.unroute("**/api/courses*")
+    await page.click("button >> text=Try again")
+    await page.wait_for_selector(".course")
+
+
 async def test_what_is_written_from_right_to_left_ends_at_its_left(stage: Stage, origin: str, page: Page) -> None:
     stage.course_title = "מה זה?"
     await page.goto(f"{origin}/#/courses/{COURSE}")

@@ -39,14 +39,15 @@ async def test_a_picture_that_stands_still_for_want_of_a_network_says_so_beside_
     await until(page, f"{PLAYING} && lectern.state().position < 40")
 
 
-async def test_a_lecture_that_begins_slowly_says_so_until_it_begins(origin: str, page: Page) -> None:
+@pytest.mark.parametrize("slow", ["**/vendor/hls.js/**", "**/api/lectures/*"])
+async def test_a_lecture_that_begins_slowly_says_so_until_it_begins(origin: str, page: Page, slow: str) -> None:
     gate = asyncio.Event()
 
     async def later(route: Route) -> None:
         await gate.wait()
         await route.continue_()
 
-    await page.route("**/vendor/hls.js/**", later)
+    await page.route(slow, later)
     await sign_in(page, origin)
     await page.wait_for_selector(".who")
     await page.goto(f"{origin}/#/lectures/{FIRST}")

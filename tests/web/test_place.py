@@ -78,11 +78,25 @@ async def test_a_jump_before_there_is_a_picture_is_one_from_where_the_lecture_is
     await enter()
     await until(page, "lectern.player && document.querySelector('video').duration > 0")
     await page.keyboard.press("j")
+    assert await page.evaluate("lectern.player.position") == 10
+    # What hls.js does on a busy machine, whose element knows its size only after the first segment is buffered.
+    await page.evaluate("document.querySelector('video').currentTime = 20")
     stage.released.set()
     await until(page, SHOWN)
-    # Not from the beginning. On a busy machine hls.js goes to the place itself all the same: then the jump is lost, not
-    # the place.
-    assert 10 <= (await state(page))["position"] < 22
+    assert 10 <= (await state(page))["position"] < 20
+
+
+async def test_a_jump_counts_although_the_session_is_made_only_after_it(stage: Stage, page: Page, enter: Enter) -> None:
+    watched_before(stage, 20.0)
+    stage.sessions_open.clear()
+    await enter()
+    await until(page, f"document.querySelector('video') && {SHOWN}")
+    await page.evaluate("document.querySelector('video').currentTime = 10")
+    await until(page, f"!document.querySelector('video').seeking && {SHOWN}")
+    await page.keyboard.press("j")
+    stage.sessions_open.set()
+    await until(page, "lectern.state()?.acked > 1")
+    assert (await state(page))["position"] < 10
 
 
 async def test_where_another_device_has_got_to_counts_although_the_clock_here_was_ahead(

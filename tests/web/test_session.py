@@ -173,6 +173,17 @@ async def test_the_backoff_doubles_from_200_ms_to_10_s(stage: Stage, page: Page,
     assert delays[:8] == [2, 4, 8, 16, 32, 64, 100, 100]
 
 
+async def test_a_network_that_comes_back_is_soon_tried_again_where_it_does_not_carry_at_once(
+    stage: Stage, page: Page, start: Start
+) -> None:
+    waits = "told.filter(({ retryInMs }) => retryInMs !== undefined).map(({ retryInMs }) => retryInMs)"
+    stage.refuses = 503
+    await start(random=1, times={"backoffMs": 10, "backoffMostMs": 600_000}, quiet=True)
+    before = await until(page, f"{waits}.at(-1) > 150 && {waits}.length")
+    await page.evaluate("session.wake()")
+    assert await until(page, f"{waits}[{before}]") == 10
+
+
 async def test_a_restarting_server_says_when_to_come_back(stage: Stage, page: Page, start: Start) -> None:
     await start()
     await until(page, "session.state.acked >= 1")
@@ -343,6 +354,15 @@ async def test_what_an_earlier_page_left_unsaved_is_sent_by_the_next_one(
     await start(quiet=True, backlog={"next": 4, "kept": kept, "pending": [{"position": 4, "cmcd": {}}]})
     await until(page, "session.state.saved >= 4")
     assert [(frame["seq"], frame["position"]) for frame in stage.held.frames] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+async def test_what_a_page_leaves_unsaved_is_all_that_the_server_was_away_for(
+    stage: Stage, page: Page, start: Start
+) -> None:
+    stage.refuses = 503
+    pending = [{"position": n, "cmcd": {}} for n in range(3600)]
+    await start(quiet=True, backlog={"next": 1, "kept": [], "pending": pending})
+    assert (await page.evaluate("session.backlog"))["pending"] == pending
 
 
 async def test_a_long_backlog_stays_within_what_the_server_lets_through(stage: Stage, page: Page, start: Start) -> None:

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Page
 
 from tests.web.classroom import Enter
-from tests.web.stage import Stage, until
+from tests.web.stage import FIRST, SECOND, Stage, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -96,3 +96,15 @@ async def test_what_broke_off_is_asked_again_as_it_was_and_not_about_where_the_l
     assert asked["video_session_id"]
     assert set(retried) == {"type", "id", "retry_of"}
     assert retried["retry_of"] == 1
+
+
+async def test_a_citation_of_another_lecture_says_so(stage: Stage, page: Page, enter: Enter) -> None:
+    cited = [{"lecture_id": lecture, "from": 27, "to": 30, "quote": "A queue."} for lecture in (FIRST, SECOND)]
+    await enter()
+    await page.wait_for_selector(".outline li")
+    await until(page, "lectern.state().tutor.connected")
+    assert stage.tutor_socket is not None
+    await stage.tutor_socket.send_json({"type": "accepted", "id": "m1", "message": "What waits?", "turn": 1})
+    await stage.tutor_socket.send_json({"type": "done", "turn": 1, "citations": cited, "recommendations": []})
+    await page.wait_for_selector(".citation")
+    assert await page.locator(".citation b").all_inner_texts() == ["0:27", "0:27 of “The epoch is the fence”"]
