@@ -7,6 +7,7 @@ import asyncio
 import gc
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -63,19 +64,22 @@ async def serve(config: Config) -> int:
         listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
         direct = bind(settings.host, settings.direct_port) if settings.direct_port else None
         await _unless(stopped, runner.setup())
+        if not stopped.is_set():
+            site = await _listen(runner, listener, settings.backlog)
+            if direct is not None:
+                await _listen(runner, direct, settings.backlog)
+                log.info("listening_alone", port=settings.direct_port)
     except (StartError, MigrationError, OSError) as error:
         print(f"lectern: {error}", file=sys.stderr)
         await _give_up(runner, config)
         return 1
+    except BaseException:  # a bug of ours; what is at work by now would keep the process from ending
+        await _give_up(runner, config)
+        raise
     if stopped.is_set():
         await _give_up(runner, config)
         log.info("stopped")
         return 0
-    site = web.SockSite(runner, listener, backlog=settings.backlog)
-    await site.start()
-    if direct is not None:
-        await web.SockSite(runner, direct).start()
-        log.info("listening_alone", port=settings.direct_port)
     host, port = listener.getsockname()[:2]
     log.info("listening", host=host, port=port)
     gc.freeze()
@@ -92,6 +96,18 @@ async def _unless(stopped: asyncio.Event, start: Coroutine[Any, Any, None]) -> N
     starting.cancel()
     with suppress(asyncio.CancelledError):
         await starting
+
+
+async def _listen(runner: web.AppRunner, listener: socket.socket, backlog: int) -> web.BaseSite:
+    """Let clients in. Raises OSError: several can bind a port that nobody listens at, and the first to listen has it."""
+    host, port = listener.getsockname()[:2]
+    try:
+        listener.listen(backlog)  # uvloop, which does so too, would not tell
+    except OSError as error:
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
+    site = web.SockSite(runner, listener, backlog=backlog)
+    await site.start()
+    return site
 
 
 async def _give_up(runner: web.AppRunner, config: Config) -> None:

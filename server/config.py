@@ -458,6 +458,10 @@ def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
     annotation = _annotation(model, key)
     if annotation is None:
         raise ConfigError(f"unknown setting {name} in the environment")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as Python passes them on
+        raise ConfigError(f"{name} is not UTF-8") from None
     value = text if annotation is str else _parse(name, text, annotation)
     tree[key] = _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
 

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,7 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "a@" + 254 * "b"),
         ("LECTERN_PAYMENTS__CURRENCIES", "[]"),
         ("LECTERN_PAYMENTS__CURRENCIES", '["USD"]'),
+        ("LECTERN_AUTH__SECRET", "s" * 32 + os.fsdecode(b"\xff")),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(tmp_path: Path, name: str, value: str) -> None:

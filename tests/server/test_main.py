@@ -18,9 +18,11 @@ import asyncpg
 import pytest
 
 from server.data import migrate
+from server.listener import bind
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s" * 32
+MIGRATION_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
 
 
 def start(**settings: str) -> subprocess.Popen[str]:
@@ -114,6 +116,24 @@ def test_a_port_in_use_is_told_before_anything_else(parts: dict[str, str]) -> No
     assert "Traceback" not in errors
 
 
+async def test_a_port_that_another_program_takes_while_the_server_starts_is_told(
+    parts: dict[str, str], postgres_dsn: str
+) -> None:
+    migrating = await asyncpg.connect(postgres_dsn)
+    await migrating.execute("SELECT pg_advisory_lock($1)", migrate._LOCK)
+    with bind("127.0.0.1", 0) as other:
+        port = str(other.getsockname()[1])
+        process = start(**(parts | {"SERVER__PORT": port}))
+        while not await migrating.fetchval(MIGRATION_WAITS):
+            assert process.poll() is None
+        other.listen()
+        await migrating.close()
+        code, errors = await asyncio.to_thread(finish, process)
+    assert code == 1
+    assert errors.strip().splitlines()[-1] == f"lectern: [Errno 98] 127.0.0.1:{port}: Address already in use"
+    assert "Traceback" not in errors
+
+
 def test_a_shell_s_limit_of_open_files_is_raised_for_the_sockets(server: tuple[subprocess.Popen[str], str]) -> None:
     soft, hard = resource.prlimit(server[0].pid, resource.RLIMIT_NOFILE)
     assert soft == hard or soft >= 20_000
@@ -153,8 +173,7 @@ async def test_who_is_told_to_stop_while_another_process_migrates_ends_at_once(
     other = await asyncpg.connect(postgres_dsn)
     await other.execute("SELECT pg_advisory_lock($1)", migrate._LOCK)
     process = start(**parts)
-    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
-    while not await other.fetchval(waiting):
+    while not await other.fetchval(MIGRATION_WAITS):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()
