@@ -3,13 +3,14 @@
 Exit codes: 0 after SIGTERM or SIGINT, 1 when a part is missing, 2 for a bad setting.
 """
 
+import argparse
 import asyncio
 import gc
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,13 +23,15 @@ from server.logs import configure_logs, get_logger
 
 log = get_logger()
 
+ABOUT = "One server process. It takes no arguments: config.toml and the environment (LECTERN_...) have its settings."
 LINGER_LOOK_S = 0.02
 # Open files beside players' sockets: Postgres, Redis, plain requests.
 FILES = 1024
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Load the settings and serve until told to stop."""
+    argparse.ArgumentParser(prog="python -m server", description=ABOUT).parse_args(arguments)
     try:
         config = load_config()
         check_startable(config)
@@ -59,8 +62,9 @@ async def serve(config: Config) -> int:
         shutdown_timeout=config.sessions.drain_s / 5,
         keepalive_timeout=config.server.keepalive_s,
     )
+    settings = config.server
+    site = None
     try:
-        settings = config.server
         listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
         direct = bind(settings.host, settings.direct_port) if settings.direct_port else None
         await _unless(stopped, runner.setup())
@@ -76,7 +80,7 @@ async def serve(config: Config) -> int:
     except BaseException:  # a bug of ours; what is at work by now would keep the process from ending
         await _give_up(runner, config)
         raise
-    if stopped.is_set():
+    if site is None:
         await _give_up(runner, config)
         log.info("stopped")
         return 0
@@ -99,7 +103,7 @@ async def _unless(stopped: asyncio.Event, start: Coroutine[Any, Any, None]) -> N
 
 
 async def _listen(runner: web.AppRunner, listener: socket.socket, backlog: int) -> web.BaseSite:
-    """Let clients in. Raises OSError: several can bind a port that nobody listens at, and the first to listen has it."""
+    """Let clients in. Raises OSError: several can bind a port at which nobody listens; the first to has it."""
     host, port = listener.getsockname()[:2]
     try:
         listener.listen(backlog)  # uvloop, which does so too, would not tell

@@ -215,10 +215,10 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
             if loop.time() + pause_s >= deadline:
                 raise StartError(f"{part} did not answer within {timeout_s:g} s: {reason}") from error
             log.warning("waiting", part=part, error=reason)
+        except ValueError as error:  # asyncpg's own for a DSN is an InterfaceError too
+            raise StartError(f"postgres.dsn: {error}") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{part} refused us: {error}") from error
-        except ValueError as error:
-            raise StartError(f"postgres.dsn: {error}") from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 1.0)
 
@@ -312,7 +312,7 @@ async def video_host(app: web.Application) -> AsyncIterator[None]:
     try:
         app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK], app[CONFIG].breaker)
     except ValueError as error:
-        raise StartError(f"cloudflare.signing_key_pem: {error}") from error
+        raise StartError(str(error)) from error
     embedder = Embedder(app[HTTP], app[CONFIG].openai, app[CONFIG].breaker)
     app[HOSTING] = Hosting(app[CONFIG], app[DATABASE], app[VIDEO_HOST], embedder, app[CLOCK])
     yield

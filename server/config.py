@@ -61,6 +61,8 @@ Url = Annotated[str, AfterValidator(_check_url)]
 Site = Annotated[str, AfterValidator(_check_site)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Sender = Annotated[str, AfterValidator(_check_sender), Field(alias="from")]
+# What goes out in a header: with the line break at the end of a file every call would fail.
+Key = Annotated[str, Field(pattern=r"^[!-~]*$")]
 Email = Annotated[str, Field(max_length=254, pattern=r"^(|\s*[^@\s]+@[^@\s]+\s*)$")]
 Currency = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 Seconds = Annotated[float, Field(gt=0)]
@@ -140,8 +142,8 @@ class Auth(Section):
 
 class Cloudflare(Section):
     api_base: Url = "https://api.cloudflare.com/client/v4"
-    account_id: str = ""
-    api_token: str = ""
+    account_id: Key = ""
+    api_token: Key = ""
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
     signing_key_id: str = ""
@@ -159,8 +161,8 @@ class Cloudflare(Section):
 
 class Stripe(Section):
     api_base: Url = "https://api.stripe.com"
-    secret_key: str = ""
-    publishable_key: str = ""
+    secret_key: Key = ""
+    publishable_key: Key = ""
     script_url: Url = "https://js.stripe.com/endive/stripe.js"
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
@@ -170,8 +172,8 @@ class Stripe(Section):
 class S3(Section):
     endpoint_url: Url = ""
     bucket: str = "lectern"
-    access_key: str = ""
-    secret_key: str = ""
+    access_key: Key = ""
+    secret_key: Key = ""
     region: str = "us-east-1"
     timeout_s: Seconds = 5.0
     public_endpoint_url: Url = ""
@@ -201,7 +203,7 @@ class Files(Section):
 
 class OpenAI(Section):
     base_url: Url = "https://api.openai.com/v1"
-    api_key: str = ""
+    api_key: Key = ""
     model: str = "gpt-5-mini"
     embedding_model: str = "text-embedding-3-small"
     timeout_s: Seconds = 60.0
@@ -328,7 +330,7 @@ class Payments(Section):
 
 
 class Plan(Section):
-    plan_name: Annotated[str, Field(min_length=1, max_length=64)]
+    plan_name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
     monthly: str
     yearly: str
     currency: str

@@ -71,7 +71,8 @@ def test_a_limit_set_anew_without_a_burst_has_none_beyond_its_rate(tmp_path: Pat
     [
         ({"monthly": "0.00"}, "^plans.0: monthly must be at least"), ({"yearly": "9.001"}, "yearly must .* decimals"),
         ({"currency": "xxx"}, "^plans.0.currency must be one of"), ({"courses": ["x"]}, "plans.0.courses"),
-        ({"plan_name": ""}, "plans.0.plan_name"), ({}, "^plans: two have the same plan_name"),
+        ({"plan_name": ""}, "plans.0.plan_name"), ({"plan_name": "a\0"}, "plans.0.plan_name"),
+        ({}, "^plans: two have the same plan_name"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused(tmp_path: Path, change: dict[str, object], fault: str) -> None:
@@ -136,6 +137,8 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "a@" + 254 * "b"),
         ("LECTERN_PAYMENTS__CURRENCIES", "[]"),
         ("LECTERN_PAYMENTS__CURRENCIES", '["USD"]'),
+        ("LECTERN_STRIPE__SECRET_KEY", "sk_live_1\n"),
+        ("LECTERN_OPENAI__API_KEY", "schlüssel"),
         ("LECTERN_AUTH__SECRET", "s" * 32 + os.fsdecode(b"\xff")),
     ],
 )

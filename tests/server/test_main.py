@@ -17,6 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from server.__main__ import main
 from server.data import migrate
 from server.listener import bind
 
@@ -98,6 +99,12 @@ def test_a_bad_setting_is_named_with_exit_code_2(parts: dict[str, str], name: st
     assert code == 2
     assert name.lower().replace("__", ".") in errors.lower().replace("__", ".")
     assert "Traceback" not in errors
+
+
+def test_arguments_which_it_does_not_take_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--port", "9000"])
+    assert "--port 9000" in capsys.readouterr().err
 
 
 def test_without_postgres_it_gives_up_with_one_clear_line(parts: dict[str, str]) -> None:
