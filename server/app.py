@@ -252,6 +252,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
     from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
 
     settings = app[CONFIG].redis
     # The library's own retries would write an entry twice. Without `protocol` the answers have one documented shape.
@@ -266,7 +267,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
             driver_info=None,  # for each connection it reads the metadata of its package anew: half a millisecond
         )
         pool.connection_class(**pool.connection_kwargs)  # which does not connect, but minds options that there are not
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RedisError) as error:
         raise StartError(f"redis.url: {error}") from error
     # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
     app[REDIS] = client = Redis.from_pool(pool)
