@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -16,7 +17,8 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
-from embedded.run import InterruptedBySignal, _signals
+from embedded.run import Supervisor, _signals
+from embedded.screen import Screen
 from embedded.system import System, past_proxies
 from server.config import load_config
 from server.listener import bind
@@ -220,15 +222,36 @@ def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(
 @pytest.mark.parametrize(("before", "stops"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
 def test_the_end_of_its_terminal_stops_it_but_after_nohup(before: signal.Handlers, stops: bool) -> None:
     kept = signal.signal(signal.SIGHUP, before)
-    stopped = False
+    stopped = []
     try:
-        with _signals():
+        with _signals(lambda: stopped.append(True)):
             signal.raise_signal(signal.SIGHUP)
-    except InterruptedBySignal:
-        stopped = True
     finally:
         signal.signal(signal.SIGHUP, kept)
-    assert stopped is stops
+    assert bool(stopped) is stops
+
+
+class Impatience:
+    """A part whose end somebody is tired of waiting for."""
+
+    killed = False
+
+    def stop(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        self.killed = True
+
+
+def test_however_often_it_is_told_to_stop_every_part_is_ended(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(load_config(environ={}), directory, bind("127.0.0.1", 0))
+    parts = {"one": Impatience(), "another": Impatience()}
+    monkeypatch.setattr(system, "parts", parts)
+    supervisor = Supervisor(system, Screen(io.StringIO()), demo=False, began=0)
+    monkeypatch.setattr(supervisor, "_start", lambda: signal.raise_signal(signal.SIGINT))
+    assert supervisor.run() == 0
+    assert all(part.killed for part in parts.values())
 
 
 @pytest.mark.parametrize("given", ["", "example.org", "*"])
