@@ -17,7 +17,7 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
-from embedded.run import Supervisor, _signals
+from embedded.run import Supervisor, _signals, read_arguments
 from embedded.screen import Screen
 from embedded.system import System, past_proxies
 from server.config import load_config
@@ -265,9 +265,15 @@ def test_what_runs_beside_is_not_asked_through_a_proxy(given: str, monkeypatch: 
     assert past == asked[: {"": 3, "example.org": 4, "*": 5}[given]]
 
 
-def test_the_last_port_of_all_is_as_good_as_any(directory: Path) -> None:
-    with running(directory, "--no-demo", "--port", "65535") as run:
-        assert programs.answers("127.0.0.1", 65535, "/readyz", 20), run.said()
+def test_the_last_port_of_all_is_as_good_as_any(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bind("127.0.0.1", read_arguments(["--port", "65535"]).port) as listener:
+        system = System(load_config(environ={}), directory, listener, servers=2)
+        monkeypatch.setattr(system, "_start", lambda *_: None)
+        system.start_video_host()
+        system.start_servers()
+    beside = {urlsplit(system.settings["LECTERN_CLOUDFLARE__CUSTOMER_DOMAIN"]).port, *system.direct_ports}
+    assert len(beside) == 3
+    assert all(0 < (port or 0) < 65535 for port in beside)
 
 
 def process_at(port: int) -> str:
