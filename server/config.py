@@ -39,7 +39,8 @@ def _check_site(text: str) -> str:
 
 def _check_origin(text: str) -> str:
     """What browsers send as `Origin`, or a star for all of them."""
-    if text not in ("*", "null") and "://" not in text:
+    _, scheme_ends, host = text.partition("://")
+    if text not in ("*", "null") and not (scheme_ends and "/" not in host.removesuffix("/")):
         raise ValueError("must be an origin such as https://example.org")
     return text
 

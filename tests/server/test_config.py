@@ -124,6 +124,7 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_SERVER__PUBLIC_URL", "ftp://learn.example.org"),
         ("LECTERN_SERVER__PUBLIC_URL", "https://host:port"),
         ("LECTERN_SERVER__ALLOWED_ORIGINS", '["learn.example.org"]'),
+        ("LECTERN_SERVER__ALLOWED_ORIGINS", '["https://learn.example.org/courses"]'),
         ("LECTERN_S3__ENDPOINT_URL", "localhost:9000"),
         ("LECTERN_S3__PUBLIC_ENDPOINT_URL", "files.example.org"),
         ("LECTERN_OPENAI__BASE_URL", "api.example.org/v1"),
