@@ -91,7 +91,7 @@ async def test_no_server_is_a_failure(unused_tcp_port: int, tmp_path: Path):
     nowhere = ("--accounts", str(tmp_path / "file"), "--figures", str(tmp_path / "file" / "figures.json"))
     status, out = await run("--host", f"127.0.0.1:{unused_tcp_port}", "--players", "1", "--seconds", "1", *nowhere)
     assert status == 1
-    assert "no session: [Errno 111] Connection refused" in out
+    assert re.search("no session: .*Connection refused", out)
     assert "the accounts are not kept" in out
     assert "the figures are not written" in out
     assert "Traceback" not in out
