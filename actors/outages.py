@@ -20,8 +20,10 @@ log = structlog.get_logger()
 
 def postponed(event: str, error: BaseException, **facts: Any) -> None:
     """Log that some work waits for a part (`error` is one of AWAY), and count it."""
-    log.warning(event, error=repr(error), **facts)
-    metrics.PART_FAILURES.labels(part_of(error)).inc()
+    part = part_of(error)
+    # Not `repr`: that of redis-py's errors leaves out what Redis said.
+    log.warning(event, part=part, error=f"{type(error).__name__}: {error}", **facts)
+    metrics.PART_FAILURES.labels(part).inc()
 
 
 @contextmanager

@@ -452,7 +452,7 @@ async def _saved(saving: Awaitable[None], until: float) -> None:
         async with asyncio.timeout_at(until):
             await saving
     except AWAY as error:
-        log.warning("drained_unsaved", error=repr(error))  # the streams have the rest
+        log.warning("drained_unsaved", error=f"{type(error).__name__}: {error}")  # the streams have the rest
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TextIO
 
 from demo.accounts import ACCOUNTS, ADMIN
@@ -132,10 +131,11 @@ class Supervisor:
         self._keepers: list[Keeper] = []
         self._seed: subprocess.Popen[bytes] | None = None
         self._seed_text = b""
+        self._is_interruptible = True
 
     def run(self) -> int:
         """Until a signal or a failed start; answers the exit status."""
-        with _signals() as woken, selectors.DefaultSelector() as selector:
+        with _signals(self._interrupt) as woken, selectors.DefaultSelector() as selector:
             selector.register(woken, selectors.EVENT_READ)
             try:
                 self._start()
@@ -149,6 +149,12 @@ class Supervisor:
             finally:
                 self._stop()
         return 0
+
+    def _interrupt(self) -> None:
+        """One signal ends what goes on, one more the patience with what stops; others end nothing."""
+        if self._is_interruptible:
+            self._is_interruptible = False
+            raise InterruptedBySignal
 
     def _start(self) -> None:
         try:
@@ -258,6 +264,7 @@ class Supervisor:
         self.screen.say("\nStopping")
         remaining = list(self.system.parts.items())
         try:
+            self._is_interruptible = True
             if self._seed is not None:
                 processes.stop(self._seed, timeout_s=SEED_STOP_S)
             self.system.begin_stop()
@@ -265,6 +272,7 @@ class Supervisor:
                 self.screen.update(f"Stopping {remaining[-1][0]}")
                 remaining[-1][1].stop()
                 remaining.pop()
+            self._is_interruptible = False
         except InterruptedBySignal:
             for _, part in reversed(remaining):
                 part.kill()
@@ -272,19 +280,15 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[socket.socket]:
-    """Stopping signals raise `InterruptedBySignal`; every signal, and so a child's end, makes the socket readable."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise InterruptedBySignal
-
+def _signals(interrupt: Callable[[], None]) -> Iterator[socket.socket]:
+    """Stopping signals call `interrupt`; every signal, and so a child's end, makes the socket readable."""
     receiver, sender = socket.socketpair()
     with receiver, sender:
         receiver.setblocking(False)
         sender.setblocking(False)
         # Who starts us with nohup wants us to outlive the terminal.
         stopping = [n for n in STOPPING if n is not signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, interrupt) for number in stopping}
+        before = {number: signal.signal(number, lambda *_: interrupt()) for number in stopping}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
         try:

@@ -34,6 +34,7 @@ PLANS = [
     {"plan_name": "Everything", "monthly": "9.00", "yearly": "90.00", "currency": "usd", "courses": "all"},
     {"plan_name": "Everything, with a teacher", "monthly": "29.00", "yearly": "290.00", "currency": "usd"},
 ]
+LAST_PORT = 65_535
 STANDIN_STOP_S = 5.0
 SERVER_STOP_MARGIN_S = 5.0
 
@@ -305,16 +306,18 @@ def past_proxies(*hosts: str) -> dict[str, str]:
 
 def _free_port_from(port: int) -> int:
     """The first free one of this machine's from `port` on; any that is free when the next few are not."""
-    return next((found for found in range(port, min(port + 20, 65536)) if is_free(LOOPBACK, found)), free_port())
+    return next((found for found in range(port, port + 20) if is_free(LOOPBACK, found)), free_port())
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether one can listen there."""
+    """Whether one can listen there; nobody can where there is no such port."""
+    if port > LAST_PORT:
+        return False
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
             return True
-    except (OSError, OverflowError):  # the last says that there is no such port
+    except OSError:
         return False
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from loadtests.api import DEFAULT_HOST
 from loadtests.viewing import LINKS
 
 SCENARIO = Path(__file__).with_name("locustfile.py")
@@ -18,22 +21,31 @@ MOST_SPAWNED_PER_S = 100
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line; `bin/loadtest --help` describes it."""
     parser = argparse.ArgumentParser(prog="bin/loadtest")
-    parser.add_argument("--host", default="http://127.0.0.1:8080")
-    parser.add_argument("--players", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=30)
-    parser.add_argument("--spawn-rate", type=float, default=None)
+    parser.add_argument("--host", default=DEFAULT_HOST)
+    parser.add_argument("--players", type=_positive(int), default=50)
+    parser.add_argument("--seconds", type=_positive(float), default=30)
+    parser.add_argument("--spawn-rate", type=_positive(float), default=None)
     parser.add_argument("--interval-s", type=float, default=1.0)
     parser.add_argument("--network", choices=sorted(LINKS), default=None)
     parser.add_argument("--video", default=None)
     parser.add_argument("--seed", type=int, default=1)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lectern-loadtest"
     parser.add_argument("--accounts", default=str(cache))
-    parser.add_argument("--sessions-each", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--sessions-each", type=_positive(int), default=3)
+    parser.add_argument("--processes", type=_positive(int), default=1)
     parser.add_argument("--figures", default=None, metavar="FILE")
     parser.add_argument("--purchases", action="store_true")
     parser.add_argument("--course", default=None)
     return parser.parse_args(arguments)
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        if not 0 < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError("more than 0")
+        return value
+
+    return number
 
 
 def locust_command(asked: argparse.Namespace) -> list[str]:

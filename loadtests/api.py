@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+DEFAULT_HOST = "http://127.0.0.1:8080"
 TIMEOUT_S = 30.0
 MOST_WAITS = 5
 LONGEST_WAIT_S = 15.0
@@ -24,10 +25,10 @@ class ApiError(Exception):
 
 
 class Api:
-    """One server's HTTP API. `wait(seconds)` is how to wait for a Retry-After."""
+    """One server's HTTP API, at `host` (without a scheme: http). `wait(seconds)` is how to wait for a Retry-After."""
 
     def __init__(self, host: str, wait: Callable[[float], None]) -> None:
-        self.host = host.rstrip("/")
+        self.host = (host if "://" in host else f"http://{host}").rstrip("/")
         self._wait = wait
         self._place = urlsplit(self.host)
 

@@ -22,7 +22,7 @@ from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from loadtests.accounts import Account, Accounts
-from loadtests.api import Api, ApiError, find_ready_video
+from loadtests.api import DEFAULT_HOST, Api, ApiError, find_ready_video
 from loadtests.figures import Figures
 from loadtests.player import WirePlayer
 from loadtests.viewing import LINKS, Viewing
@@ -52,9 +52,8 @@ class Run:
     def __init__(self, environment: Environment) -> None:
         options = environment.parsed_options
         assert options is not None
-        assert environment.host, "--host says where the server is"
         self.options = options
-        self.api = Api(environment.host, gevent.sleep)
+        self.api = Api(environment.host or DEFAULT_HOST, gevent.sleep)
         index = environment.runner.worker_index if isinstance(environment.runner, WorkerRunner) else 0
         place = urlsplit(self.api.host).netloc.replace(":", "-")
         directory = Path(options.accounts).expanduser() if options.accounts else None
@@ -94,6 +93,7 @@ class Run:
             return self._video
 
 
+log = logging.getLogger(__name__)
 figures = LocustFigures()
 shared: dict[Environment, Run] = {}
 started_at: dict[Environment, float] = {}
@@ -102,6 +102,7 @@ started_at: dict[Environment, float] = {}
 class Learner(User):
     """One player; a session that ends before its time is followed by another."""
 
+    host = DEFAULT_HOST
     wait_time = between(0.5, 1.5)  # who was refused does not come back with all the others
 
     @task
@@ -166,7 +167,10 @@ def started(environment: Environment, **_: Any) -> None:
 def stopped(environment: Environment, **_: Any) -> None:
     """A test has ended: keep the accounts."""
     if environment in shared and not isinstance(environment.runner, MasterRunner):
-        shared[environment].accounts.save()
+        try:
+            shared[environment].accounts.save()
+        except OSError as error:
+            log.warning("the accounts are not kept for the next run: %s", error)
 
 
 @events.test_stopping.add_listener
@@ -206,8 +210,12 @@ def tell(environment: Environment, **_: Any) -> None:
         return
     if runner.state in ("spawning", "running"):
         runner.stop()  # interrupted: let the players say goodbye
+    print(f"\n{shared[environment].api.host}\n\n{figures.table()}\n")
+    environment.process_exit_code = 1 if figures.failed else 0
     options = environment.parsed_options
     if options is not None and options.figures:
-        Path(options.figures).write_text(json.dumps(figures.summary(), indent=1) + "\n")
-    print(f"\n{environment.host}\n\n{figures.table()}\n")
-    environment.process_exit_code = 1 if figures.failed else 0
+        try:
+            Path(options.figures).write_text(json.dumps(figures.summary(), indent=1) + "\n")
+        except OSError as error:
+            print(f"the figures are not written: {error}")
+            environment.process_exit_code = 1

@@ -17,6 +17,8 @@ from locust import HttpUser, constant, events, task
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner
 
+from loadtests.api import DEFAULT_HOST
+
 AT_ONCE = 3
 # One buyer in so many has a card that is declined when it is charged.
 DECLINED_EACH = 5
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 class Buyer(HttpUser):
     """A new account for every purchase: nobody buys a course twice."""
 
+    host = DEFAULT_HOST
     wait_time = constant(0)
     token = ""
 
@@ -131,7 +134,8 @@ def tell(environment: Environment, **_: Any) -> None:
         return
     bought = environment.stats.get(PURCHASE, "POST")
     percentiles = "  ".join(f"p{n} {bought.get_response_time_percentile(n / 100):.0f}" for n in (50, 95, 99))
-    print(f"\n{environment.host}\n\npurchases asked for  {bought.num_requests}  ({bought.total_rps:.1f}/s)")
+    print(f"\n{environment.host or DEFAULT_HOST}\n")
+    print(f"purchases asked for  {bought.num_requests}  ({bought.total_rps:.1f}/s)")
     print(f"answered after, ms   {percentiles}")
     for error in environment.stats.errors.values():
         print(f"went wrong, {error.occurrences} times: {error.name}: {error.error}")

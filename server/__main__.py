@@ -3,12 +3,14 @@
 Exit codes: 0 after SIGTERM or SIGINT, 1 when a part is missing, 2 for a bad setting.
 """
 
+import argparse
 import asyncio
 import gc
 import resource
 import signal
+import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,13 +23,15 @@ from server.logs import configure_logs, get_logger
 
 log = get_logger()
 
+ABOUT = "One server process. It takes no arguments: config.toml and the environment (LECTERN_...) have its settings."
 LINGER_LOOK_S = 0.02
 # Open files beside players' sockets: Postgres, Redis, plain requests.
 FILES = 1024
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Load the settings and serve until told to stop."""
+    argparse.ArgumentParser(prog="python -m server", description=ABOUT).parse_args(arguments)
     try:
         config = load_config()
         check_startable(config)
@@ -58,24 +62,28 @@ async def serve(config: Config) -> int:
         shutdown_timeout=config.sessions.drain_s / 5,
         keepalive_timeout=config.server.keepalive_s,
     )
+    settings = config.server
+    site = None
     try:
-        settings = config.server
         listener = inherit(settings.listen_fd) if settings.listen_fd else bind(settings.host, settings.port)
         direct = bind(settings.host, settings.direct_port) if settings.direct_port else None
         await _unless(stopped, runner.setup())
+        if not stopped.is_set():
+            site = await _listen(runner, listener, settings.backlog)
+            if direct is not None:
+                await _listen(runner, direct, settings.backlog)
+                log.info("listening_alone", port=settings.direct_port)
     except (StartError, MigrationError, OSError) as error:
         print(f"lectern: {error}", file=sys.stderr)
         await _give_up(runner, config)
         return 1
-    if stopped.is_set():
+    except BaseException:  # a bug of ours; what is at work by now would keep the process from ending
+        await _give_up(runner, config)
+        raise
+    if site is None:
         await _give_up(runner, config)
         log.info("stopped")
         return 0
-    site = web.SockSite(runner, listener, backlog=settings.backlog)
-    await site.start()
-    if direct is not None:
-        await web.SockSite(runner, direct).start()
-        log.info("listening_alone", port=settings.direct_port)
     host, port = listener.getsockname()[:2]
     log.info("listening", host=host, port=port)
     gc.freeze()
@@ -92,6 +100,18 @@ async def _unless(stopped: asyncio.Event, start: Coroutine[Any, Any, None]) -> N
     starting.cancel()
     with suppress(asyncio.CancelledError):
         await starting
+
+
+async def _listen(runner: web.AppRunner, listener: socket.socket, backlog: int) -> web.BaseSite:
+    """Let clients in. Raises OSError: several can bind a port at which nobody listens; the first to has it."""
+    host, port = listener.getsockname()[:2]
+    try:
+        listener.listen(backlog)  # uvloop, which does so too, would not tell
+    except OSError as error:
+        raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
+    site = web.SockSite(runner, listener, backlog=backlog)
+    await site.start()
+    return site
 
 
 async def _give_up(runner: web.AppRunner, config: Config) -> None:

@@ -82,7 +82,7 @@ def with_database(work: Work) -> Callable[[Config, argparse.Namespace], Coroutin
 
 async def create_admin(config: Config, database: Database, options: argparse.Namespace) -> None:
     """Make an administrator; the password is asked for, or read from standard input."""
-    username, email = _checked(Username, options.username), _checked(EmailAddress, options.email)
+    username, email = _checked("username", Username, options.username), _checked("email", EmailAddress, options.email)
     password_hash = await _new_hash(config)
     async with database.transaction() as tx:
         row = await admin.insert_admin(tx, username=username, email=email, password_hash=password_hash)
@@ -168,17 +168,18 @@ async def _new_hash(config: Config) -> str:
         password = (await asyncio.to_thread(sys.stdin.readline)).rstrip("\r\n")
     passwords = Passwords(config.auth.bcrypt_cost)
     try:
-        return await passwords.hash(_checked(Password, password))
+        return await passwords.hash(_checked("password", Password, password))
     finally:
         passwords.close()
 
 
-def _checked(kind: Any, text: str) -> str:
-    """What routes take they take here. Raises Refused."""
+def _checked(name: str, kind: Any, text: str) -> str:
+    """What routes take they take here. Raises Refused, which names it."""
     try:
         value: str = TypeAdapter(kind).validate_python(text)
     except ValidationError as error:
-        raise Refused(error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")) from None
+        fault = error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")
+        raise Refused(f"{name}: {fault}") from None
     return value
 
 

@@ -215,10 +215,10 @@ async def _insist(part: str, start: Callable[[], Awaitable[Database]], timeout_s
             if loop.time() + pause_s >= deadline:
                 raise StartError(f"{part} did not answer within {timeout_s:g} s: {reason}") from error
             log.warning("waiting", part=part, error=reason)
+        except ValueError as error:  # asyncpg's own for a DSN is an InterfaceError too
+            raise StartError(f"postgres.dsn: {error}") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{part} refused us: {error}") from error
-        except ValueError as error:
-            raise StartError(f"postgres.dsn: {error}") from error
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, 1.0)
 
@@ -252,6 +252,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
     from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
     from redis.asyncio.retry import Retry  # noqa: PLC0415
     from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
 
     settings = app[CONFIG].redis
     # The library's own retries would write an entry twice. Without `protocol` the answers have one documented shape.
@@ -266,7 +267,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
             driver_info=None,  # for each connection it reads the metadata of its package anew: half a millisecond
         )
         pool.connection_class(**pool.connection_kwargs)  # which does not connect, but minds options that there are not
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RedisError) as error:
         raise StartError(f"redis.url: {error}") from error
     # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
     app[REDIS] = client = Redis.from_pool(pool)
@@ -316,7 +317,7 @@ async def video_host(app: web.Application) -> AsyncIterator[None]:
     try:
         app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK], app[CONFIG].breaker)
     except ValueError as error:
-        raise StartError(f"cloudflare.signing_key_pem: {error}") from error
+        raise StartError(str(error)) from error
     embedder = Embedder(app[HTTP], app[CONFIG].openai, app[CONFIG].breaker)
     app[HOSTING] = Hosting(app[CONFIG], app[DATABASE], app[VIDEO_HOST], embedder, app[CLOCK])
     yield

@@ -39,7 +39,8 @@ def _check_site(text: str) -> str:
 
 def _check_origin(text: str) -> str:
     """What browsers send as `Origin`, or a star for all of them."""
-    if text not in ("*", "null") and "://" not in text:
+    _, scheme_ends, host = text.partition("://")
+    if text not in ("*", "null") and not (scheme_ends and "/" not in host.removesuffix("/")):
         raise ValueError("must be an origin such as https://example.org")
     return text
 
@@ -61,6 +62,8 @@ Url = Annotated[str, AfterValidator(_check_url)]
 Site = Annotated[str, AfterValidator(_check_site)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 Sender = Annotated[str, AfterValidator(_check_sender), Field(alias="from")]
+# What goes out in a header: with the line break at the end of a file every call would fail.
+Key = Annotated[str, Field(pattern=r"^[!-~]*$")]
 Email = Annotated[str, Field(max_length=254, pattern=r"^(|\s*[^@\s]+@[^@\s]+\s*)$")]
 Currency = Annotated[str, Field(pattern=r"^[a-z]{3}$")]
 Seconds = Annotated[float, Field(gt=0)]
@@ -140,8 +143,8 @@ class Auth(Section):
 
 class Cloudflare(Section):
     api_base: Url = "https://api.cloudflare.com/client/v4"
-    account_id: str = ""
-    api_token: str = ""
+    account_id: Key = ""
+    api_token: Key = ""
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
     signing_key_id: str = ""
@@ -159,8 +162,8 @@ class Cloudflare(Section):
 
 class Stripe(Section):
     api_base: Url = "https://api.stripe.com"
-    secret_key: str = ""
-    publishable_key: str = ""
+    secret_key: Key = ""
+    publishable_key: Key = ""
     script_url: Url = "https://js.stripe.com/endive/stripe.js"
     webhook_secret: str = ""
     webhook_tolerance_s: Seconds = 300.0
@@ -170,8 +173,8 @@ class Stripe(Section):
 class S3(Section):
     endpoint_url: Url = ""
     bucket: str = "lectern"
-    access_key: str = ""
-    secret_key: str = ""
+    access_key: Key = ""
+    secret_key: Key = ""
     region: str = "us-east-1"
     timeout_s: Seconds = 5.0
     public_endpoint_url: Url = ""
@@ -201,7 +204,7 @@ class Files(Section):
 
 class OpenAI(Section):
     base_url: Url = "https://api.openai.com/v1"
-    api_key: str = ""
+    api_key: Key = ""
     model: str = "gpt-5-mini"
     embedding_model: str = "text-embedding-3-small"
     timeout_s: Seconds = 60.0
@@ -328,7 +331,7 @@ class Payments(Section):
 
 
 class Plan(Section):
-    plan_name: Annotated[str, Field(min_length=1, max_length=64)]
+    plan_name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\P{Cc}*$")]
     monthly: str
     yearly: str
     currency: str
@@ -458,6 +461,10 @@ def _overlay(tree: dict[str, Any], name: str, text: str) -> None:
     annotation = _annotation(model, key)
     if annotation is None:
         raise ConfigError(f"unknown setting {name} in the environment")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # bytes of another encoding, as Python passes them on
+        raise ConfigError(f"{name} is not UTF-8") from None
     value = text if annotation is str else _parse(name, text, annotation)
     tree[key] = _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
 

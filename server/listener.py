@@ -1,5 +1,6 @@
 """The listening socket of a process: bound by itself, or inherited from whoever started it."""
 
+import errno
 import socket
 
 
@@ -16,6 +17,8 @@ def bind(host: str, port: int) -> socket.socket:
         if listener is not None:
             listener.close()
         raise OSError(error.errno, f"{host}:{port}: {error.strerror or error}") from error
+    except UnicodeError as error:  # of names with empty or long parts, which cannot be asked for
+        raise OSError(errno.EINVAL, f"{host}:{port}: this is no host's name") from error
     listener.setblocking(False)
     return listener
 

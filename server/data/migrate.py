@@ -4,10 +4,12 @@ Several processes may start at once: an advisory lock lets one of them work whil
 before serve meanwhile: a table that somebody holds is asked for again later, or everybody would queue behind us.
 """
 
+import argparse
 import asyncio
 import hashlib
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,8 +151,9 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mi
         )
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m server.data.migrate`: exit code 0 when all is applied, 1 when not, 2 for a bad setting."""
+    argparse.ArgumentParser(prog="bin/migrate", description="Applies the missing migrations.").parse_args(arguments)
     try:
         config = load_config()
         check_named(config, "postgres.dsn")

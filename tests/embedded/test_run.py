@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -16,7 +17,8 @@ import pytest
 
 from demo.accounts import ACCOUNTS, ADMIN
 from embedded import processes, programs
-from embedded.run import InterruptedBySignal, _signals
+from embedded.run import Supervisor, _signals, read_arguments
+from embedded.screen import Screen
 from embedded.system import System, past_proxies
 from server.config import load_config
 from server.listener import bind
@@ -220,15 +222,36 @@ def test_under_another_name_all_that_browsers_and_the_server_ask_is_found_there(
 @pytest.mark.parametrize(("before", "stops"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
 def test_the_end_of_its_terminal_stops_it_but_after_nohup(before: signal.Handlers, stops: bool) -> None:
     kept = signal.signal(signal.SIGHUP, before)
-    stopped = False
+    stopped = []
     try:
-        with _signals():
+        with _signals(lambda: stopped.append(True)):
             signal.raise_signal(signal.SIGHUP)
-    except InterruptedBySignal:
-        stopped = True
     finally:
         signal.signal(signal.SIGHUP, kept)
-    assert stopped is stops
+    assert bool(stopped) is stops
+
+
+class Impatience:
+    """A part whose end somebody is tired of waiting for."""
+
+    killed = False
+
+    def stop(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        self.killed = True
+
+
+def test_however_often_it_is_told_to_stop_every_part_is_ended(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System(load_config(environ={}), directory, bind("127.0.0.1", 0))
+    parts = {"one": Impatience(), "another": Impatience()}
+    monkeypatch.setattr(system, "parts", parts)
+    supervisor = Supervisor(system, Screen(io.StringIO()), demo=False, began=0)
+    monkeypatch.setattr(supervisor, "_start", lambda: signal.raise_signal(signal.SIGINT))
+    assert supervisor.run() == 0
+    assert all(part.killed for part in parts.values())
 
 
 @pytest.mark.parametrize("given", ["", "example.org", "*"])
@@ -242,9 +265,15 @@ def test_what_runs_beside_is_not_asked_through_a_proxy(given: str, monkeypatch: 
     assert past == asked[: {"": 3, "example.org": 4, "*": 5}[given]]
 
 
-def test_the_last_port_of_all_is_as_good_as_any(directory: Path) -> None:
-    with running(directory, "--no-demo", "--port", "65535") as run:
-        assert programs.answers("127.0.0.1", 65535, "/readyz", 20), run.said()
+def test_the_last_port_of_all_is_as_good_as_any(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bind("127.0.0.1", read_arguments(["--port", "65535"]).port) as listener:
+        system = System(load_config(environ={}), directory, listener, servers=2)
+        monkeypatch.setattr(system, "_start", lambda *_: None)
+        system.start_video_host()
+        system.start_servers()
+    beside = {urlsplit(system.settings["LECTERN_CLOUDFLARE__CUSTOMER_DOMAIN"]).port, *system.direct_ports}
+    assert len(beside) == 3
+    assert all(0 < (port or 0) < 65535 for port in beside)
 
 
 def process_at(port: int) -> str:

@@ -46,6 +46,13 @@ def test_the_defaults_are_fifty_players_for_thirty_seconds():
     assert "--processes" not in command
 
 
+@pytest.mark.parametrize("nonsense", ["--players=0", "--seconds=-1", "--seconds=nan", "--processes=0"])
+def test_a_run_of_nobody_or_of_no_time_is_refused(nonsense: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit, match="2"):
+        parse([nonsense])
+    assert "more than 0" in capsys.readouterr().err
+
+
 def test_all_players_have_time_to_watch_in_a_short_run():
     command = locust_command(parse(["--players", "5", "--seconds", "3"]))
     assert dict(pairwise(command))["--spawn-rate"] == "5.0"
@@ -80,11 +87,14 @@ async def test_a_server_that_breaks_its_promises_makes_it_fail(tmp_path: Path):
 
 
 async def test_no_server_is_a_failure(unused_tcp_port: int, tmp_path: Path):
-    status, out = await run(
-        "--host", f"http://127.0.0.1:{unused_tcp_port}", "--players", "1", "--seconds", "1", "--accounts", str(tmp_path)
-    )
+    (tmp_path / "file").touch()
+    nowhere = ("--accounts", str(tmp_path / "file"), "--figures", str(tmp_path / "file" / "figures.json"))
+    status, out = await run("--host", f"127.0.0.1:{unused_tcp_port}", "--players", "1", "--seconds", "1", *nowhere)
     assert status == 1
-    assert "no session" in out
+    assert re.search("no session: .*Connection refused", out)
+    assert "the accounts are not kept" in out
+    assert "the figures are not written" in out
+    assert "Traceback" not in out
 
 
 @pytest.mark.slow

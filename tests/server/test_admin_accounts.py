@@ -71,8 +71,9 @@ async def test_an_operator_makes_an_admin_and_changes_roles_and_passwords(
     ("arguments", "stdin", "told"),
     [
         (("set-role", "nobody", "admin"), "", "nobody is called"),
-        (("create-admin", "a b", "a@example.com"), PASSWORD, "blanks"),
+        (("create-admin", "a b", "a@example.com"), PASSWORD, "username: must hold no blanks"),
         (("create-admin", "root", "root@example.com"), "password123", "most common"),
+        (("create-admin", "root", "root@example.com"), "short", "password: "),
         (("jobs", "retry", "0198a1b2-0000-7000-8000-000000000000"), "", "no such job"),
     ],
 )

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def test_a_limit_set_anew_without_a_burst_has_none_beyond_its_rate(tmp_path: Pat
     [
         ({"monthly": "0.00"}, "^plans.0: monthly must be at least"), ({"yearly": "9.001"}, "yearly must .* decimals"),
         ({"currency": "xxx"}, "^plans.0.currency must be one of"), ({"courses": ["x"]}, "plans.0.courses"),
-        ({"plan_name": ""}, "plans.0.plan_name"), ({}, "^plans: two have the same plan_name"),
+        ({"plan_name": ""}, "plans.0.plan_name"), ({"plan_name": "a\0"}, "plans.0.plan_name"),
+        ({}, "^plans: two have the same plan_name"),
     ],
 )  # fmt: skip
 def test_what_is_no_plan_is_refused(tmp_path: Path, change: dict[str, object], fault: str) -> None:
@@ -122,6 +124,7 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_SERVER__PUBLIC_URL", "ftp://learn.example.org"),
         ("LECTERN_SERVER__PUBLIC_URL", "https://host:port"),
         ("LECTERN_SERVER__ALLOWED_ORIGINS", '["learn.example.org"]'),
+        ("LECTERN_SERVER__ALLOWED_ORIGINS", '["https://learn.example.org/courses"]'),
         ("LECTERN_S3__ENDPOINT_URL", "localhost:9000"),
         ("LECTERN_S3__PUBLIC_ENDPOINT_URL", "files.example.org"),
         ("LECTERN_OPENAI__BASE_URL", "api.example.org/v1"),
@@ -135,6 +138,9 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         ("LECTERN_AUTH__FIRST_ADMIN_EMAIL", "a@" + 254 * "b"),
         ("LECTERN_PAYMENTS__CURRENCIES", "[]"),
         ("LECTERN_PAYMENTS__CURRENCIES", '["USD"]'),
+        ("LECTERN_STRIPE__SECRET_KEY", "sk_live_1\n"),
+        ("LECTERN_OPENAI__API_KEY", "schlüssel"),
+        ("LECTERN_AUTH__SECRET", "s" * 32 + os.fsdecode(b"\xff")),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused(tmp_path: Path, name: str, value: str) -> None:

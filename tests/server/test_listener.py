@@ -25,9 +25,10 @@ def test_a_port_that_is_taken_is_named() -> None:
             bind("127.0.0.1", port)
 
 
-def test_a_host_that_there_is_not_is_named() -> None:
-    with pytest.raises(OSError, match=r"nowhere\.invalid:8080"):
-        bind("nowhere.invalid", 8080)
+@pytest.mark.parametrize("host", ["nowhere.invalid", "nowhere..invalid", "n" * 64])
+def test_a_host_that_there_is_not_is_named(host: str) -> None:
+    with pytest.raises(OSError, match=f"{host}:8080"):
+        bind(host, 8080)
 
 
 def test_an_inherited_socket_is_the_same_one_and_is_not_passed_on() -> None:

@@ -17,10 +17,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from server.__main__ import main
 from server.data import migrate
+from server.listener import bind
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "s" * 32
+MIGRATION_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
 
 
 def start(**settings: str) -> subprocess.Popen[str]:
@@ -98,6 +101,12 @@ def test_a_bad_setting_is_named_with_exit_code_2(parts: dict[str, str], name: st
     assert "Traceback" not in errors
 
 
+def test_arguments_which_it_does_not_take_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--port", "9000"])
+    assert "--port 9000" in capsys.readouterr().err
+
+
 def test_without_postgres_it_gives_up_with_one_clear_line(parts: dict[str, str]) -> None:
     away = {"POSTGRES__DSN": "postgresql:///x?host=/nowhere", "SERVER__START_TIMEOUT_S": "0.3"}
     code, errors = finish(start(**(parts | away)))
@@ -111,6 +120,24 @@ def test_a_port_in_use_is_told_before_anything_else(parts: dict[str, str]) -> No
         code, errors = finish(start(**(parts | {"SERVER__PORT": str(other.getsockname()[1])})))
     assert code == 1
     assert "Address already in use" in errors
+    assert "Traceback" not in errors
+
+
+async def test_a_port_that_another_program_takes_while_the_server_starts_is_told(
+    parts: dict[str, str], postgres_dsn: str
+) -> None:
+    migrating = await asyncpg.connect(postgres_dsn)
+    await migrating.execute("SELECT pg_advisory_lock($1)", migrate._LOCK)
+    with bind("127.0.0.1", 0) as other:
+        port = str(other.getsockname()[1])
+        process = start(**(parts | {"SERVER__PORT": port}))
+        while not await migrating.fetchval(MIGRATION_WAITS):
+            assert process.poll() is None
+        other.listen()
+        await migrating.close()
+        code, errors = await asyncio.to_thread(finish, process)
+    assert code == 1
+    assert errors.strip().endswith(f"127.0.0.1:{port}: Address already in use")
     assert "Traceback" not in errors
 
 
@@ -133,15 +160,12 @@ def test_a_signal_ends_it_with_exit_code_0(server: tuple[subprocess.Popen[str], 
         ask(address, "/livez")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_who_is_told_to_stop_while_it_waits_for_postgres_ends_at_once(
-    parts: dict[str, str], number: signal.Signals
-) -> None:
+def test_who_is_told_to_stop_while_it_waits_for_postgres_ends_at_once(parts: dict[str, str]) -> None:
     away = {"POSTGRES__DSN": "postgresql:///x?host=/nowhere", "SERVER__START_TIMEOUT_S": "600"}
     process = start(**(parts | away))
     assert process.stderr is not None
     assert any('"waiting"' in line for line in process.stderr)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     code, errors = finish(process)
     assert code == 0
     assert "Traceback" not in errors
@@ -153,8 +177,7 @@ async def test_who_is_told_to_stop_while_another_process_migrates_ends_at_once(
     other = await asyncpg.connect(postgres_dsn)
     await other.execute("SELECT pg_advisory_lock($1)", migrate._LOCK)
     process = start(**parts)
-    waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
-    while not await other.fetchval(waiting):
+    while not await other.fetchval(MIGRATION_WAITS):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     began = time.monotonic()

@@ -119,22 +119,33 @@ def test_the_command_says_what_it_did_and_what_is_wrong(
     empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LECTERN_POSTGRES__DSN", empty_postgres_dsn)
-    assert module.main() == 0
+    assert module.main([]) == 0
     assert "0001_floor.sql" in capsys.readouterr().out
-    assert module.main() == 0
+    assert module.main([]) == 0
     assert "Nothing" in capsys.readouterr().out
     monkeypatch.setenv("LECTERN_POSTGRES__DSN", "postgresql:///x?host=/nowhere")
-    assert module.main() == 1
+    assert module.main([]) == 1
     monkeypatch.setenv("LECTERN_POSTGRES__DSN", "postgresql://x:port/y")
-    assert module.main() == 1
+    assert module.main([]) == 1
     monkeypatch.setenv("LECTERN_NONSENSE", "1")
-    assert module.main() == 2
+    assert module.main([]) == 2
     assert "LECTERN_NONSENSE" in capsys.readouterr().err
+
+
+def test_who_asks_for_what_it_cannot_do_gets_nothing_migrated(
+    empty_postgres_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LECTERN_POSTGRES__DSN", empty_postgres_dsn)
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["--dry-run"])
+    assert "--dry-run" in capsys.readouterr().err
+    assert module.main([]) == 0
+    assert "0001_floor.sql" in capsys.readouterr().out
 
 
 def test_no_database_is_migrated_that_nobody_has_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("LECTERN_POSTGRES__DSN", raising=False)
-    assert module.main() == 2
+    assert module.main([]) == 2
     assert "LECTERN_POSTGRES__DSN" in capsys.readouterr().err
