@@ -444,7 +444,7 @@ class Holding(Unwritten):
         self.attempts.append(len(checkpoints))
         if not self.held.isdisjoint(checkpoint.session.id for checkpoint in checkpoints):
             await asyncio.sleep(0.5)
-            raise asyncpg.LockNotAvailableError
+            raise asyncpg.LockNotAvailableError("canceling statement due to lock timeout")
         return await super().write(checkpoints, seen)
 
     @property
