@@ -53,9 +53,8 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     largest = max(limits["sizes"])
     picture.draft("RGB", (largest, largest))
     picture.load()
-    if picture.mode.startswith(
-        "I"
-    ):  # sixteen bits of grey: all but the darkest would be white, and what is clear unclear
+    if picture.mode.startswith("I"):  # sixteen bits of grey
+        # All but the darkest would be white, and what is told to be clear is told of sixteen bits.
         picture = picture.point(lambda value: value / 257).convert("L")
         picture.info.pop("transparency", None)
     clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info

@@ -454,9 +454,12 @@ async def test_never_more_than_three_live_sessions_whichever_process_is_asked(
         assert [tuple(row) for row in rows] == [("active", 3), ("ended", 10)]
 
 
-async def test_what_was_acknowledged_before_a_takeover_counts(
+@contextlib.asynccontextmanager
+async def watched_elsewhere(
     player: Player, postgres_dsn: str, redis_url: str
-) -> None:
+) -> AsyncIterator[tuple[dict[str, Any], "Wire"]]:
+    """A session of which another process has acknowledged five frames and saved none, with its socket; the learner has
+    as many sessions as one may have."""
     late = FAST | {"checkpoint_s": 30.0}
     async with serving(settings(postgres_dsn, redis_url, sessions=late)) as other:
         elsewhere = Player(other, player.lecture, player.user_id)
@@ -466,6 +469,13 @@ async def test_what_was_acknowledged_before_a_takeover_counts(
         await wire.acked(5)
         for _ in range(2):
             await player.new_session()
+        yield session, wire
+
+
+async def test_what_was_acknowledged_before_a_takeover_counts(
+    player: Player, postgres_dsn: str, redis_url: str
+) -> None:
+    async with watched_elsewhere(player, postgres_dsn, redis_url) as (session, wire):
         await player.new_session(takeover=True)
         shown = await player.shown(session)
         assert (shown["status"], shown["frames"], shown["watched_seconds"]) == ("ended", 5, 4.0)
@@ -484,15 +494,7 @@ async def test_what_was_acknowledged_before_a_takeover_counts_where_nobody_heard
             yield tx
         raise PostgresAway("no answer to COMMIT")
 
-    late = FAST | {"checkpoint_s": 30.0}
-    async with serving(settings(postgres_dsn, redis_url, sessions=late)) as other:
-        elsewhere = Player(other, player.lecture, player.user_id)
-        session = await elsewhere.new_session()
-        wire = await elsewhere.open(session)
-        await wire.send(*(frame(n, float(n)) for n in range(1, 6)))
-        await wire.acked(5)
-        for _ in range(2):
-            await player.new_session()
+    async with watched_elsewhere(player, postgres_dsn, redis_url) as (session, wire):
         with monkeypatch.context() as cut:
             cut.setattr(database, "transaction", unanswered)
             path = f"/api/videos/{player.lecture.video_id}/sessions"

@@ -72,6 +72,14 @@ def another_process(client: AppClient) -> Subscribing:
     return Subscribing(client.app[CONFIG], client.app[DATABASE], client.app[CHARGING])
 
 
+async def subscriber_untold(shop: Shop) -> tuple[Person, Any]:
+    """A subscriber of whose subscription Stripe tells nothing any more, and the subscription."""
+    ada = await shop.customer("ada")
+    row = (await subscribe(ada)).body
+    await shop.stripe.control("POST", "webhooks", mode="drop")
+    return ada, row
+
+
 # -- beginning ---------------------------------------------------------------------------------------------------------
 
 
@@ -568,9 +576,7 @@ async def test_events_in_any_order_and_however_often_come_to_the_same_end(shop: 
 async def test_older_news_never_take_the_place_of_newer(
     shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = await shop.customer("ada")
-    row = (await subscribe(ada)).body
-    await shop.stripe.control("POST", "webhooks", mode="drop")
+    ada, row = await subscriber_untold(shop)
     elsewhere = another_process(client)
     # Another process asks; while the answer is on its way there the subscription is changed, and that is written.
     get, told, arrives = elsewhere.billing.get, asyncio.Event(), asyncio.Event()
@@ -595,9 +601,7 @@ async def test_older_news_never_take_the_place_of_newer(
 async def test_who_is_overtaken_again_and_again_takes_what_the_others_were_told(
     shop: Shop, client: AppClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ada = await shop.customer("ada")
-    row = (await subscribe(ada)).body
-    await shop.stripe.control("POST", "webhooks", mode="drop")
+    ada, row = await subscriber_untold(shop)
     elsewhere = another_process(client)
     get, plans = elsewhere.billing.get, iter(["pro", "all", "pro", "all"])
     changed = []
@@ -614,9 +618,7 @@ async def test_who_is_overtaken_again_and_again_takes_what_the_others_were_told(
 
 
 async def test_a_clock_that_was_set_back_hides_no_news(shop: Shop, client: AppClient, sql: Sql) -> None:
-    ada = await shop.customer("ada")
-    row = (await subscribe(ada)).body
-    await shop.stripe.control("POST", "webhooks", mode="drop")
+    ada, row = await subscriber_untold(shop)
     await sql.execute("UPDATE subscriptions SET told_at = now() + interval '1 hour'")
     stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
     await at_stripe(shop.stripe, "DELETE", f"/v1/subscriptions/{stripe_id}")
