@@ -59,6 +59,7 @@ export class ForumPanel {
   #timers = {};
   #topicId = null;
   #asked = 0;
+  #faults = 0; // that were told: the same words may be news
   #shown = new Map(); // by a post's id, what is shown of it
   #badge = h("span", { class: "badge", hidden: true });
   #search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search the questions", maxlength: 200 });
@@ -102,16 +103,18 @@ export class ForumPanel {
     this.#timers[name] = setTimeout(() => this.#off.signal.aborted || work(), ms);
   }
 
-  /** What somebody wants: what was said before is over. */
-  #try(work) {
-    setText(this.#told, "");
-    return this.#attempt(work);
+  /** What somebody wants: what was said before is over when it is done; before, nothing moves under a second click. */
+  async #try(work) {
+    const [said, faults] = [this.#told.textContent, this.#faults];
+    await this.#attempt(work);
+    if (this.#faults === faults && this.#told.textContent === said) setText(this.#told, "");
   }
 
   async #attempt(work) {
     try {
       await work();
     } catch (error) {
+      this.#faults += 1;
       setText(this.#told, explain(error));
     }
   }
