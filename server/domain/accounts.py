@@ -17,10 +17,14 @@ COMMON_PASSWORDS = frozenset(word for word in FREQUENCY_LISTS["passwords"] if le
 # zxcvbn finds simple numbers by rule and so leaves them out of its ranking. Longer ones than this nobody tries first.
 _LONGEST_NUMBER = 12
 
+# What leaves no ink and is neither a blank nor a control by its category: Unicode's Default_Ignorable_Code_Point among
+# letters and marks (Hangul fillers, selectors of variants), and the Braille pattern without a dot.
+UNSEEN = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
 
 def check_username(name: str) -> str:
     """A user name: printable, without blanks, and without an @ in any spelling, which tells an address from it."""
-    if not name.isprintable() or any(character.isspace() for character in name):
+    if not name.isprintable() or any(character.isspace() for character in name) or UNSEEN.search(name):
         raise ValueError("must hold no blanks and no invisible characters")
     if "@" in unicodedata.normalize("NFKC", name):
         raise ValueError("must not hold an @")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from server.domain.accounts import check_email, check_password, check_username
+from server.domain.accounts import UNSEEN, check_email, check_password, check_username
 from server.domain.files import FileStatus, Purpose, Visibility
 from server.domain.videos import Status, VideoVisibility
 from server.http.auth import Role
@@ -20,8 +20,8 @@ EnrollmentSource = Literal["free", "purchase", "subscription", "admin", "own"]
 
 def not_blank(text: str) -> str:
     """The text. Raises ValueError where there is nothing to see."""
-    # Blanks of all kinds, controls, and what has no width: signs of direction, joiners.
-    if all(unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") for character in text):
+    # Blanks of all kinds, controls, and what has no width: signs of direction, joiners, fillers.
+    if all(unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") for character in UNSEEN.sub("", text)):
         raise ValueError("must not be blank")
     return text
 

@@ -38,6 +38,8 @@ _EXPOSED = (
     "ETag, Idempotency-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
     "X-Request-Id"
 )
+# Every method that some route knows.
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _ALLOWED_HEADERS = (
     "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-Request-Id, CMCD-Object, CMCD-Request, "
     "CMCD-Session, CMCD-Status"
@@ -143,7 +145,7 @@ def _preflight(request: web.Request) -> web.Response:
     return web.Response(
         status=204,
         headers={
-            "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, PATCH, DELETE",
+            "Access-Control-Allow-Methods": METHODS,
             "Access-Control-Allow-Headers": _ALLOWED_HEADERS,
             "Access-Control-Max-Age": "7200",
         },

@@ -3,19 +3,21 @@
 aiohttp answers these by itself, outside of every middleware, in plain text and with what was sent in it.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.http_exceptions import BadHttpMethod, ContentEncodingError, LineTooLong
 
 from server.http.errors import problem_of
 from server.http.inbox import FITS
-from server.http.middleware import REQUEST_ID, choose_id
+from server.http.middleware import METHODS, REQUEST_ID, choose_id
 from server.http.problems import (
     InternalError,
     MalformedRequest,
+    MethodNotAllowed,
     Problem,
     UnsupportedMediaType,
     instance_of,
@@ -26,6 +28,9 @@ from server.http.upgrades import Requests
 from server.logs import get_logger
 
 log = get_logger()
+
+# How aiohttp quotes a first line that is right but for a method that it has not heard of: no request comes of it.
+_OTHER_METHOD = re.compile(r"""\n  b['"][\w!#$%&'*+.^`|~-]+ \S+ HTTP/1\.[01]['"]""", re.ASCII)
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -93,6 +98,8 @@ class _Connection(web.RequestHandler):
 def _problem_of(status: int, error: BaseException | None) -> Problem:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return InternalError()
+    if isinstance(error, BadHttpMethod) and _OTHER_METHOD.search(error.message):
+        return MethodNotAllowed("No resource here knows this method.", headers={"Allow": METHODS})
     if isinstance(error, LineTooLong):
         return MalformedRequest("A line of the request's head is too long.")
     if isinstance(error, ContentEncodingError):  # one that aiohttp knows and cannot do, such as zstd

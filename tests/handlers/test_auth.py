@@ -68,6 +68,8 @@ async def test_of_many_who_want_a_name_at_once_one_gets_it(anybody: Person) -> N
         ("username", "a b"),
         ("username", "a@b.example"),
         ("username", "zero\u200bwidth"),
+        ("username", "\u3164"),
+        ("username", "ada\ufe0f"),
         ("username", "n" * 65),
         ("username", 5),
         ("username", None),

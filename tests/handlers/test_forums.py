@@ -128,6 +128,7 @@ async def test_a_topic_and_its_first_post_are_made_in_one(forum: Forum, ada: Per
         ({"position": -1}, "/position"),
         ({"title": " "}, "/title"),
         ({"title": "\u200b\u2060"}, "/title"),
+        ({"title": "\u3164\u2800"}, "/title"),
         ({"content": "\n\t"}, "/content"),
         ({"content": "x" * 20_001}, "/content"),
         ({"is_pinned": True}, "/is_pinned"),

@@ -108,6 +108,8 @@ def posted(headers: bytes, body: bytes, length: int | None = None) -> bytes:
         b"GARBAGE\r\n\r\n",
         b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(60) + b"\r\n\r\n",
         b"GET /said HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"BREW /said HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"B(EW /said" + HEAD + b"\r\n",
         b"GET /said HTTP/1.1\r\n\r\n",
         b"GET /said HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET /s\xfcd" + HEAD + b"\r\n",
@@ -137,6 +139,14 @@ async def test_what_is_not_http_is_a_problem_without_an_echo(port: int, sent: by
     assert problem["request_id"] == headers["x-request-id"]
     assert "aaaa" not in problem["detail"]
     assert (await tell(port, posted(b"", BODY)))[2] == {"length": 1}, "the next client is served"
+
+
+@pytest.mark.parametrize("method", [b"BREW", b"GETS", b"get", b"B'EW"])
+async def test_a_method_that_nobody_has_heard_of_is_405(port: int, method: bytes) -> None:
+    status, headers, problem = await tell(port, method + b" /said?secret" + HEAD + b"X-Request-Id: mine\r\n\r\n")
+    assert (status, problem["code"]) == (405, "method_not_allowed")
+    assert headers["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE"
+    assert "secret" not in str(problem)
 
 
 async def test_what_aiohttp_refuses_by_itself_has_the_clients_id_too(port: int) -> None:
