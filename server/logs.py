@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from contextvars import ContextVar
 from typing import Any, TextIO, cast
 
@@ -71,6 +72,10 @@ def configure_logs(log: Log) -> None:
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     # It repeats what protocols an opening offered where it knows none of them, and a token is one.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    # What else libraries warn of is a line as any other, but for heads of forms that aiohttp cannot read: it repeats
+    # them, and Python would remember every new one.
+    logging.captureWarnings(True)
+    warnings.filterwarnings("ignore", module=r"aiohttp\.multipart")
 
 
 def get_logger() -> Any:

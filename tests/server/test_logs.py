@@ -3,12 +3,14 @@ import io
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import structlog
 from aiohttp import web
+from aiohttp.multipart import parse_content_disposition
 from aiohttp.test_utils import make_mocked_request
 
 from server.config import Log
@@ -22,6 +24,7 @@ def _put_back() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     structlog.reset_defaults()
+    logging.captureWarnings(False)
     root.handlers[:], root.level = handlers, level
     request_id.set("")
 
@@ -54,6 +57,22 @@ async def test_the_token_of_an_opening_never_stands_there(capsys: pytest.Capture
     headers |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "bearer.secret"}
     assert web.WebSocketResponse(protocols=(PROTOCOL,)).can_prepare(make_mocked_request("GET", "/", headers=headers))
     assert lines(capsys) == []
+
+
+def test_what_a_form_says_of_its_file_never_stands_there(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log())
+    for head in ("form-data; filename*=utf-16''4242%ff", 'form-data; name="4242', "form-data; =4242"):
+        parse_content_disposition(head)
+    assert lines(capsys) == []
+
+
+def test_a_warning_of_a_library_is_a_line_as_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs(Log())
+    warnings.simplefilter("always")
+    warnings.warn("card 4242424242424242", RuntimeWarning, stacklevel=1)
+    [line] = lines(capsys)
+    assert (line["logger"], line["level"]) == ("py.warnings", "warning")
+    assert "4242424242424242" not in line["event"]
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
