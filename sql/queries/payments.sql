@@ -18,7 +18,9 @@ UPDATE payment_methods AS m SET removed_at = now(), is_default = false
 FROM replaced WHERE m.user_id = replaced.user_id AND m.removed_at IS NULL;
 
 -- name: find_method(user_id, token_hash)^
-SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL;
+-- It is not forgotten before the transaction ends, which may write rows that name it.
+SELECT * FROM payment_methods WHERE user_id = :user_id AND token_hash = :token_hash AND removed_at IS NULL
+FOR KEY SHARE;
 
 -- name: is_removed_method(user_id, token_hash)$
 -- Whether Stripe is being told to forget it, or was just now: it takes no such card again.

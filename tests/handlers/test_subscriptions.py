@@ -6,8 +6,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
+import asyncpg
 import pytest
 
+from server.data.db import queries
 from server.data.jobs import Again, Job
 from server.http.keys import CHARGING, CONFIG, DATABASE, SUBSCRIBING
 from server.http.subscribing import LOOK, Subscribing
@@ -26,6 +28,7 @@ PLANS = [
     {"plan_name": "euro", "monthly": "9.00", "yearly": "90.00", "currency": "eur", "courses": []},
 ]
 SUBSCRIPTIONS = "/api/payments/subscriptions"
+methods = queries("payments")
 
 
 @pytest.fixture
@@ -195,6 +198,25 @@ async def test_what_is_still_on_its_way_when_its_card_is_removed_begins_nothing(
         http.post(f"{shop.stripe.origin}/v1/subscriptions", headers=late, data={"customer": "cus_1"}) as answer,
     ):
         assert (await answer.json())["error"]["type"] == "idempotency_error"
+
+
+async def test_a_card_is_forgotten_after_what_is_being_written_of_it(shop: Shop, sql: Sql, postgres_dsn: str) -> None:
+    """Else who writes of it would wait for who forgets it, and the other way round."""
+    ada = await shop.customer("ada")
+    card = await sql.fetchrow("SELECT id, token_hash FROM payment_methods")
+    writing = await asyncpg.connect(postgres_dsn)
+    try:
+        async with writing.transaction():
+            assert await methods.find_method(writing, user_id=ada.id, token_hash=card["token_hash"])
+            assert (await ada.delete(f"/api/payments/methods/{card['id']}")).status == 204
+            await sql.execute("SET lock_timeout = '1ms'")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await methods.forget_method(sql, method_id=card["id"])
+    finally:
+        await writing.close()
+    await sql.execute("SET lock_timeout = 0")
+    await methods.forget_method(sql, method_id=card["id"])
+    assert await sql.fetchval("SELECT count(*) FROM payment_methods") == 0
 
 
 async def test_what_broke_at_stripe_is_given_up_though_its_key_is_used_up(shop: Shop, sql: Sql) -> None:
