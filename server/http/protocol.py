@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, ContentEncodingError, LineTooLong
 
 from server.http.errors import problem_of
@@ -31,6 +31,9 @@ log = get_logger()
 
 # How aiohttp quotes a first line that is right but for a method that it has not heard of: no request comes of it.
 _OTHER_METHOD = re.compile(r"""\n  b['"][\w!#$%&'*+.^`|~-]+ \S+ HTTP/1\.[01]['"]""", re.ASCII)
+
+# What `set_headers` gives all other answers; without a name of ours aiohttp would tell its version, and Python's.
+_ALWAYS = {"X-Content-Type-Options": "nosniff", hdrs.CACHE_CONTROL: "no-store", hdrs.SERVER: "Lectern"}
 
 _Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -110,5 +113,6 @@ def _problem_of(status: int, error: BaseException | None) -> Problem:
 def _tell(request: web.BaseRequest, problem: Problem) -> web.Response:
     request[REQUEST_ID] = identifier = choose_id(request)
     response = problem_response(problem, instance_of(request), identifier)
+    response.headers.update(_ALWAYS)
     response.headers["X-Request-Id"] = identifier
     return response

@@ -137,6 +137,8 @@ async def test_what_is_not_http_is_a_problem_without_an_echo(port: int, sent: by
     assert (status, problem["code"]) == (400, "malformed_request")
     assert headers["content-type"].startswith("application/problem+json")
     assert problem["request_id"] == headers["x-request-id"]
+    assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+    assert "aiohttp" not in headers.get("server", "")
     assert "aaaa" not in problem["detail"]
     assert (await tell(port, posted(b"", BODY)))[2] == {"length": 1}, "the next client is served"
 
