@@ -3,12 +3,18 @@
 LOCK TABLE plans IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: offer_plan(plan_name, monthly, yearly, currency, covers_all)$
-INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)
-VALUES (:plan_name, :monthly, :yearly, :currency, :covers_all, 0)
-ON CONFLICT (plan_name) DO UPDATE
-SET monthly = EXCLUDED.monthly, yearly = EXCLUDED.yearly, currency = EXCLUDED.currency,
-    covers_all = EXCLUDED.covers_all, is_offered = true
-RETURNING id;
+-- One that is as it was is not touched: its `updated_at` is shown.
+WITH offered AS (
+    INSERT INTO plans AS p (plan_name, monthly, yearly, currency, covers_all, past_due_days)
+    VALUES (:plan_name, :monthly, :yearly, :currency, :covers_all, 0)
+    ON CONFLICT (plan_name) DO UPDATE
+    SET monthly = EXCLUDED.monthly, yearly = EXCLUDED.yearly, currency = EXCLUDED.currency,
+        covers_all = EXCLUDED.covers_all, is_offered = true
+    WHERE (p.monthly, p.yearly, p.currency, p.covers_all, p.is_offered)
+        <> (EXCLUDED.monthly, EXCLUDED.yearly, EXCLUDED.currency, EXCLUDED.covers_all, true)
+    RETURNING id
+)
+SELECT id FROM offered UNION ALL SELECT id FROM plans WHERE plan_name = :plan_name LIMIT 1;
 
 -- name: set_past_due_days(past_due_days)!
 -- Of all plans, those that are offered no more too.

@@ -122,6 +122,9 @@ async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str,
         ("all", "9.00", True, 7, True, []),
         ("some", "9.00", False, 7, True, [course]),
     ]
+    assert await sql.fetchval("SELECT bool_and(updated_at = created_at) FROM plans"), (
+        "and none is touched that is as it was"
+    )
     assert await start(3, some | {"monthly": "5.00", "courses": []}) == [
         ("all", "9.00", True, 3, False, []),
         ("some", "5.00", False, 3, True, []),
