@@ -71,6 +71,7 @@ async def test_an_opening_that_fails_for_want_of_redis_leaves_the_live_socket_al
         running(place.dsn, own_valkey.url) as one,
         running(place.dsn, own_valkey.url, start=False, redis_timeout_s=0.3) as two,
     ):
+        await two.runtime.pulse.beat()  # or the reaper of `one` may be quicker than its nudge
         session_id = await place.new_session(one)
         session, listener = await one.open(session_id)
         with paused(own_valkey), pytest.raises(RedisError):
