@@ -283,7 +283,7 @@ class Checkpoints:
             await self.check_fences(fenced)
 
     async def write(self, checkpoints: Sequence[Checkpoint], seen: bool) -> set[UUID]:
-        """The statement alone; whose rows passed. Raises one of REFUSED, PostgresAway."""
+        """The statement alone; whose rows passed. Raises one of REFUSED, HELD, PostgresAway."""
         ids = [c.session.id for c in checkpoints]
         async with self._db.connection() as connection:
             passed = await sessions_sql.save_checkpoints(
@@ -348,12 +348,13 @@ class Checkpoints:
 
     async def _trim(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Drop from the streams what is saved. Who gave a session up looks once more whether something came to it
-        meanwhile; who brought it looks afterwards whether somebody has the session (`Runtime.deliver`). Raises
-        PostgresAway."""
+        meanwhile; who brought it looks afterwards whether somebody has the session (`Runtime.deliver`). Where Redis is
+        away in that moment the reaper looks later. Raises PostgresAway."""
         trim = [c for c in checkpoints if c.released or c.frames - c.session.trimmed_frames >= TRIM]
         if not trim:
             return
         gone = [c for c in trim if c.released and self._registry.get(c.session.id) is not c.session]
+        unread = {c.session.key for c in gone}
         try:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
             unread = await self._streams.list_unread({c.session.key: c.cursor for c in gone})
@@ -362,9 +363,9 @@ class Checkpoints:
                     await self._streams.restart(checkpoint.session.key, checkpoint.cursor)
         except REDIS_AWAY as error:
             postponed("trim_postponed", error)
-            return
-        for checkpoint in trim:
-            checkpoint.session.trimmed_frames = checkpoint.frames
+        else:
+            for checkpoint in trim:
+                checkpoint.session.trimmed_frames = checkpoint.frames
         if left := [c.session.id for c in gone if c.session.key in unread]:
             await sessions_sql.give_to_reaper(self._db, session_ids=left)
 

@@ -209,9 +209,8 @@ async def get_course_progress(call: Call[None]) -> BaseModel:
         call.db, user_id=user_id, course_id=course["id"], viewer_role=call.user.role
     ):
         raise UserNotFound
-    async with call.db.connection() as connection:
-        totals = await progress.get_course_progress(connection, user_id=user_id, course_id=course["id"])
-        rows = await progress.list_course_progress(connection, user_id=user_id, course_id=course["id"])
+    totals = await progress.get_course_progress(call.db, user_id=user_id, course_id=course["id"])
+    rows = await progress.list_course_progress(call.db, user_id=user_id, course_id=course["id"])
     resume = None
     if totals["resume_lecture_id"] is not None:
         resume = {"lecture_id": totals["resume_lecture_id"], "position": totals["resume_ms"] / 1000}

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import asyncpg
 from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from actors.conversation.answering import Parts
 from actors.conversation.conversations import CHAT_STOP, Conversations
@@ -47,6 +49,7 @@ from server.data.jobs import Jobs
 from server.data.limits import Limiter
 from server.data.migrate import migrate
 from server.data.neighbours import Neighbours
+from server.data.redis_pool import make_pool
 from server.data.sealing import make_ring
 from server.data.streams import Streams
 from server.http import health, mails, openapi, pages
@@ -249,34 +252,18 @@ async def plans(app: web.Application) -> AsyncIterator[None]:
 
 async def redis(app: web.Application) -> AsyncIterator[None]:
     """Redis, and what counts in it. It need not answer at the start: what does not need it works without."""
-    from redis.asyncio import BlockingConnectionPool, Redis  # noqa: PLC0415
-    from redis.asyncio.retry import Retry  # noqa: PLC0415
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-    from redis.exceptions import RedisError  # noqa: PLC0415
-
     settings = app[CONFIG].redis
-    # The library's own retries would write an entry twice. Without `protocol` the answers have one documented shape.
     try:
-        pool = BlockingConnectionPool.from_url(
-            settings.url,
-            max_connections=settings.pool_size,
-            timeout=settings.timeout_s,
-            socket_timeout=settings.timeout_s,
-            socket_connect_timeout=settings.timeout_s,
-            retry=Retry(NoBackoff(), 0),
-            driver_info=None,  # for each connection it reads the metadata of its package anew: half a millisecond
-        )
-        pool.connection_class(**pool.connection_kwargs)  # which does not connect, but minds options that there are not
+        pool = make_pool(settings.url, size=settings.pool_size, timeout_s=settings.timeout_s)
     except (ValueError, TypeError, RedisError) as error:
         raise StartError(f"redis.url: {error}") from error
-    # The library's other pool refuses whoever finds all connections in use, as if Redis were away.
     app[REDIS] = client = Redis.from_pool(pool)
     app[LIMITER] = Limiter(
         app[CONFIG].limits,
         app[CLOCK],
         client,
-        wait_s=app[CONFIG].redis.count_timeout_s,
-        closed_wait_s=app[CONFIG].redis.timeout_s,
+        wait_s=settings.count_timeout_s,
+        closed_wait_s=settings.timeout_s,
     )
     yield
     await client.aclose()

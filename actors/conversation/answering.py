@@ -301,7 +301,7 @@ class Answering:
                 await parts.answers.trim(turn.viewer.id, turn.number)
             return
         # After an unknown outcome the same is written again, and finds it done.
-        if finished is None and row["status"] != outcome.status:
+        if not finished and row["status"] != outcome.status:
             metrics.FENCED_WRITES.inc()
             return
         self._row = row
@@ -312,7 +312,7 @@ class Answering:
         writing.cancel()
         await self._tell_end(encode(closing_frame(row)), len(outcome.chunks))
 
-    async def _save(self, outcome: Outcome) -> tuple[Record | None, Record | None]:
+    async def _save(self, outcome: Outcome) -> tuple[bool, Record | None]:
         """What `Turns.finish` gave, and the turn as it stands then, however long Postgres is away."""
         while True:
             try:

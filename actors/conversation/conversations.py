@@ -223,9 +223,9 @@ class Conversations:
 
     async def stop_answer(self, user_id: UUID, message_id: str) -> None:
         """End the answer to this message, wherever it is given; nothing when it is not. Raises DATABASE_AWAY."""
-        row = await self.parts.turns.ask_stop(user_id, message_id)
-        if row is not None:
-            await self._tell_stop(row["id"])
+        turn_id = await self.parts.turns.ask_stop(user_id, message_id)
+        if turn_id is not None:
+            await self._tell_stop(turn_id)
 
     async def forget(self, user_id: UUID) -> None:
         """Delete all that was said, and end what is being answered. Raises DATABASE_AWAY."""
@@ -324,7 +324,7 @@ class Conversations:
             tokens=None,
             micros=None,
         )
-        if await self.parts.turns.finish(row["id"], row["epoch"], outcome) is not None:
+        if await self.parts.turns.finish(row["id"], row["epoch"], outcome):
             metrics.CHAT_TURNS.labels("interrupted").inc()
             log.warning("turn_interrupted", turn=str(row["id"]), said=len(turn.text))
             # Who follows it finds its end in the row now, and what a zombie said that the end did not know of.

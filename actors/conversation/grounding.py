@@ -90,21 +90,20 @@ async def ground(
     now: list[Record] = []
     elsewhere: list[tuple[Record, float]] = []
     watched: Record | None = None
-    async with db.connection() as connection:
-        if lecture_id is not None and position_ms is not None:
-            around = {"from_s": (position_ms - _BEFORE_MS) / 1000, "to_s": (position_ms + _AFTER_MS) / 1000}
-            now = await _named.list_around(connection, **viewer, lecture_id=lecture_id, **around)
-        found = await find(connection, **search, course_id=course_id, lecture_id=lecture_id)
-        if lecture_id is not None:
-            known = {row["id"] for row, _ in found}
-            watched = await _named.get_watched(connection, **viewer, lecture_id=lecture_id)
-            # A random course for a lecture that is not there: nothing is found in it either.
-            others = await find(connection, **search, course_id=watched["course_id"] if watched else uuid4())
-            elsewhere = [one for one in others[:MOST_PASSAGES] if one[0]["id"] not in known][:_FROM_ELSEWHERE]
-        shown = {row["id"] for row in now}
-        chosen = [*found[: MOST_PASSAGES - len(elsewhere)], *elsewhere]
-        chosen = [(row, score) for row, score in chosen if row["id"] not in shown]
-        near = await _named.list_neighbours(connection, ids=[row["id"] for row, _ in chosen])
+    if lecture_id is not None and position_ms is not None:
+        around = {"from_s": (position_ms - _BEFORE_MS) / 1000, "to_s": (position_ms + _AFTER_MS) / 1000}
+        now = await _named.list_around(db, **viewer, lecture_id=lecture_id, **around)
+    found = await find(db, **search, course_id=course_id, lecture_id=lecture_id)
+    if lecture_id is not None:
+        known = {row["id"] for row, _ in found}
+        watched = await _named.get_watched(db, **viewer, lecture_id=lecture_id)
+        # A random course for a lecture that is not there: nothing is found in it either.
+        others = await find(db, **search, course_id=watched["course_id"] if watched else uuid4())
+        elsewhere = [one for one in others[:MOST_PASSAGES] if one[0]["id"] not in known][:_FROM_ELSEWHERE]
+    shown = {row["id"] for row in now}
+    chosen = [*found[: MOST_PASSAGES - len(elsewhere)], *elsewhere]
+    chosen = [(row, score) for row, score in chosen if row["id"] not in shown]
+    near = await _named.list_neighbours(db, ids=[row["id"] for row, _ in chosen])
     passages = _merge(chosen, near, shown)
     if now:
         passages.insert(0, _passage(now, now[0], max((p.score for p in passages), default=0.0), is_now=True))
@@ -115,7 +114,7 @@ async def ground(
 
 
 async def find(
-    connection: Connection,
+    db: Database | Connection,
     *,
     question: str,
     embedding: Embedding | None,
@@ -127,7 +126,7 @@ async def find(
     """Pieces that fit a question, with their scores, best first: what `ground` makes its passages of."""
     vector, model = embedding or (None, None)
     rows = await _named.find_pieces(
-        connection, viewer_id=viewer_id, viewer_role=viewer_role, course_id=course_id, lecture_id=lecture_id,
+        db, viewer_id=viewer_id, viewer_role=viewer_role, course_id=course_id, lecture_id=lecture_id,
         question=question, embedding=vector, model=model, most=_CANDIDATES,
     )  # fmt: skip
     known = {row["id"]: row for row in rows}

@@ -78,11 +78,8 @@ async def recommend(db: Database, viewer_id: UUID, question: str | None = None) 
     Raises DATABASE_AWAY.
     """
     asked = _GENERAL.sub(" ", (question or "")[:2000].replace("\0", ""))
-    async with db.connection() as connection:
-        rows = await _named.list_candidates(
-            connection, viewer_id=viewer_id, question=asked, peers=_PEERS, most=_CANDIDATES
-        )
-        taken = await _named.list_taken(connection, viewer_id=viewer_id)
+    rows = await _named.list_candidates(db, viewer_id=viewer_id, question=asked, peers=_PEERS, most=_CANDIDATES)
+    taken = await _named.list_taken(db, viewer_id=viewer_id)
     if question is not None and not _ASKS.search(question):
         rows = [row for row in rows if row["asked"] >= _FITS]
     reached = level_reached(taken)

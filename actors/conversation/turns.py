@@ -256,9 +256,9 @@ class Turns:
         rows = await chat_sql.list_said(self._db, conversation_id=turn.conversation_id, most=_MOST_SAID)
         return [Said(row["is_user"], row["message"]) for row in rows]
 
-    async def finish(self, turn_id: UUID, epoch: int, outcome: Outcome) -> Record | None:
-        """Write the outcome under the epoch; the turn's `number` and `message_id`, None when it is another's by now."""
-        row: Record | None = await chat_sql.finish_turn(
+    async def finish(self, turn_id: UUID, epoch: int, outcome: Outcome) -> bool:
+        """Write the outcome under the epoch; False when the turn is another's by now, or has ended."""
+        finished = await chat_sql.finish_turn(
             self._db,
             turn_id=turn_id,
             epoch=epoch,
@@ -275,7 +275,7 @@ class Turns:
             tokens=outcome.tokens,
             micros=outcome.micros,
         )
-        return row
+        return finished is not None
 
     async def get(self, user_id: UUID, number: int) -> Record | None:
         """One of the user's turns, with its answer."""
@@ -308,10 +308,10 @@ class Turns:
         """Where these turns stand; those that were deleted are missing."""
         return {row["id"]: row for row in await chat_sql.list_standing(self._db, ids=list(ids))}
 
-    async def ask_stop(self, user_id: UUID, client_msg_id: str) -> Record | None:
-        """Note that the turn of this message shall end; None when it does not run."""
-        row: Record | None = await chat_sql.ask_stop(self._db, user_id=user_id, client_msg_id=client_msg_id)
-        return row
+    async def ask_stop(self, user_id: UUID, client_msg_id: str) -> UUID | None:
+        """Note that the turn of this message shall end; which that is, None when it does not run."""
+        turn_id: UUID | None = await chat_sql.ask_stop(self._db, user_id=user_id, client_msg_id=client_msg_id)
+        return turn_id
 
 
 def closing_frame(row: Record | dict[str, Any]) -> Done | Failed:

@@ -84,9 +84,9 @@ class VideoSession:
     __slots__ = (
         "_decisions", "_ladder_kbps", "_length_ms", "advice", "bye", "claimed_by", "closed_at", "dropped_as",
         "duplicates", "epoch", "figured_at", "figured_version", "id", "kept_at", "key", "ladder", "last_ack_at",
-        "lecture_id", "on_stir", "peer", "pending", "placed", "plain", "question", "resume_ms", "retire_as", "saved",
-        "saved_at", "saved_frames", "saved_version", "state", "tried_at", "trimmed_frames", "untold", "used_at",
-        "user_id", "version", "video_id",
+        "on_stir", "peer", "pending", "placed", "plain", "question", "resume_ms", "retire_as", "saved", "saved_at",
+        "saved_frames", "saved_version", "state", "tried_at", "trimmed_frames", "untold", "used_at", "version",
+        "video_id",
     )  # fmt: skip
 
     def __init__(self, row: Mapping[str, Any], *, now: float) -> None:
@@ -95,8 +95,6 @@ class VideoSession:
         self.key = stream_key(self.id)
         self.epoch: int = row["epoch"]
         self.claimed_by: str | None = row["claimed_by"]
-        self.user_id: UUID = row["user_id"]
-        self.lecture_id: UUID = row["lecture_id"]
         self.video_id: UUID = row["video_id"]
         self.resume_ms: int = row["resume_ms"]
         self.state = load_state(row["state"], (row["last_seq"], int(row["last_sub"])))

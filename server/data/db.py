@@ -8,6 +8,7 @@ all the others give way to new ones before they are used again: what silenced on
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -78,6 +79,8 @@ LEFT_OFF_S = 0.5
 STALE_S = 300.0
 # Statements that each connection keeps prepared, the longest unused going first: all that there are.
 PREPARED = 1000
+# A statement that reads and no more, as it begins; a WITH may also write, and says so.
+_READS = re.compile(r"\s*(SELECT\b|WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b))", re.DOTALL | re.IGNORECASE)
 # Who asks together: of more Postgres would rather read whole tables, and to take their rows would hold up the loop.
 TOGETHER = 64
 
@@ -97,7 +100,7 @@ class Database:
     A connection that was used is handed to who waits longest, or kept at hand for who comes next.
 
     A Database can also be given to a named query in place of a connection: the statement then runs on a connection of
-    its own, and a plain SELECT is asked again once if that connection turns out to be stale.
+    its own, and one that only reads is asked again once if that connection turns out to be stale.
     """
 
     def __init__(self, dsn: str, *, pool_size: int, timeout_s: float, application_name: str = "lectern") -> None:
@@ -237,7 +240,7 @@ class Database:
         try:
             return await self._ask(method, sql, args)
         except ConnectionLost:
-            if not sql.lstrip().upper().startswith("SELECT"):
+            if not _READS.match(sql):
                 raise
         return await self._ask(method, sql, args)
 

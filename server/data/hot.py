@@ -42,6 +42,9 @@ return {added, redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', ARGV[1]), refu
 _NAME = sha1(_WRITE, usedforsecurity=False).hexdigest().encode()
 _HEAD = b"\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n$1\r\n1\r\n" % _NAME
 _WHOLE = Written(1, None, True)
+# Somebody emptied the cache of scripts: to connect anew fills it. Or this Redis has become another's copy, as after a
+# failover: who bears its name now takes writes.
+_CONNECT_ANEW = (b"NOSCRIPT", b"READONLY")
 
 
 class HotStreams(Streams):
@@ -78,12 +81,10 @@ class HotStreams(Streams):
     def _settled(self, write: Write, answer: Any, found: dict[str, list[Entry]]) -> Written:
         if isinstance(answer, int):
             return Written(answer, None, True)
-        if isinstance(answer, ResponseError):
-            if "NOSCRIPT" in str(answer):
-                self._wire.hang_up()  # somebody emptied the cache of scripts: to connect anew fills it
-                raise RedisConnectionError("Redis has lost the script that writes frames")
-            return Written(0, str(answer))
-        added, entries, refused = answer
+        added, entries, refused = (0, (), str(answer).encode()) if isinstance(answer, ResponseError) else answer
+        if refused is not None and refused.startswith(_CONNECT_ANEW):
+            self._wire.hang_up()
+            raise RedisConnectionError(refused.decode())
         if entries:
             found[write.key] = [_entry(*entry) for entry in entries]
         return Written(added, None if refused is None else refused.decode())

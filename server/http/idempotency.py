@@ -180,7 +180,7 @@ async def _keep(
     if isinstance(outcome, Problem):
         response = problem_response(outcome, instance_of(request), request_id.get())
     if not isinstance(response, web.Response):
-        raise TypeError("a streamed answer cannot be kept: declare the route with idempotency='none'")
+        raise TypeError("a streamed answer cannot be kept: declare the route with idempotency='ignored'")
     await _keys.keep_answer(
         database,
         **claimed.names,

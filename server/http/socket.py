@@ -50,6 +50,8 @@ VERSIONS = "13", "8", "7"
 SEND_BUFFER = 64 * 1024
 # Bytes that wait in the process for one slow reader; above it acknowledgements and decisions wait in their slots.
 OUTBOX = 16 * 1024
+# Between two looks at whether a peer that asked for more than that has read it.
+READ_UP_S = 0.05
 # How long a peer may take to answer our close. Who did nothing wrong and is not to come back gets longer: it may be
 # busy, and takes a connection that is gone when it answers for a broken one (1006).
 CLOSE_S = 1.0
@@ -279,12 +281,15 @@ class Socket:
 
         With `take` every text is offered to it as it arrives, while none waits here. It answers whether it has dealt
         with the text, then that does not come here; it neither waits nor raises, and changes nothing when it declines.
+        Without, a text may be answered by much more: who has not read that is not read on.
         """
         self._take = take
         if take is not None:
             offer_texts(self.response, self._offer)
         try:
             while not self.response.closed:
+                if take is None:
+                    await self._read_up()
                 self._waiting = True
                 message = await self.response.receive()
                 self._waiting = False
@@ -311,6 +316,14 @@ class Socket:
                 self._left.set_result(None)
             offer_texts(self.response, None)
             self._sockets.forget(self, self._kind)
+
+    async def _read_up(self) -> None:
+        """Wait until the peer has read most of what it was sent; the ticker cuts one that never does."""
+        transport = self._transport
+        while transport.get_write_buffer_size() > OUTBOX and not (self.ending or transport.is_closing()):
+            self.paused = True
+            await asyncio.sleep(READ_UP_S)
+            self.resume()
 
     def _offer(self, text: str) -> bool:
         """A text has arrived: whether it is dealt with. If not, `texts` finds it in the queue."""

@@ -35,7 +35,7 @@ SELECT user_id, last_turn FROM chat_accounts WHERE user_id = ANY (:user_ids::uui
 
 -- name: get_running(user_id, alive_s)^
 -- The turn that runs, and whether the process that runs it is alive.
-SELECT t.id, t.number, t.client_msg_id, t.owner,
+SELECT t.id, t.number, t.owner,
        EXISTS (SELECT 1 FROM processes AS p
                WHERE p.id = t.owner AND p.seen_at > now() - make_interval(secs => :alive_s)) AS owner_alive
 FROM chat_turns AS t WHERE t.user_id = :user_id AND t.status = 'running';
@@ -103,7 +103,7 @@ SELECT user_id, conversation_id, id, true, :message, course_id, lecture_id, posi
 FROM chat_turns WHERE id = :turn_id
 RETURNING id;
 
--- name: finish_turn(turn_id, epoch, status, code, retryable, source, chunks, message, citations, recommendations, prompt_tokens, completion_tokens, tokens, micros)^
+-- name: finish_turn(turn_id, epoch, status, code, retryable, source, chunks, message, citations, recommendations, prompt_tokens, completion_tokens, tokens, micros)$
 -- Under the epoch: the answer, and what it took instead of what was reserved (NULL `tokens`: all of that). Nothing for who
 -- is not the owner any more. First what the turn belongs to and is about, then the turn, as who deletes one of these comes
 -- to it: else the two would wait for each other.
@@ -127,7 +127,6 @@ WITH course AS MATERIALIZED (
                                citations, recommendations)
     SELECT user_id, conversation_id, id, false, :message, course_id, lecture_id, position_ms, :citations, :recommendations
     FROM finished WHERE :message <> ''
-    RETURNING id
 ), used AS (
     UPDATE chat_usage AS u SET tokens = u.tokens - f.reserved_tokens + coalesce(:tokens::bigint, f.reserved_tokens)
     FROM finished AS f WHERE u.user_id = f.user_id AND u.day = f.day AND f.reserved_tokens > 0
@@ -135,12 +134,12 @@ WITH course AS MATERIALIZED (
     UPDATE chat_spend AS s SET micros = s.micros - f.reserved_micros + coalesce(:micros::bigint, f.reserved_micros)
     FROM finished AS f WHERE s.day = f.day AND f.reserved_micros > 0
 )
-SELECT f.number, (SELECT id FROM told) AS message_id FROM finished AS f;
+SELECT id FROM finished;
 
--- name: ask_stop(user_id, client_msg_id)^
+-- name: ask_stop(user_id, client_msg_id)$
 UPDATE chat_turns SET stop_asked = true
 WHERE user_id = :user_id AND client_msg_id = :client_msg_id AND status = 'running'
-RETURNING id, number;
+RETURNING id;
 
 -- name: list_standing(ids)
 -- Where turns stand that a process believes it runs.
@@ -162,7 +161,7 @@ WHERE id = ANY (ARRAY(
     ORDER BY t.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING id, user_id, number, client_msg_id, conversation_id, epoch;
+RETURNING id, user_id, number, epoch;
 
 -- name: list_said(conversation_id, most)
 -- Newest first, of turns that were answered: the question is the turn's own, for one that was asked again stands among

@@ -8,7 +8,7 @@ UPDATE video_sessions AS s
 SET epoch = epoch + 1, owner = :owner, claimed_by = :claimed_by, status = 'active', seen_at = now()
 WHERE id = :session_id AND status <> 'ended' AND epoch = coalesce(:expected::bigint, epoch)
   AND clock_timestamp() < coalesce(:until::timestamptz, 'infinity')
-RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
           save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
@@ -51,7 +51,7 @@ WHERE id = ANY (ARRAY(
     ORDER BY s.id LIMIT :most
     FOR UPDATE SKIP LOCKED
 ))
-RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
           save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,
@@ -194,7 +194,7 @@ ORDER BY seen_at DESC;
 UPDATE video_sessions AS s
 SET status = 'ended', ended_at = now(), epoch = epoch + 1, claimed_by = 'socket', owner = :owner
 WHERE id = ANY (:ids::uuid[]) AND status <> 'ended'
-RETURNING id, video_id, user_id, lecture_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
+RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates, ladder, viewport,
           save_data, resume_ms,
           (SELECT coalesce(round(v.duration_seconds * 1000)::integer, lecture_end_ms(s.lecture_id))
            FROM videos AS v WHERE v.id = s.video_id) AS length_ms,

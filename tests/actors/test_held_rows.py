@@ -75,8 +75,8 @@ async def test_one_held_row_delays_its_session_alone(core: Core, place: Place, l
     await core.runtime.drain(30.0)
     assert set((await last_seqs(core)).values()) == {3}
     assert state_of(await core.row(session.id))["frames"] == 3
-    watched = "SELECT watched_ranges::text FROM progress WHERE user_id = $1"
-    assert await core.db.fetchval(watched, session.user_id) == "{[1000,3000)}"
+    watched = "SELECT watched_ranges::text FROM progress JOIN video_sessions USING (user_id, lecture_id) WHERE id = $1"
+    assert await core.db.fetchval(watched, session.id) == "{[1000,3000)}"
     await eventually(lambda: _watched(core, place, 300 * 2.0))
 
 

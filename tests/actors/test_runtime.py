@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import pytest
@@ -70,6 +71,7 @@ async def test_an_opening_that_fails_for_want_of_redis_leaves_the_live_socket_al
         running(place.dsn, own_valkey.url) as one,
         running(place.dsn, own_valkey.url, start=False, redis_timeout_s=0.3) as two,
     ):
+        await two.runtime.pulse.beat()  # or the reaper of `one` may be quicker than its nudge
         session_id = await place.new_session(one)
         session, listener = await one.open(session_id)
         with paused(own_valkey), pytest.raises(RedisError):
@@ -314,6 +316,23 @@ async def test_a_beacon_that_comes_before_the_end_of_its_session_is_not_lost_wit
     await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
     session.bye = True
     await let_go(still_core, session, listener)
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")
+    assert not await still_core.redis.exists(session.key)
+
+
+async def test_a_beacon_before_the_end_of_its_session_is_not_lost_either_where_redis_is_away_in_that_moment(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    session.bye = True
+    with monkeypatch.context() as away:
+        away.setattr(still_core.streams, "trim", AsyncMock(side_effect=RedisConnectionError))
+        await let_go(still_core, session, listener)
     assert await still_core.runtime.reaper.reap() == 1
     row = await still_core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")

@@ -7,6 +7,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from server.data.db import queries
+from tests.support.pausing import losing_connections
 from tests.support.people import People, Person
 from tests.support.waiting import blocked
 
@@ -209,6 +211,9 @@ async def test_a_course_s_progress_is_counted_in_lectures(
         await watch(student, lecture, completed=True)
     all_of_it = (await student.get(path)).body
     assert (all_of_it["percent"], all_of_it["completed"], all_of_it["resume"]) == (100.0, True, None)
+    with losing_connections() as asked:
+        assert (await student.get(path)).body == all_of_it
+    assert {queries("progress").get_course_progress.sql, queries("progress").list_course_progress.sql} <= asked
     empty = await teacher.make("/api/courses", {"title": "Empty", "status": "published"})
     none = (await student.get(f"/api/progress/courses/{empty['id']}")).body
     assert (none["lectures_total"], none["percent"], none["completed"]) == (0, 0.0, False)

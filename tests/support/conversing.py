@@ -131,13 +131,13 @@ class Rows:
         """As `Turns.said`."""
         return self.said_before
 
-    async def finish(self, turn_id: UUID, epoch: int, outcome: Outcome) -> dict[str, Any] | None:
+    async def finish(self, turn_id: UUID, epoch: int, outcome: Outcome) -> bool:
         """As `Turns.finish`."""
         if self.away > 0:
             self.away -= 1
             raise PostgresAway
         if not self.exists or epoch != self.epoch or self.row is not None:
-            return None
+            return False
         self.outcomes.append(outcome)
         self.row = {
             "id": turn_id, "number": 1, "conversation_id": UUID(int=9), "client_msg_id": "m1",
@@ -147,7 +147,7 @@ class Rows:
             "citations": list(outcome.citations), "recommendations": [], "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
         }  # fmt: skip
-        return self.row
+        return True
 
     async def standing(self, ids: Sequence[UUID]) -> dict[UUID, dict[str, Any]]:
         """As `Turns.standing`."""

@@ -7,10 +7,12 @@ from uuid import UUID
 import pytest
 
 from actors.conversation.grounding import MOST_PASSAGES, Grounding, ground
+from actors.conversation.recommendations import recommend
 from server.data.db import Database
 from server.services.embeddings import Embedder
 from server.services.outside import ServiceAway
 from tests.support.lectures import Lecture, make_learner, make_lecture
+from tests.support.pausing import losing_connections
 
 Sql = Any
 SAID = [
@@ -273,3 +275,16 @@ async def test_words_of_a_lecture_go_with_the_right_to_it(db: Database, sql: Sql
 
 def test_the_model_of_these_tests_answers_as_the_embedder_does() -> None:
     assert {"embed", "is_configured", "model"} <= set(dir(Embedder))
+
+
+async def test_what_is_found_and_recommended_is_asked_for_again_where_a_connection_was_lost(
+    db: Database, sql: Sql, postgres_dsn: str
+) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    learner = await make_learner(postgres_dsn, lecture.course_id)
+    await say(sql, lecture, SAID)
+    with losing_connections() as asked:
+        told = await ask(db, learner, "What is a queue?", lecture_id=lecture.lecture_id, position_ms=45_000)
+        assert await recommend(db, learner) == ()
+    assert told.passages
+    assert len(asked) == 6

@@ -61,8 +61,8 @@ async def test_who_deletes_what_a_turn_belongs_to_does_not_wait_for_who_finishes
             await blocked(sql)
             await deleting.execute(f"DELETE FROM {table} WHERE id = $1", wanted[table])  # noqa: S608
         finished = await finishing
-        assert (finished is None) is (table == "conversations")
-        assert await sql.fetchval("SELECT count(*) FROM chat_messages WHERE NOT is_user") == (finished is not None)
+        assert finished is (table != "conversations")
+        assert await sql.fetchval("SELECT count(*) FROM chat_messages WHERE NOT is_user") == finished
     finally:
         await deleting.close()
         await sql.close()

@@ -17,7 +17,7 @@ TTL_MS = 10_000
 def claimed(**row: Any) -> VideoSession:
     """A session as `claim_session` gives it, claimed at second 0."""
     columns = {
-        "id": uuid4(), "video_id": uuid4(), "user_id": uuid4(), "lecture_id": uuid4(), "epoch": 1, "state": "{}",
+        "id": uuid4(), "video_id": uuid4(), "epoch": 1, "state": "{}",
         "last_seq": 0, "last_sub": 0, "duplicates": 0, "ladder": LADDER, "viewport": None, "save_data": False,
         "resume_ms": 0, "length_ms": 600_000, "decisions": None, "claimed_by": "socket",
     }  # fmt: skip

@@ -335,12 +335,22 @@ async def test_whose_server_took_leave_of_all_connections_is_asked_again_on_a_ne
     with data_directory() as places:
         async with _SlowToEnd(sockets / ".s.PGSQL.5432", places / ".s.PGSQL.5432"):
             database = await Database.open(f"postgresql://lectern@/lectern?host={places}", pool_size=3, timeout_s=20.0)
-            for attempt in (lambda: database.fetchval("SELECT 1"), lambda: _in_transaction(database)):
+            for attempt in (
+                lambda: database.fetchval("SELECT 1"),
+                lambda: database.fetchval("WITH one AS (SELECT 1 AS n)\nSELECT n FROM one"),
+                lambda: _in_transaction(database),
+            ):
                 await _hold(database, 3)
                 assert (await asyncio.to_thread(own_postgres.execute, leave)).split() == ["t"] * 3
                 await asyncio.sleep(0.1)  # what follows holds whether or not the leave has come
                 assert await attempt() == 1
             database.terminate()
+
+
+def test_a_statement_that_begins_with_with_is_asked_again_only_where_it_writes_nothing() -> None:
+    reads = queries("grounding").find_pieces, queries("recommendations").list_candidates, queries("digests").list_unread
+    writes = queries("sessions").save_checkpoints, queries("chat").finish_turn, queries("videos").delete_video
+    assert [bool(db._READS.match(query.sql)) for query in (*reads, *writes)] == [True] * 3 + [False] * 3
 
 
 async def test_when_one_connection_has_died_without_a_word_the_others_are_not_tried_one_by_one(

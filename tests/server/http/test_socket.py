@@ -12,8 +12,9 @@ from server.clock import Clock
 from server.http import inbox
 from server.http.auth import Principal
 from server.http.problems import MalformedRequest
-from server.http.socket import PROTOCOL, Sockets, check_opening
+from server.http.socket import OUTBOX, PROTOCOL, Socket, Sockets, check_opening
 from tests.support.app import settings
+from tests.support.core import eventually
 from tests.support.local_server import LocalServer
 
 TEXT, PING, PONG = WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG
@@ -178,6 +179,36 @@ async def test_who_said_something_in_between_is_silent_from_then_on(opened: Open
     peer.pass_time(33.9)
     assert (await peer.socket.receive(30)).type is PING
     await peer.send(1)
+
+
+async def test_who_does_not_read_long_answers_is_not_read_on_and_gets_them_all_in_the_end() -> None:
+    sockets, answer, most = Sockets(settings("", "", limits={"telemetry": {"rate": 0}}), Clock()), b"x" * 50_000, 60
+    answered: list[Socket] = []
+
+    async def tell(opening: web.Request) -> web.StreamResponse:
+        socket = await sockets.accept(opening, "chat", Principal(uuid4(), "student", 1))
+        async for _ in socket.texts():
+            answered.append(socket)
+            socket.send(answer)
+        await socket.closed()
+        return socket.response
+
+    app = web.Application()
+    app.router.add_get("/", tell)
+    async with TestClient(LocalServer(app)) as client:
+        peer = await client.ws_connect("/", protocols=(PROTOCOL,))
+        connection = peer._response.connection
+        assert connection is not None
+        assert connection.transport is not None
+        connection.transport.pause_reading()
+        for _ in range(most):
+            await peer.send_str("more")
+        await eventually(lambda: len(answered) == most or (bool(answered) and answered[0].paused))
+        assert answered[0]._transport.get_write_buffer_size() <= OUTBOX + 2 * len(answer)
+        connection.transport.resume_reading()
+        for _ in range(most):
+            assert await peer.receive_str(timeout=30) == answer.decode()
+        await peer.close()
 
 
 def test_an_opening_whose_key_is_none_is_malformed() -> None:
