@@ -1,4 +1,5 @@
-"""Between what is written and the tutor: files and lectures' descriptions are read, cut and embedded by jobs.
+"""Between what is written or said and the tutor: files and lectures' descriptions are read and cut by jobs, and their
+pieces and those of transcripts embedded.
 
 Triggers ask for them (`file_text`, `lecture_text`) whenever there is something to read anew; what is gone takes its
 pieces with it. A store or model that is away puts a job off and fails none.
@@ -7,8 +8,9 @@ pieces with it. A store or model that is away puts a job off and fails none.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 from uuid import UUID
 
 from server.config import Files
@@ -22,11 +24,13 @@ from server.services.objects import Objects
 from server.services.outside import SERVICE_AWAY, ServiceHasNone, ServiceNotConfigured
 
 FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
-# Pieces that the model is given at once.
-_EMBEDDED_AT_ONCE = 64
+TRANSCRIPT_EMBEDDING = "transcript_embedding"
+# Pieces that the model is given at once, and by one attempt.
+EMBEDDED_AT_ONCE = 64
 _BUSY_S = 1.0
 
 texts = queries("texts")
+videos = queries("videos")
 
 
 class Texts:
@@ -44,7 +48,12 @@ class Texts:
     @property
     def works(self) -> dict[str, Work]:
         """By the kind of their jobs."""
-        return {FILE: self.read_file, LECTURE: self.read_lecture, EMBEDDING: self.embed}
+        return {
+            FILE: self.read_file,
+            LECTURE: self.read_lecture,
+            EMBEDDING: partial(self.embed, texts),
+            TRANSCRIPT_EMBEDDING: partial(self.embed, videos),
+        }
 
     async def catch_up(self) -> None:
         """Ask for the embeddings of what was kept while no model was configured, or another. Raises DATABASE_AWAY."""
@@ -78,16 +87,23 @@ class Texts:
                 pieces = cut_pages([(None, row["description"])])
                 await self._replace(tx, row["course_id"], pieces, lecture_id=row["id"])
 
-    async def embed(self, job: Job) -> None:
-        """Give the pieces of a source their embeddings, where a model makes them."""
-        source_id = UUID(job.payload["source_id"])
-        while rows := await texts.list_pieces_to_embed(
-            self._database, source_id=source_id, model=self._embedder.model, count=_EMBEDDED_AT_ONCE
-        ):
-            with putting_off(job, *SERVICE_AWAY):
-                vectors = await self._embedder.embed([row["text"] for row in rows])
-            ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
-            await texts.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
+    async def embed(self, kept: Any, job: Job) -> None:
+        """Give some pieces of a source their embeddings, where a model makes them. `kept` has the queries.
+
+        The job comes back for the others: however slow the model is and long the source, no attempt runs out of time.
+        """
+        source = {name: UUID(source_id) for name, source_id in job.payload.items()}
+        rows = await kept.list_pieces_to_embed(
+            self._database, **source, model=self._embedder.model, count=EMBEDDED_AT_ONCE
+        )
+        if not rows:
+            return
+        with putting_off(job, *SERVICE_AWAY):
+            vectors = await self._embedder.embed([row["text"] for row in rows])
+        ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
+        await kept.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
+        if len(rows) == EMBEDDED_AT_ONCE:
+            raise Again(0.0)
 
     async def _fetch(self, job: Job, key: str, content: IO[bytes]) -> None:
         with putting_off(job, *SERVICE_AWAY):

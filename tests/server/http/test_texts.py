@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
+from server.data.jobs import Again, Job
+from server.http.keys import DATABASE, HTTP
+from server.http.texts import EMBEDDED_AT_ONCE, EMBEDDING, Texts
+from server.services.documents import Documents
+from server.services.embeddings import Embedder
 from server.services.objects import Objects
 from server.services.outside import ServiceRefused
 from tests.support.app import AppClient, serving, settings
@@ -118,3 +124,27 @@ async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_
             await kept(sql, 1)
         assert await sql.fetchval("SELECT embedded_by FROM text_pieces WHERE embedding IS NOT NULL") == name
     assert model.embeddings == 3, "once is enough"
+
+
+async def test_a_source_of_many_pieces_is_embedded_by_as_many_attempts_as_that_takes_and_none_has_failed(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    config = settings(postgres_dsn, redis_url, openai=model.settings, jobs={"poll_s": 3600})
+    async with serving(config) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        insert = (
+            "INSERT INTO text_pieces (course_id, lecture_id, place, text) "
+            "SELECT $1, $2, n, 'x' FROM generate_series(1, $3) AS n"
+        )
+        await sql.execute(insert, UUID(course["id"]), UUID(lecture["id"]), EMBEDDED_AT_ONCE + 1)
+        embedder = Embedder(client.app[HTTP], config.openai)
+        texts = Texts(config.files, client.app[DATABASE], None, Documents(config.files), embedder)
+        job = Job(UUID(lecture["id"]), EMBEDDING, {"source_id": lecture["id"]}, attempts=1, age_s=0.0)
+        left = "SELECT count(*) FROM text_pieces WHERE embedding IS NULL"
+        with pytest.raises(Again):
+            await texts.works[EMBEDDING](job)
+        assert await sql.fetchval(left) == 1
+        await texts.works[EMBEDDING](job)
+        assert await sql.fetchval(left) == 0
