@@ -65,15 +65,14 @@ class Texts:
         row = await texts.get_readable_file(self._database, file_id=UUID(job.payload["file_id"]))
         if row is None or row["size_bytes"] > self._settings.direct_bytes:
             return
-        with TemporaryFile() as content:
-            try:
+        try:
+            with self._documents.turn(row["content_type"]), TemporaryFile() as content:
                 await self._fetch(job, object_key(row["id"], row["visibility"]), content)
-            except ServiceHasNone:
-                return  # gone meanwhile
-            try:
                 pages = await self._documents.read(content, row["content_type"])
-            except DocumentsBusy:
-                raise Again(_BUSY_S, "another document is being read") from None
+        except DocumentsBusy as error:
+            raise Again(_BUSY_S, str(error)) from None
+        except ServiceHasNone:
+            return  # gone meanwhile
         pieces = await asyncio.to_thread(cut_pages, pages)
         async with self._database.transaction() as tx:
             if await texts.lock_file(tx, file_id=row["id"]) is not None:

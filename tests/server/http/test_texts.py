@@ -108,6 +108,35 @@ async def test_a_material_is_read_when_the_store_lets_us_in_again(
     assert piece["text"] == "About queues."
 
 
+async def test_a_document_is_fetched_when_it_is_its_turn_to_be_read_and_not_before(
+    teacher: Person, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, run, fetched, go_on = Objects.fetch, Documents._run, [], asyncio.Event()
+
+    async def count(store: Objects, key: str, *told: Any) -> None:
+        fetched.append(key)
+        await fetch(store, key, *told)
+
+    async def read_slowly(documents: Documents, content: Any) -> bytes:
+        await go_on.wait()
+        return await run(documents, content)
+
+    monkeypatch.setattr(Objects, "fetch", count)
+    monkeypatch.setattr(Documents, "_run", read_slowly)
+    monkeypatch.setattr("server.http.texts._BUSY_S", 0.01)
+    place = {"course_id": (await teacher.make("/api/courses", {"title": "Queues"}))["id"], "visibility": "course"}
+    for page in ("Queues.", "Stacks."):
+        await upload(teacher, pdf(page), **place)
+    put_off = "SELECT count(*) FROM jobs WHERE error = 'another document is being read'"
+    async with asyncio.timeout(30):
+        while await sql.fetchval(put_off) == 0:  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.01)
+    assert len(fetched) == 1
+    go_on.set()
+    assert sorted(row["text"] for row in await kept(sql, 2)) == ["Queues.", "Stacks."]
+    assert len(fetched) == 2
+
+
 async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_present_one(
     postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
 ) -> None:
