@@ -155,6 +155,24 @@ async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_
     assert model.embeddings == 3, "once is enough"
 
 
+async def test_what_was_given_up_with_a_model_that_refused_is_embedded_when_one_is_configured_that_does_not(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    quick = {"poll_s": 0.02, "backoff_s": 0.01, "attempts": 1}
+    refusing = model.settings | {"api_key": "another"}
+    async with serving(settings(postgres_dsn, redis_url, jobs=quick, openai=refusing)) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "description": "About queues."})
+        dead = "SELECT count(*) FROM jobs WHERE kind = 'text_embedding' AND dead_at IS NOT NULL"
+        async with asyncio.timeout(30):
+            while await sql.fetchval(dead) == 0:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+    async with serving(settings(postgres_dsn, redis_url, jobs=quick, openai=model.settings)):
+        await kept(sql, 1)
+    assert await sql.fetchval("SELECT count(*) FROM text_pieces WHERE embedding IS NULL") == 0
+
+
 async def test_a_source_of_many_pieces_is_embedded_by_as_many_attempts_as_that_takes_and_none_has_failed(
     postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
 ) -> None:
