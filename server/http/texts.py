@@ -58,7 +58,9 @@ class Texts:
     async def catch_up(self) -> None:
         """Ask for the embeddings of what was kept while no model was configured, or another. Raises DATABASE_AWAY."""
         if self._embedder.is_configured:
-            await texts.ask_for_embeddings(self._database, model=self._embedder.model)
+            async with self._database.transaction() as tx:
+                await texts.lock_embeddings(tx)
+                await texts.ask_for_embeddings(tx, model=self._embedder.model)
 
     async def read_file(self, job: Job) -> None:
         """Keep what a material says. Larger ones than pass through us are not read."""

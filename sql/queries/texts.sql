@@ -28,6 +28,10 @@ WHERE t.source_id = :source_id AND t.embedded_by IS DISTINCT FROM :model ORDER B
 UPDATE text_pieces AS t SET embedding = given.embedding::vector, embedded_by = :model
 FROM unnest(:ids::uuid[], :embeddings::text[]) AS given (id, embedding) WHERE t.id = given.id;
 
+-- name: lock_embeddings()!
+-- Processes that start at once take their turns. In a statement of its own: the next one sees what the other asked for.
+SELECT pg_advisory_xact_lock(hashtextextended('embeddings', 0));
+
 -- name: ask_for_embeddings(model)!
 -- Of what this model has not embedded, because it was kept while there was none or another: a job for each source that
 -- has none. One that is dead begins anew: the model that refused may have been another, or asked with a wrong key. Not by

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
+from server.data.db import queries
 from server.data.jobs import Again, Job
 from server.http.keys import DATABASE, HTTP
 from server.http.texts import EMBEDDED_AT_ONCE, EMBEDDING, Texts
@@ -22,11 +23,17 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.files import pdf, s3_settings, upload
 from tests.support.language_model import LanguageModel
 from tests.support.people import People, Person
+from tests.support.waiting import blocked
 
 if TYPE_CHECKING:
     Sql = asyncpg.Connection[asyncpg.Record]
 
 PIECES = "SELECT file_id::text, lecture_id::text, page, place, text FROM text_pieces ORDER BY source_id, place"
+
+# So many of them, of a lecture of a course.
+SOME_PIECES = """
+    INSERT INTO text_pieces (course_id, lecture_id, place, text) SELECT $1, $2, n, 'x' FROM generate_series(1, $3) AS n
+"""
 
 
 @pytest.fixture
@@ -155,6 +162,27 @@ async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_
     assert model.embeddings == 3, "once is enough"
 
 
+async def test_processes_that_start_together_ask_for_each_embedding_once(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    config = settings(postgres_dsn, redis_url, openai=model.settings, jobs={"poll_s": 3600})
+    async with serving(config) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        await sql.execute(SOME_PIECES, UUID(course["id"]), UUID(lecture["id"]), 1)
+        embedder = Embedder(client.app[HTTP], config.openai)
+        texts = Texts(config.files, client.app[DATABASE], None, Documents(config.files), embedder)
+        onlooker = await asyncpg.connect(postgres_dsn)
+        async with sql.transaction():
+            await sql.execute(queries("texts").lock_embeddings.sql)
+            starting = [asyncio.create_task(texts.catch_up()) for _ in range(2)]
+            await blocked(onlooker, by=len(starting))
+        await asyncio.gather(*starting)
+        await onlooker.close()
+        assert await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'text_embedding'") == 1
+
+
 async def test_what_was_given_up_with_a_model_that_refused_is_embedded_when_one_is_configured_that_does_not(
     postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
 ) -> None:
@@ -181,11 +209,7 @@ async def test_a_source_of_many_pieces_is_embedded_by_as_many_attempts_as_that_t
         teacher = await _join(client, sql)
         course = await teacher.make("/api/courses", {"title": "Queues"})
         lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
-        insert = (
-            "INSERT INTO text_pieces (course_id, lecture_id, place, text) "
-            "SELECT $1, $2, n, 'x' FROM generate_series(1, $3) AS n"
-        )
-        await sql.execute(insert, UUID(course["id"]), UUID(lecture["id"]), EMBEDDED_AT_ONCE + 1)
+        await sql.execute(SOME_PIECES, UUID(course["id"]), UUID(lecture["id"]), EMBEDDED_AT_ONCE + 1)
         embedder = Embedder(client.app[HTTP], config.openai)
         texts = Texts(config.files, client.app[DATABASE], None, Documents(config.files), embedder)
         job = Job(UUID(lecture["id"]), EMBEDDING, {"source_id": lecture["id"]}, attempts=1, age_s=0.0)
