@@ -41,8 +41,6 @@ class ObjectStore:
         """Where programs on this machine find it; known once it has started."""
         return processes.address_of(processes.near(self.host), self.port or 0)
 
-    url = endpoint_url
-
     @property
     def access_key(self) -> str:
         """The key's name."""

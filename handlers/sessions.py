@@ -440,9 +440,8 @@ async def _ladder(call: Call[Any], video: Record) -> tuple[list[dict[str, Any]],
     if video["ladder"] and video["segment_s"]:
         return video["ladder"], video["segment_s"]
     try:
-        async with asyncio.timeout(LADDER_TIMEOUT_S):
-            ladder, segment_s = await call.app[VIDEO_HOST].fetch_ladder(video["cloudflare_uid"])
-    except (ServiceError, TimeoutError) as error:
+        ladder, segment_s = await call.app[VIDEO_HOST].fetch_ladder(video["cloudflare_uid"], LADDER_TIMEOUT_S)
+    except ServiceError as error:
         log.warning("ladder_not_read", video=str(video["id"]), error=repr(error))
         return USUAL_LADDER, USUAL_SEGMENT_S
     await videos.set_ladder(call.db, video_id=video["id"], ladder=ladder, segment_s=segment_s)

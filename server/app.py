@@ -305,8 +305,7 @@ async def video_host(app: web.Application) -> AsyncIterator[None]:
         app[VIDEO_HOST] = VideoHost(app[HTTP], app[CONFIG].cloudflare, app[CLOCK], app[CONFIG].breaker)
     except ValueError as error:
         raise StartError(str(error)) from error
-    embedder = Embedder(app[HTTP], app[CONFIG].openai, app[CONFIG].breaker)
-    app[HOSTING] = Hosting(app[CONFIG], app[DATABASE], app[VIDEO_HOST], embedder, app[CLOCK])
+    app[HOSTING] = Hosting(app[CONFIG], app[DATABASE], app[VIDEO_HOST], app[CLOCK])
     yield
 
 
@@ -417,7 +416,8 @@ async def conversations(app: web.Application, core: Runtime, streams: Streams) -
     most = Usage(config.chat.prompt_tokens, config.openai.answer_tokens)
     reserve = most.prompt_tokens + most.completion_tokens, tutor.cost_micros(most)
     alive_s = config.sessions.process_alive_s
-    embedder = Embedder(app[HTTP], config.openai, config.breaker)
+    # For questions, which wait two seconds, a model may be too slow that does for texts: a circuit breaker of its own.
+    embedder = Embedder(app[HTTP], config.openai, config.breaker, "question_embeddings")
     parts = Parts(
         Turns(app[DATABASE], config.chat, core.registry.process_id, alive_s, reserve),
         Answers(app[REDIS], config.chat.stream_ttl_s),

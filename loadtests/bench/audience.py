@@ -23,7 +23,7 @@ from loadtests.bench.stage import SECRET, SERVER_CORE, Server, Stage
 from server.data.db import Database
 from server.http.auth import Tokens
 
-DAYS, SESSIONS_EACH, READS = 365, 5, 7
+SESSIONS_EACH, READS = 5, 7
 LENGTH_MS = round(DURATION_S * 1000)
 
 # Of the views this share is folded as checkpoints fold them; the others are put where that would have put them, so that

@@ -153,9 +153,8 @@ class Jobs:
             raise
         except Again as error:
             metrics.JOBS.labels(job.kind, "again").inc()
-            await _jobs.repeat_job(
-                self._database, job_id=job.id, attempts=job.attempts, in_s=error.in_s, error=str(error)[:500]
-            )
+            told = str(error)[:500].replace("\0", "")
+            await _jobs.repeat_job(self._database, job_id=job.id, attempts=job.attempts, in_s=error.in_s, error=told)
         except Hopeless as error:
             await self._postpone(job, error, is_dead=True)
         except Exception as error:

@@ -401,7 +401,8 @@ class Charging:
             yield
         except SERVICE_AWAY as error:
             wait_s = error.retry_after_s if isinstance(error, ServiceLeftAlone) else self.pause_s(job)
-            raise Again(min(max(wait_s, job.age_s / 2), _LONGEST_PUT_OFF_S, self._config.jobs.reconcile_s)) from error
+            pause_s = min(max(wait_s, job.age_s / 2), _LONGEST_PUT_OFF_S, self._config.jobs.reconcile_s)
+            raise Again(pause_s, str(error)) from error
         except Mismatch as error:
             raise Hopeless(str(error)) from error
 

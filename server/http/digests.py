@@ -38,7 +38,7 @@ _digests = queries("digests")
 
 
 def unsubscribe_token(config: Config, user_id: UUID) -> str:
-    """What proves that its bearer reads this user's mails; good for as long as `auth.secret`."""
+    """What proves that its bearer reads this user's mails; good for as long as its secret is one of `auth`'s."""
     return urlsafe_b64encode(user_id.bytes + _seal(config.auth.secret, user_id)).decode().rstrip("=")
 
 

@@ -22,14 +22,13 @@ from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Job, Work, add_job
 from server.domain import transcripts
 from server.domain.videos import NEVER_ARRIVED
-from server.services.embeddings import Embedder
+from server.http.texts import TRANSCRIPT_EMBEDDING
+from server.services.embeddings import embeddings_configured
 from server.services.outside import SERVICE_AWAY, ServiceError, ServiceHasNone, ServiceRefused
 from server.services.video_host import HostedCaptions, HostedVideo, VideoHost
 
 STATUS, REMOVAL, TEXT, RETIREMENT = "video_status", "video_removal", "video_text", "video_retirement"
-LADDER, EMBEDDING = "video_ladder", "transcript_embedding"
-# Pieces that the model is given at once.
-_EMBEDDED_AT_ONCE = 64
+LADDER = "video_ladder"
 # Webhooks and the host's own clock may be late; only then an upload that never came is given up.
 _GRACE = timedelta(minutes=10)
 # For the ladder nobody waits long: it is fetched again when a session needs it.
@@ -47,11 +46,10 @@ log = structlog.get_logger()
 class Hosting:
     """What the application does at its video host beside answering requests."""
 
-    def __init__(self, config: Config, database: Database, host: VideoHost, embedder: Embedder, clock: Clock) -> None:
+    def __init__(self, config: Config, database: Database, host: VideoHost, clock: Clock) -> None:
         self._config = config
         self._database = database
         self._host = host
-        self._embedder = embedder
         self._clock = clock
         # Told of a video that became ready or failed.
         self.settled: Callable[[UUID], Awaitable[None]] | None = None
@@ -65,7 +63,6 @@ class Hosting:
             LADDER: self.measure,
             TEXT: self.index,
             RETIREMENT: self.retire,
-            EMBEDDING: self.embed,
         }
 
     async def note(self, hosted: HostedVideo, ladder_s: float = _LADDER_S) -> None:
@@ -177,8 +174,8 @@ class Hosting:
                 to_s=[piece.to_s for piece in pieces],
                 texts=[piece.text for piece in pieces],
             )
-            if pieces and self._embedder.is_configured:
-                await add_job(tx, EMBEDDING, video_id=str(row["id"]))
+            if pieces and embeddings_configured(self._config.openai):
+                await add_job(tx, TRANSCRIPT_EMBEDDING, video_id=str(row["id"]))
 
     async def index_now(self, job_id: UUID, video_id: UUID) -> bool:
         """Do the job of `ask_for_text`, which nobody has begun, at once; False when it is left to be done."""
@@ -189,21 +186,6 @@ class Hosting:
             return False
         await jobs.finish_job(self._database, job_id=job_id, attempts=0)
         return True
-
-    async def embed(self, job: Job) -> None:
-        """Give the pieces of a transcript their embeddings, where a model makes them."""
-        video_id = UUID(job.payload["video_id"])
-        while rows := await videos.list_pieces_to_embed(
-            self._database, video_id=video_id, model=self._embedder.model, count=_EMBEDDED_AT_ONCE
-        ):
-            async with self._putting_off(job):
-                vectors = await self._embedder.embed([row["text"] for row in rows])
-            await videos.set_embeddings(
-                self._database,
-                ids=[row["id"] for row in rows],
-                embeddings=[str(vector) for vector in vectors],
-                model=self._embedder.model,
-            )
 
     async def _choose_captions(self, job: Job, uid: str) -> HostedCaptions | None:
         """Whose words are kept: a person's before the host's, our language before others. Raises Again while the host

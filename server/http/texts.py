@@ -1,4 +1,5 @@
-"""Between what is written and the tutor: files and lectures' descriptions are read, cut and embedded by jobs.
+"""Between what is written or said and the tutor: files and lectures' descriptions are read and cut by jobs, and their
+pieces and those of transcripts embedded.
 
 Triggers ask for them (`file_text`, `lecture_text`) whenever there is something to read anew; what is gone takes its
 pieces with it. A store or model that is away puts a job off and fails none.
@@ -7,8 +8,9 @@ pieces with it. A store or model that is away puts a job off and fails none.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 from uuid import UUID
 
 from server.config import Files
@@ -22,11 +24,13 @@ from server.services.objects import Objects
 from server.services.outside import SERVICE_AWAY, ServiceHasNone, ServiceNotConfigured
 
 FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
-# Pieces that the model is given at once.
-_EMBEDDED_AT_ONCE = 64
+TRANSCRIPT_EMBEDDING = "transcript_embedding"
+# Pieces that the model is given at once, and by one attempt.
+EMBEDDED_AT_ONCE = 64
 _BUSY_S = 1.0
 
 texts = queries("texts")
+videos = queries("videos")
 
 
 class Texts:
@@ -44,27 +48,33 @@ class Texts:
     @property
     def works(self) -> dict[str, Work]:
         """By the kind of their jobs."""
-        return {FILE: self.read_file, LECTURE: self.read_lecture, EMBEDDING: self.embed}
+        return {
+            FILE: self.read_file,
+            LECTURE: self.read_lecture,
+            EMBEDDING: partial(self.embed, texts),
+            TRANSCRIPT_EMBEDDING: partial(self.embed, videos),
+        }
 
     async def catch_up(self) -> None:
         """Ask for the embeddings of what was kept while no model was configured, or another. Raises DATABASE_AWAY."""
         if self._embedder.is_configured:
-            await texts.ask_for_embeddings(self._database, model=self._embedder.model)
+            async with self._database.transaction() as tx:
+                await texts.lock_embeddings(tx)
+                await texts.ask_for_embeddings(tx, model=self._embedder.model)
 
     async def read_file(self, job: Job) -> None:
         """Keep what a material says. Larger ones than pass through us are not read."""
         row = await texts.get_readable_file(self._database, file_id=UUID(job.payload["file_id"]))
         if row is None or row["size_bytes"] > self._settings.direct_bytes:
             return
-        with TemporaryFile() as content:
-            try:
+        try:
+            with self._documents.turn(row["content_type"]), TemporaryFile() as content:
                 await self._fetch(job, object_key(row["id"], row["visibility"]), content)
-            except ServiceHasNone:
-                return  # gone meanwhile
-            try:
                 pages = await self._documents.read(content, row["content_type"])
-            except DocumentsBusy:
-                raise Again(_BUSY_S, "another document is being read") from None
+        except DocumentsBusy as error:
+            raise Again(_BUSY_S, str(error)) from None
+        except ServiceHasNone:
+            return  # gone meanwhile
         pieces = await asyncio.to_thread(cut_pages, pages)
         async with self._database.transaction() as tx:
             if await texts.lock_file(tx, file_id=row["id"]) is not None:
@@ -78,16 +88,23 @@ class Texts:
                 pieces = cut_pages([(None, row["description"])])
                 await self._replace(tx, row["course_id"], pieces, lecture_id=row["id"])
 
-    async def embed(self, job: Job) -> None:
-        """Give the pieces of a source their embeddings, where a model makes them."""
-        source_id = UUID(job.payload["source_id"])
-        while rows := await texts.list_pieces_to_embed(
-            self._database, source_id=source_id, model=self._embedder.model, count=_EMBEDDED_AT_ONCE
-        ):
-            with putting_off(job, *SERVICE_AWAY):
-                vectors = await self._embedder.embed([row["text"] for row in rows])
-            ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
-            await texts.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
+    async def embed(self, kept: Any, job: Job) -> None:
+        """Give some pieces of a source their embeddings, where a model makes them. `kept` has the queries.
+
+        The job comes back for the others: however slow the model is and long the source, no attempt runs out of time.
+        """
+        source = {name: UUID(source_id) for name, source_id in job.payload.items()}
+        rows = await kept.list_pieces_to_embed(
+            self._database, **source, model=self._embedder.model, count=EMBEDDED_AT_ONCE
+        )
+        if not rows:
+            return
+        with putting_off(job, *SERVICE_AWAY):
+            vectors = await self._embedder.embed([row["text"] for row in rows])
+        ids, embeddings = [row["id"] for row in rows], [str(vector) for vector in vectors]
+        await kept.set_embeddings(self._database, ids=ids, embeddings=embeddings, model=self._embedder.model)
+        if len(rows) == EMBEDDED_AT_ONCE:
+            raise Again(0.0)
 
     async def _fetch(self, job: Job, key: str, content: IO[bytes]) -> None:
         with putting_off(job, *SERVICE_AWAY):

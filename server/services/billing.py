@@ -53,7 +53,6 @@ class _Payment(BaseModel):
 
 class _InvoicePayment(BaseModel):
     payment: _Payment
-    amount_paid: int | None = None
 
 
 class _Payments(BaseModel):

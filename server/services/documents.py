@@ -9,6 +9,8 @@ import asyncio
 import json
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -44,16 +46,27 @@ class Documents:
 
     def __init__(self, settings: Files) -> None:
         self._settings = settings
-        self._turn = asyncio.Semaphore(1)
+        self._is_reading = False
+
+    @contextmanager
+    def turn(self, content_type: str) -> Iterator[None]:
+        """Around fetching and reading one: whoever cannot read it yet need not have it yet. Raises DocumentsBusy."""
+        if content_type != PDF:
+            yield
+            return
+        if self._is_reading:
+            raise DocumentsBusy("another document is being read")
+        self._is_reading = True
+        try:
+            yield
+        finally:
+            self._is_reading = False
 
     async def read(self, content: IO[bytes], content_type: str) -> list[Page]:
-        """The pages that say something, at most `files.document_characters` of all; none of what cannot be read. Raises
-        DocumentsBusy."""
+        """The pages that say something, at most `files.document_characters` of all; none of what cannot be read. For
+        who has the `turn`."""
         if content_type == PDF:
-            if self._turn.locked():
-                raise DocumentsBusy
-            async with self._turn:
-                return _parse(await self._run(content))
+            return _parse(await self._run(content))
         # A character may have four bytes.
         content.seek(0)
         raw = await asyncio.to_thread(content.read, 4 * self._settings.document_characters)

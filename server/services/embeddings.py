@@ -15,18 +15,26 @@ _TIMEOUT_S = 20.0
 _MOST_DIMENSIONS, _LARGEST = 16_000, 3.4e38
 
 
-class Embedder:
-    """Makes embeddings by the model `openai.embedding_model`."""
+def embeddings_configured(settings: OpenAI) -> bool:
+    """Whether there is a model to ask."""
+    return bool(settings.api_key and settings.embedding_model)
 
-    def __init__(self, http: aiohttp.ClientSession, settings: OpenAI, breaker: Breaker | None = None) -> None:
+
+class Embedder:
+    """Makes embeddings by the model `openai.embedding_model`; `name` is that of its circuit breaker, in metrics and
+    logs."""
+
+    def __init__(
+        self, http: aiohttp.ClientSession, settings: OpenAI, breaker: Breaker | None = None, name: str = "embeddings"
+    ) -> None:
         self._http = http
         self._settings = settings
-        self._service = Service("embeddings", breaker)
+        self._service = Service(name, breaker)
 
     @property
     def is_configured(self) -> bool:
         """Whether there is a model to ask."""
-        return bool(self._settings.api_key and self._settings.embedding_model)
+        return embeddings_configured(self._settings)
 
     @property
     def model(self) -> str:

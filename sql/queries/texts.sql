@@ -28,9 +28,18 @@ WHERE t.source_id = :source_id AND t.embedded_by IS DISTINCT FROM :model ORDER B
 UPDATE text_pieces AS t SET embedding = given.embedding::vector, embedded_by = :model
 FROM unnest(:ids::uuid[], :embeddings::text[]) AS given (id, embedding) WHERE t.id = given.id;
 
+-- name: lock_embeddings()!
+-- Processes that start at once take their turns. In a statement of its own: the next one sees what the other asked for.
+SELECT pg_advisory_xact_lock(hashtextextended('embeddings', 0));
+
 -- name: ask_for_embeddings(model)!
 -- Of what this model has not embedded, because it was kept while there was none or another: a job for each source that
--- has none under way. Not by IS DISTINCT FROM, which no index helps.
+-- has none. One that is dead begins anew: the model that refused may have been another, or asked with a wrong key. Not by
+-- IS DISTINCT FROM, which no index helps.
+WITH again AS (
+    UPDATE jobs SET attempts = 0, run_at = now(), dead_at = NULL
+    WHERE dead_at IS NOT NULL AND kind IN ('transcript_embedding', 'text_embedding')
+)
 INSERT INTO jobs (kind, payload)
 SELECT DISTINCT 'transcript_embedding', jsonb_build_object('video_id', c.video_id)
 FROM transcript_chunks AS c

@@ -21,7 +21,9 @@ from server.http.keys import DATABASE, HTTP, OBJECTS, REDIS
 from server.http.load import Load
 from server.http.socket import Sockets
 from server.http.watching import Watching
+from server.services.outside import Service
 from tests.support.app import AppClient, bearer, serving, settings
+from tests.support.files import s3_settings
 from tests.support.local_server import LocalServer
 
 ADMIN = {"first_admin_email": "Boss@example.org", "first_admin_password": "a long first password"}
@@ -157,6 +159,21 @@ async def test_the_operators_page_names_every_kind_of_job(
         text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     assert len(kinds) > 15
     assert [kind for kind in sorted(kinds) if f"`{kind}`" not in text] == []
+
+
+async def test_no_two_circuit_breakers_tell_their_state_under_one_name(
+    postgres_dsn: str, redis_url: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, names = Service.__init__, []
+
+    def note(service: Service, name: str, *told: Any) -> None:
+        names.append(name)
+        make(service, name, *told)
+
+    monkeypatch.setattr(Service, "__init__", note)
+    async with serving(settings(postgres_dsn, redis_url, s3=s3_settings(object_store))):
+        assert {"embeddings", "question_embeddings", "mail", "objects", "stripe", "video_host"} <= set(names)
+    assert len(set(names)) == len(names), sorted(names)
 
 
 async def test_what_goes_on_in_the_background_has_let_go_of_what_it_held_when_the_application_is_gone(

@@ -5,22 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from embedded.s3 import ObjectStore
+from server.data.db import queries
+from server.data.jobs import Again, Job
+from server.http.keys import DATABASE, HTTP
+from server.http.texts import EMBEDDED_AT_ONCE, EMBEDDING, Texts
+from server.services.documents import Documents
+from server.services.embeddings import Embedder
 from server.services.objects import Objects
 from server.services.outside import ServiceRefused
 from tests.support.app import AppClient, serving, settings
 from tests.support.files import pdf, s3_settings, upload
 from tests.support.language_model import LanguageModel
 from tests.support.people import People, Person
+from tests.support.waiting import blocked
 
 if TYPE_CHECKING:
     Sql = asyncpg.Connection[asyncpg.Record]
 
 PIECES = "SELECT file_id::text, lecture_id::text, page, place, text FROM text_pieces ORDER BY source_id, place"
+
+# So many of them, of a lecture of a course.
+SOME_PIECES = """
+    INSERT INTO text_pieces (course_id, lecture_id, place, text) SELECT $1, $2, n, 'x' FROM generate_series(1, $3) AS n
+"""
 
 
 @pytest.fixture
@@ -102,6 +115,35 @@ async def test_a_material_is_read_when_the_store_lets_us_in_again(
     assert piece["text"] == "About queues."
 
 
+async def test_a_document_is_fetched_when_it_is_its_turn_to_be_read_and_not_before(
+    teacher: Person, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, run, fetched, go_on = Objects.fetch, Documents._run, [], asyncio.Event()
+
+    async def count(store: Objects, key: str, *told: Any) -> None:
+        fetched.append(key)
+        await fetch(store, key, *told)
+
+    async def read_slowly(documents: Documents, content: Any) -> bytes:
+        await go_on.wait()
+        return await run(documents, content)
+
+    monkeypatch.setattr(Objects, "fetch", count)
+    monkeypatch.setattr(Documents, "_run", read_slowly)
+    monkeypatch.setattr("server.http.texts._BUSY_S", 0.01)
+    place = {"course_id": (await teacher.make("/api/courses", {"title": "Queues"}))["id"], "visibility": "course"}
+    for page in ("Queues.", "Stacks."):
+        await upload(teacher, pdf(page), **place)
+    put_off = "SELECT count(*) FROM jobs WHERE error = 'another document is being read'"
+    async with asyncio.timeout(30):
+        while await sql.fetchval(put_off) == 0:  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.01)
+    assert len(fetched) == 1
+    go_on.set()
+    assert sorted(row["text"] for row in await kept(sql, 2)) == ["Queues.", "Stacks."]
+    assert len(fetched) == 2
+
+
 async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_present_one(
     postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
 ) -> None:
@@ -118,3 +160,62 @@ async def test_what_was_kept_without_a_model_or_with_another_is_embedded_by_the_
             await kept(sql, 1)
         assert await sql.fetchval("SELECT embedded_by FROM text_pieces WHERE embedding IS NOT NULL") == name
     assert model.embeddings == 3, "once is enough"
+
+
+async def test_processes_that_start_together_ask_for_each_embedding_once(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    config = settings(postgres_dsn, redis_url, openai=model.settings, jobs={"poll_s": 3600})
+    async with serving(config) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        await sql.execute(SOME_PIECES, UUID(course["id"]), UUID(lecture["id"]), 1)
+        embedder = Embedder(client.app[HTTP], config.openai)
+        texts = Texts(config.files, client.app[DATABASE], None, Documents(config.files), embedder)
+        onlooker = await asyncpg.connect(postgres_dsn)
+        async with sql.transaction():
+            await sql.execute(queries("texts").lock_embeddings.sql)
+            starting = [asyncio.create_task(texts.catch_up()) for _ in range(2)]
+            await blocked(onlooker, by=len(starting))
+        await asyncio.gather(*starting)
+        await onlooker.close()
+        assert await sql.fetchval("SELECT count(*) FROM jobs WHERE kind = 'text_embedding'") == 1
+
+
+async def test_what_was_given_up_with_a_model_that_refused_is_embedded_when_one_is_configured_that_does_not(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    quick = {"poll_s": 0.02, "backoff_s": 0.01, "attempts": 1}
+    refusing = model.settings | {"api_key": "another"}
+    async with serving(settings(postgres_dsn, redis_url, jobs=quick, openai=refusing)) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A", "description": "About queues."})
+        dead = "SELECT count(*) FROM jobs WHERE kind = 'text_embedding' AND dead_at IS NOT NULL"
+        async with asyncio.timeout(30):
+            while await sql.fetchval(dead) == 0:  # noqa: ASYNC110  # nothing tells us
+                await asyncio.sleep(0.01)
+    async with serving(settings(postgres_dsn, redis_url, jobs=quick, openai=model.settings)):
+        await kept(sql, 1)
+    assert await sql.fetchval("SELECT count(*) FROM text_pieces WHERE embedding IS NULL") == 0
+
+
+async def test_a_source_of_many_pieces_is_embedded_by_as_many_attempts_as_that_takes_and_none_has_failed(
+    postgres_dsn: str, redis_url: str, model: LanguageModel, sql: Sql
+) -> None:
+    config = settings(postgres_dsn, redis_url, openai=model.settings, jobs={"poll_s": 3600})
+    async with serving(config) as client:
+        teacher = await _join(client, sql)
+        course = await teacher.make("/api/courses", {"title": "Queues"})
+        lecture = await teacher.make(f"/api/courses/{course['id']}/lectures", {"title": "A"})
+        await sql.execute(SOME_PIECES, UUID(course["id"]), UUID(lecture["id"]), EMBEDDED_AT_ONCE + 1)
+        embedder = Embedder(client.app[HTTP], config.openai)
+        texts = Texts(config.files, client.app[DATABASE], None, Documents(config.files), embedder)
+        job = Job(UUID(lecture["id"]), EMBEDDING, {"source_id": lecture["id"]}, attempts=1, age_s=0.0)
+        left = "SELECT count(*) FROM text_pieces WHERE embedding IS NULL"
+        with pytest.raises(Again):
+            await texts.works[EMBEDDING](job)
+        assert await sql.fetchval(left) == 1
+        await texts.works[EMBEDDING](job)
+        assert await sql.fetchval(left) == 0

@@ -55,7 +55,10 @@ async def test_plain_text_is_one_page_without_a_number() -> None:
 
 async def test_one_document_is_read_at_a_time() -> None:
     documents = Documents(Files())
-    with tempfile.TemporaryFile() as file:
-        async with documents._turn:
-            with pytest.raises(DocumentsBusy):
-                await documents.read(file, "application/pdf")
+    with documents.turn("application/pdf"):
+        with pytest.raises(DocumentsBusy), documents.turn("application/pdf"):
+            pass
+        with documents.turn("text/plain"):
+            pass
+    with documents.turn("application/pdf"):
+        pass
