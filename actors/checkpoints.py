@@ -227,11 +227,16 @@ class Checkpoints:
             yield sorted(due, key=_id)
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
-        leave = release or session.ends or session.idle(now, self._linger_s, GIVE_UP_S)
+        leave = release or session.ends or self._is_idle(session, now)
         figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
         if leave or not figured or session.version != session.saved_version:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
         return None
+
+    def _is_idle(self, session: VideoSession, now: float) -> bool:
+        # Who said `bye` is to end with all that came before it, and its player may never come back to say so again.
+        give_up_s = self._settings.end_after_s if session.bye else GIVE_UP_S
+        return session.idle(now, self._linger_s, give_up_s)
 
     async def save_late(self, sessions: Iterable[VideoSession]) -> None:
         """Save of these, which were let go, what came to them after their last checkpoint. Raises PostgresAway."""
@@ -342,7 +347,7 @@ class Checkpoints:
         """A session that was given up goes, unless something came in between: then the next checkpoint, under the same
         epoch, takes it back."""
         session = checkpoint.session
-        idle = session.idle(now, self._linger_s, GIVE_UP_S)
+        idle = self._is_idle(session, now)
         if checkpoint.released and session.version == checkpoint.version and (idle or checkpoint.status):
             self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
 

@@ -15,6 +15,7 @@ from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from server.clock import Clock
 from server.data.db import PostgresAway, queries
 from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
@@ -115,6 +116,27 @@ async def test_a_session_ends_when_the_frames_that_came_before_bye_are_in(place:
         assert listener.ended == (1000, "bye")
         row = await core.row(session_id)
         assert (row["status"], row["last_seq"], row["owner"]) == ("ended", 3, None)
+
+
+async def test_a_session_whose_player_left_with_bye_ends_when_redis_is_back(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url, checkpoint_s=0.1) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        own_valkey.kill()
+        core.runtime.submit(session, report(1))
+        await core.runtime.end(session)
+        core.runtime.detach(session, listener)
+        session.closed_at = Clock().monotonic() - 10.0
+        await core.runtime.checkpoints.save_changed()
+        own_valkey.start()
+
+        async def has_ended() -> bool:
+            return (await core.row(session_id))["status"] == "ended"
+
+        await eventually(has_ended)
+        row = await core.row(session_id)
+        assert (row["last_seq"], row["owner"]) == (1, None)
+        assert core.runtime.registry.get(session_id) is None
 
 
 async def test_who_drains_does_not_end_a_session_whose_last_frames_are_not_in(place: Place, own_valkey: Valkey) -> None:
