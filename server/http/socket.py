@@ -303,6 +303,9 @@ class Socket:
                     code = message.data.code
                     self.end(code, _FAULTS.get(code, "protocol_error"))  # but for an aiohttp that has closed already
                     return
+                elif message.type is WSMsgType.CLOSE and self._ending is None:
+                    self._answer_close(message.data)
+                    return
                 elif message.type is not WSMsgType.PONG:
                     return  # closed by either side
         finally:
@@ -414,6 +417,11 @@ class Socket:
         finally:
             self._patience = None
             self._sockets.forget(self, self._kind)
+
+    def _answer_close(self, code: int) -> None:
+        """The peer closes: with the code that it gave, if any, for 1000 says that a session has ended."""
+        self._write(0x88, code.to_bytes(2, "big") if code else b"")
+        self._transport.close()
 
     def hurry(self) -> None:
         """Wait no longer than `CLOSE_S` for the answer to our close, if we wait for one."""
