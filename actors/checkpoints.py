@@ -367,9 +367,11 @@ class Checkpoints:
                     await self._streams.restart(checkpoint.session.key, checkpoint.cursor)
         except REDIS_AWAY as error:
             postponed("trim_postponed", error)
-            return
-        for checkpoint in trim:
-            checkpoint.session.trimmed_frames = checkpoint.frames
+            # Of what has ended nobody would read the stream again, as a claim does of all others.
+            unread = {c.session.key for c in gone if c.status == "ended"}
+        else:
+            for checkpoint in trim:
+                checkpoint.session.trimmed_frames = checkpoint.frames
         if left := [c.session.id for c in gone if c.session.key in unread]:
             await sessions_sql.give_to_reaper(self._db, session_ids=left)
 

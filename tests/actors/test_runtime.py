@@ -342,6 +342,27 @@ async def test_a_beacon_that_comes_before_the_end_of_its_session_is_not_lost_wit
     assert not await still_core.redis.exists(session.key)
 
 
+async def test_a_beacon_before_the_end_of_its_session_is_not_lost_where_redis_is_away_at_the_end(
+    still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise RedisConnectionError
+
+    session_id = await place.new_session(still_core)
+    session, listener = await still_core.open(session_id)
+    await still_core.feed(session, 1)
+    await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
+    session.bye = True
+    with monkeypatch.context() as outage:
+        outage.setattr(still_core.streams, "list_unread", away)
+        await let_go(still_core, session, listener)
+    assert (await still_core.row(session_id))["status"] == "ended"
+    assert await still_core.runtime.reaper.reap() == 1
+    row = await still_core.row(session_id)
+    assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")
+    assert not await still_core.redis.exists(session.key)
+
+
 async def test_a_beacon_that_comes_after_the_end_of_its_session_is_told_so(still_core: Core, place: Place) -> None:
     async with running(place.dsn, place.redis_url, start=False) as other:
         await still_core.runtime.pulse.beat()
