@@ -227,11 +227,16 @@ class Checkpoints:
             yield sorted(due, key=_id)
 
     def _due(self, session: VideoSession, now: float, release: bool) -> Checkpoint | None:
-        leave = release or session.ends or session.idle(now, self._linger_s, GIVE_UP_S)
+        leave = release or session.ends or self._is_idle(session, now)
         figured = session.figured_version == session.version or now - session.figured_at < self._settings.figures_s
         if leave or not figured or session.version != session.saved_version:
             return session.checkpoint(release=leave, complete_share=self._share if leave or not figured else None)
         return None
+
+    def _is_idle(self, session: VideoSession, now: float) -> bool:
+        # Who said `bye` is to end with all that came before it, and its player may never come back to say so again.
+        give_up_s = self._settings.end_after_s if session.bye else GIVE_UP_S
+        return session.idle(now, self._linger_s, give_up_s)
 
     async def save_late(self, sessions: Iterable[VideoSession]) -> None:
         """Save of these, which were let go, what came to them after their last checkpoint. Raises PostgresAway."""
@@ -342,19 +347,18 @@ class Checkpoints:
         """A session that was given up goes, unless something came in between: then the next checkpoint, under the same
         epoch, takes it back."""
         session = checkpoint.session
-        idle = session.idle(now, self._linger_s, GIVE_UP_S)
+        idle = self._is_idle(session, now)
         if checkpoint.released and session.version == checkpoint.version and (idle or checkpoint.status):
             self._registry.drop(session, 1000 if session.bye else 1012, "bye" if session.bye else "restart")
 
     async def _trim(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Drop from the streams what is saved. Who gave a session up looks once more whether something came to it
         meanwhile; who brought it looks afterwards whether somebody has the session (`Runtime.deliver`). Where Redis is
-        away in that moment the reaper looks later. Raises PostgresAway."""
+        away in that moment the reaper looks later, at what has ended. Raises PostgresAway."""
         trim = [c for c in checkpoints if c.released or c.frames - c.session.trimmed_frames >= TRIM]
         if not trim:
             return
         gone = [c for c in trim if c.released and self._registry.get(c.session.id) is not c.session]
-        unread = {c.session.key for c in gone}
         try:
             await self._streams.trim({c.session.key: c.cursor for c in trim if c.status != "ended"})
             unread = await self._streams.list_unread({c.session.key: c.cursor for c in gone})
@@ -363,6 +367,8 @@ class Checkpoints:
                     await self._streams.restart(checkpoint.session.key, checkpoint.cursor)
         except REDIS_AWAY as error:
             postponed("trim_postponed", error)
+            # Of what has ended nobody would read the stream again, as a claim does of all others.
+            unread = {c.session.key for c in gone if c.status == "ended"}
         else:
             for checkpoint in trim:
                 checkpoint.session.trimmed_frames = checkpoint.frames

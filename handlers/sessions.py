@@ -382,7 +382,8 @@ def _frames_of(call: Call[None], raw: bytes) -> Sequence[Report]:
     if media_type(call.request) == CMCD_TYPE or (content and content[:1] not in b'{["' and b"=" in content[:32]):
         if len(raw) > CMCD_BYTES:
             raise BodyTooLarge
-        lines = filter(str.strip, content.decode("utf-8", "replace").splitlines())
+        # Not `splitlines`: a text within a line may hold U+2028 and its like.
+        lines = filter(None, map(str.strip, content.decode("utf-8", "replace").split("\n")))
         return _parse_lines({f"/{index}": line for index, line in enumerate(lines)})
     return _parse_frames(check_json(raw))
 

@@ -25,11 +25,11 @@ _PREFIX = "LECTERN_"
 
 
 def _check_url(text: str) -> str:
-    """An address of HTTP, or none at all."""
-    parts = urlsplit(text)  # ValueError of its own for some
+    """An address of HTTP, or none at all; as it is meant, with a line break at its end or capitals in `https`."""
+    parts = urlsplit(text.strip())  # ValueError of its own for some
     if text and (parts.scheme not in ("http", "https") or not parts.hostname or (parts.port or 1) < 1):
         raise ValueError("must be an address such as https://example.org")
-    return text
+    return parts.geturl()
 
 
 def _check_site(text: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import structlog
-from aiohttp import WebSocketError, WSMsgType, web
+from aiohttp import WebSocketError, WSMessage, WSMsgType, web
 from aiohttp.hdrs import SEC_WEBSOCKET_PROTOCOL
 
 from server import metrics
@@ -308,8 +308,9 @@ class Socket:
                     code = message.data.code
                     self.end(code, _FAULTS.get(code, "protocol_error"))  # but for an aiohttp that has closed already
                     return
-                elif message.type is not WSMsgType.PONG:
-                    return  # closed by either side
+                elif message.type is not WSMsgType.PONG:  # closed by either side
+                    self._answer_close(message)
+                    return
         finally:
             self._waiting = False
             if self._left is not None and not self._left.done():
@@ -427,6 +428,12 @@ class Socket:
         finally:
             self._patience = None
             self._sockets.forget(self, self._kind)
+
+    def _answer_close(self, message: WSMessage) -> None:
+        """Where it is the peer that closes: with the code that it gave, if any, for 1000 says that a session has ended."""
+        if message.type is WSMsgType.CLOSE and self._ending is None:
+            self._write(0x88, message.data.to_bytes(2, "big") if message.data else b"")
+            self._transport.close()
 
     def hurry(self) -> None:
         """Wait no longer than `CLOSE_S` for the answer to our close, if we wait for one."""

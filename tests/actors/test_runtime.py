@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,6 +15,7 @@ from actors.video_session.actor import VideoSession
 from actors.video_session.messages import MAX_SEQ_JUMP, BadFrame, encode_frame
 from embedded.postgres import Postgres
 from embedded.valkey import Valkey
+from server.clock import Clock
 from server.data.db import PostgresAway, queries
 from server.data.streams import Appended, StreamFull
 from tests.actors.conftest import Place
@@ -117,6 +117,27 @@ async def test_a_session_ends_when_the_frames_that_came_before_bye_are_in(place:
         assert listener.ended == (1000, "bye")
         row = await core.row(session_id)
         assert (row["status"], row["last_seq"], row["owner"]) == ("ended", 3, None)
+
+
+async def test_a_session_whose_player_left_with_bye_ends_when_redis_is_back(place: Place, own_valkey: Valkey) -> None:
+    async with running(place.dsn, own_valkey.url, checkpoint_s=0.1) as core:
+        session_id = await place.new_session(core)
+        session, listener = await core.open(session_id)
+        own_valkey.kill()
+        core.runtime.submit(session, report(1))
+        await core.runtime.end(session)
+        core.runtime.detach(session, listener)
+        session.closed_at = Clock().monotonic() - 10.0
+        await core.runtime.checkpoints.save_changed()
+        own_valkey.start()
+
+        async def has_ended() -> bool:
+            return (await core.row(session_id))["status"] == "ended"
+
+        await eventually(has_ended)
+        row = await core.row(session_id)
+        assert (row["last_seq"], row["owner"]) == (1, None)
+        assert core.runtime.registry.get(session_id) is None
 
 
 async def test_who_drains_does_not_end_a_session_whose_last_frames_are_not_in(place: Place, own_valkey: Valkey) -> None:
@@ -322,17 +343,21 @@ async def test_a_beacon_that_comes_before_the_end_of_its_session_is_not_lost_wit
     assert not await still_core.redis.exists(session.key)
 
 
-async def test_a_beacon_before_the_end_of_its_session_is_not_lost_either_where_redis_is_away_in_that_moment(
+async def test_a_beacon_before_the_end_of_its_session_is_not_lost_where_redis_is_away_at_the_end(
     still_core: Core, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def away(*_: object) -> None:
+        raise RedisConnectionError
+
     session_id = await place.new_session(still_core)
     session, listener = await still_core.open(session_id)
     await still_core.feed(session, 1)
     await still_core.streams.append(session.key, (1, 0), [(2, encode_frame(report(2)))], 100)
     session.bye = True
-    with monkeypatch.context() as away:
-        away.setattr(still_core.streams, "trim", AsyncMock(side_effect=RedisConnectionError))
+    with monkeypatch.context() as outage:
+        outage.setattr(still_core.streams, "list_unread", away)
         await let_go(still_core, session, listener)
+    assert (await still_core.row(session_id))["status"] == "ended"
     assert await still_core.runtime.reaper.reap() == 1
     row = await still_core.row(session_id)
     assert (row["last_seq"], row["owner"], row["status"]) == (2, None, "ended")

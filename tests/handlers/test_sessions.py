@@ -709,6 +709,8 @@ async def test_what_is_wrong_in_cmcd_costs_nothing_else(player: Player) -> None:
     assert (status, told["accepted"]) == (202, 1)
     shown = await player.eventually(session, lambda s: s["frames"] == 1)
     assert (shown["stalls"], shown["stall_ms"], shown["startup_ms"], shown["position"]) == (1, 3, 86_400_000, 0)
+    status, told = await send_cmcd(player, session, 'cid="a\u2028b\x85c",pt=2000\r\npt=3000\r\n')
+    assert (status, told.get("accepted")) == (202, 2)
 
 
 @pytest.mark.parametrize(

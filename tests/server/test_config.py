@@ -163,6 +163,14 @@ def test_an_address_may_have_a_port_and_a_path_and_a_site_be_a_host_alone_which_
     assert config.s3.cdn_base == "https://files.example.org"
 
 
+@pytest.mark.parametrize(
+    "written", ["https://learn.example.org\n", " https://learn.example.org ", "HTTPS://learn.example.org"]
+)
+def test_an_address_is_taken_as_it_is_meant(tmp_path: Path, written: str) -> None:
+    config = load(tmp_path, LECTERN_SERVER__PUBLIC_URL=written, LECTERN_OPENAI__BASE_URL=written)
+    assert config.server.public_url == config.openai.base_url == "https://learn.example.org"
+
+
 @pytest.mark.parametrize("sender", ["", "a@b.org", "lectern", "Lectern <no-reply@b.org>", "Gül <a@b.org>"])
 def test_mails_may_come_from_any_one_address_with_or_without_a_name(tmp_path: Path, sender: str) -> None:
     assert load(tmp_path, LECTERN_SMTP__FROM=sender).smtp.from_ == sender

@@ -95,6 +95,15 @@ async def test_a_process_that_stops_waits_no_longer_for_anybody(
     assert len(place.sockets) == 0
 
 
+@pytest.mark.parametrize("said", [b"", b"\x03\xe8", b"\x03\xe9", b"\x0f\xa0silence"])
+async def test_who_closes_is_answered_with_its_own_code(place: Place, connect: Open, said: bytes) -> None:
+    accepted, player = await connect()
+    await player._writer.send_frame(said, WSMsgType.CLOSE)
+    message = await player.receive(30)
+    assert (message.type, message.data) == (WSMsgType.CLOSE, int.from_bytes(said[:2], "big"))
+    await asyncio.wait_for(place.gone[accepted].wait(), 30)
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [((b"x", 3), 1002), ((b"\xff\xfe", WSMsgType.TEXT), 1007), ((b"x" * 20_000, WSMsgType.TEXT), 1009)],
