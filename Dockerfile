@@ -2,6 +2,7 @@
 #
 #   docker build -t lectern .
 #   docker run -p 8080:8080 -e LECTERN_POSTGRES__DSN=... -e LECTERN_REDIS__URL=... -e LECTERN_AUTH__SECRET=... lectern
+#   docker exec -it CONTAINER python -m server.admin --help      # what is bin/admin elsewhere
 
 FROM node:24-slim AS page
 WORKDIR /lectern

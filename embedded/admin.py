@@ -1,7 +1,9 @@
 """`bin/admin`: the server's commands, on the embedded parts where the configuration names no others."""
 
+import argparse
 import os
 import sys
+from pathlib import Path
 
 from embedded import processes
 from embedded.postgres import Postgres
@@ -13,13 +15,16 @@ from server.config import ConfigError, load_config
 
 def main() -> int:
     """Run one command; answers the exit status."""
-    data = processes.ROOT / "data"
+    parser = argparse.ArgumentParser(prog="bin/admin", add_help=False, allow_abbrev=False)
+    parser.add_argument("--data", type=Path)
+    options, arguments = parser.parse_known_args()
+    data = (options.data or processes.ROOT / "data").resolve()
     try:
         config = load_config()
     except ConfigError as error:
         print(f"bin/admin: {error}", file=sys.stderr)
         return 2
-    if not config.postgres.dsn and (data / "keys.json").exists():
+    if not config.postgres.dsn and (options.data or (data / "keys.json").exists()):
         try:
             postgres = Postgres(data)
             if not postgres.is_running:
@@ -31,7 +36,7 @@ def main() -> int:
         except (PartFailedError, OSError) as error:  # of a user to whom the data do not belong
             print(f"bin/admin: {error}", file=sys.stderr)
             return 1
-    return admin.main()
+    return admin.main(arguments)
 
 
 if __name__ == "__main__":

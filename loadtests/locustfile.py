@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ import gevent
 from locust import User, between, events, task
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+# Locust knows the folder in which it is run, and this file's own, of which ours is neither.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loadtests.accounts import Account, Accounts
 from loadtests.api import DEFAULT_HOST, Api, ApiError, find_ready_video

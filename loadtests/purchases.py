@@ -9,13 +9,18 @@ with a card that is declined, nothing of it.
 from __future__ import annotations
 
 import logging
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import gevent
 from locust import HttpUser, constant, events, task
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner
+
+# Locust knows the folder in which it is run, and this file's own, of which ours is neither.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from loadtests.api import DEFAULT_HOST
 

@@ -281,10 +281,11 @@ async def first_admin(app: web.Application) -> AsyncIterator[None]:
             row = await principals.insert_first_admin(
                 app[DATABASE], username=candidate, email=email, password_hash=hashed
             )
+            if row:
+                log.info("first_admin_made", username=candidate)
             # Another process may have made it at the same moment.
             if row or await principals.has_user_with_email(app[DATABASE], email=email):
                 break
-        log.info("first_admin_made", username=candidate)
     yield
 
 

@@ -27,6 +27,7 @@ log = get_logger()
 LOCK_WAIT_S = 0.5
 PAUSE_S = 1.0
 
+LEAST_POSTGRES = 18  # which has uuidv7()
 _LOCK = 7_423_001  # any number that only migrations use
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _TABLE = """
@@ -76,10 +77,21 @@ async def migrate(dsn: str, directory: Path = MIGRATIONS_DIR, *, lock_timeout_s:
     migrations = read_migrations(directory)
     connection = await asyncpg.connect(dsn, timeout=10, server_settings={"application_name": "lectern-migrate"})
     try:
+        await _check_server(connection)
         await _lock(connection, lock_timeout_s)
         return await _apply_missing(connection, migrations, lock_timeout_s)
     finally:
         connection.terminate()  # which also lets go of the lock
+
+
+async def _check_server(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """What a migration would only tell by what it happens to miss first. Raises MigrationError."""
+    version = connection.get_server_version()
+    if version.major < LEAST_POSTGRES:
+        raise MigrationError(f"Postgres {LEAST_POSTGRES} or newer is needed, this is {version.major}.{version.minor}")
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding != "UTF8":
+        raise MigrationError(f"the database's encoding must be UTF8, and is {encoding}")
 
 
 async def _lock(connection: "asyncpg.Connection[asyncpg.Record]", timeout_s: float) -> None:

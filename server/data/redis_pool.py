@@ -7,6 +7,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ReadOnlyError
+from redis.maint_notifications import MaintNotificationsConfig
 
 
 def make_pool(url: str, *, size: int, timeout_s: float) -> BlockingConnectionPool:
@@ -23,6 +24,8 @@ def make_pool(url: str, *, size: int, timeout_s: float) -> BlockingConnectionPoo
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
+        # With them it does not look, before it uses a connection, whether Redis has closed it.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
         driver_info=None,  # for each connection it reads the metadata of its package anew: half a millisecond
     )
     pool.connection_class = _leaving_copies(pool.connection_class)

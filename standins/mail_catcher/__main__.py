@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from aiohttp import web
-
 from standins.mail_catcher.app import create_app
+from standins.serving import serve
 
 SHUTDOWN_S = 1.0
 
@@ -25,7 +24,7 @@ def main() -> None:
     """Run until SIGINT or SIGTERM."""
     options = read_arguments()
     app = create_app(options.host, options.smtp_port)
-    web.run_app(app, host=options.host, port=options.port, shutdown_timeout=SHUTDOWN_S, access_log=None, print=None)
+    serve(app, options.host, options.port, shutdown_s=SHUTDOWN_S)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from aiohttp import web
-
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is there: the other cores are for who serves
 
 from standins.model.app import create_app
 from standins.model.meaning import find_weights
+from standins.serving import serve
 
 SHUTDOWN_S = 0.5
 
@@ -30,15 +29,8 @@ def main() -> None:
     """Run until SIGINT or SIGTERM."""
     options = read_arguments()
     app = create_app(options.api_key, options.token_ms, find_weights())
-    web.run_app(
-        app,
-        host=options.host,
-        port=options.port,
-        shutdown_timeout=SHUTDOWN_S,
-        access_log=None,
-        print=None,
-        handler_cancellation=True,  # whoever hangs up is not written to any more
-    )
+    # Whoever hangs up is not written to any more.
+    serve(app, options.host, options.port, shutdown_s=SHUTDOWN_S, handler_cancellation=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiohttp import web
-
+from standins.serving import serve
 from standins.stripe.app import create_app
 from standins.stripe.store import Settings
 
@@ -47,14 +46,7 @@ def main() -> None:
     """Run until SIGINT or SIGTERM."""
     options = read_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s stripe %(levelname)s %(message)s")
-    web.run_app(
-        create_app(settings_from(options)),
-        host=options.host,
-        port=options.port,
-        shutdown_timeout=SHUTDOWN_S,
-        access_log=None,
-        print=None,
-    )
+    serve(create_app(settings_from(options)), options.host, options.port, shutdown_s=SHUTDOWN_S)
 
 
 if __name__ == "__main__":

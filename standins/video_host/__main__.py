@@ -7,8 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from aiohttp import web
-
+from standins.serving import serve
 from standins.video_host.app import create_app
 from standins.video_host.store import Settings
 
@@ -55,14 +54,7 @@ def main() -> None:
     """Run until SIGINT or SIGTERM."""
     options = read_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s video_host %(levelname)s %(message)s")
-    web.run_app(
-        create_app(settings_from(options)),
-        host=options.host,
-        port=options.port,
-        shutdown_timeout=SHUTDOWN_S,
-        access_log=None,
-        print=None,
-    )
+    serve(create_app(settings_from(options)), options.host, options.port, shutdown_s=SHUTDOWN_S)
 
 
 if __name__ == "__main__":

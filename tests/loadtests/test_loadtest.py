@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from loadtests.__main__ import locust_command, parse
+from loadtests.__main__ import PURCHASES, SCENARIO, locust_command, parse
 from tests.support.fake_lectern import FakeLectern
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-async def run(*arguments: str) -> tuple[int | None, str]:
+async def run(*arguments: str, module: str = "loadtests", cwd: Path = ROOT) -> tuple[int | None, str]:
     """Exit status and output of the scenario."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtests", *arguments,
-        cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        sys.executable, "-m", module, *arguments,
+        cwd=cwd, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):
@@ -56,6 +56,13 @@ def test_a_run_of_nobody_or_of_no_time_is_refused(nonsense: str, capsys: pytest.
 def test_all_players_have_time_to_watch_in_a_short_run():
     command = locust_command(parse(["--players", "5", "--seconds", "3"]))
     assert dict(pairwise(command))["--spawn-rate"] == "5.0"
+
+
+async def test_locust_itself_finds_the_scenarios_from_any_directory(tmp_path: Path):
+    scenarios = ",".join(str(scenario) for scenario in (SCENARIO, PURCHASES))
+    status, out = await run("-f", scenarios, "--list", module="locust", cwd=tmp_path)
+    assert status == 0, out
+    assert {"Learner", "Buyer"} <= set(out.split())
 
 
 async def test_players_watch_and_the_table_tells_how_it_was(tmp_path: Path):

@@ -97,8 +97,10 @@ async def test_processes_that_start_together_make_one_admin(postgres_dsn: str, s
         async with serving(config) as client:
             return (await client.get("/readyz")).status
 
-    assert await asyncio.gather(*(start() for _ in range(3))) == [200, 200, 200]
+    with capture_logs() as lines:
+        assert await asyncio.gather(*(start() for _ in range(3))) == [200, 200, 200]
     assert await sql.fetchval("SELECT count(*) FROM users") == 1
+    assert [line["username"] for line in lines if line["event"] == "first_admin_made"] == ["Boss"]
 
 
 async def test_plans_are_what_the_settings_say_at_every_start(postgres_dsn: str, sql: Any, redis_url: str) -> None:

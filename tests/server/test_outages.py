@@ -16,6 +16,8 @@ from embedded.postgres import Postgres
 from embedded.valkey import Valkey
 from server.config import Config
 from server.data.migrate import migrate
+from server.http.keys import REDIS
+from tests.chaos.proxy import Proxy, unix_socket_of
 from tests.support.app import AppClient, serving, settings
 from tests.support.core import eventually
 from tests.support.lectures import Lecture, frame, make_lecture
@@ -194,6 +196,17 @@ async def test_a_postgres_that_starts_anew_costs_nobody_an_error(
         await asyncio.to_thread(own_postgres.start)
         for answer in await asyncio.gather(*of_postgres(learner, lecture)):
             assert answer.status in (200, 201), answer.body
+
+
+async def test_a_connection_that_redis_has_closed_fails_nobody(postgres_dsn: str, redis_url: str) -> None:
+    async with (
+        Proxy(unix_socket_of(redis_url)) as proxy,  # by TCP, where redis-py can do more
+        serving(settings(postgres_dsn, f"redis://127.0.0.1:{proxy.port}/0")) as client,
+    ):
+        for _ in range(2):
+            assert all(await asyncio.gather(*(client.app[REDIS].ping() for _ in range(8))))
+            proxy.cut()
+            await client.get("/livez")  # until which the loop has seen the ends of all
 
 
 @pytest.mark.parametrize("away", ["redis"])

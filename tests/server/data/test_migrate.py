@@ -4,8 +4,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from embedded.postgres import Postgres
 from server.data import migrate as module
 from server.data.migrate import MigrationError, migrate, read_migrations
+from tests.support.services import Psql, fresh_database
 from tests.support.waiting import blocked
 
 
@@ -62,6 +64,21 @@ async def test_a_changed_missing_or_late_file_is_refused(empty_postgres_dsn: str
     (tmp_path / "0001_a.sql").unlink()
     with pytest.raises(MigrationError, match="gone"):
         await migrate(empty_postgres_dsn, tmp_path)
+
+
+async def test_a_postgres_that_is_too_old_is_named(
+    empty_postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_POSTGRES", 99)
+    with pytest.raises(MigrationError, match="Postgres 99 or newer is needed, this is 18"):
+        await migrate(empty_postgres_dsn, tmp_path)
+
+
+async def test_a_database_that_is_not_utf_8_is_refused(postgres: Postgres, psql: Psql, tmp_path: Path) -> None:
+    with fresh_database(postgres, psql, "template0 ENCODING SQL_ASCII LOCALE_PROVIDER libc LOCALE 'C'") as dsn:
+        with pytest.raises(MigrationError, match="UTF8, and is SQL_ASCII"):
+            await migrate(dsn, tmp_path)
+        assert await tables(dsn) == set()
 
 
 async def test_who_waits_for_another_process_gives_up_in_the_end(empty_postgres_dsn: str, tmp_path: Path) -> None:
