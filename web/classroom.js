@@ -88,7 +88,7 @@ export class Classroom {
 
   #stage = h("div", { class: "stage" });
   #screen = h("video", { playsinline: true, controls: true, preload: "auto", tabindex: "0" });
-  #notices = new Notices();
+  #notices = new Notices(this.#screen);
   #title = h("h1", { tabindex: "-1" }, " ");
   #audience = h("p", { class: "meta beside", hidden: true });
   #description = h("p", { class: "description" });
@@ -174,7 +174,13 @@ export class Classroom {
 
   #showLecture() {
     const { title, description } = this.#lecture;
-    setText(this.#title, title);
+    const [heading, unnamed] = [this.#title, this.#title.textContent !== title];
+    setText(heading, title);
+    // Who came here was led to it, and is read what it says only now.
+    if (unnamed && document.activeElement === heading) {
+      heading.blur();
+      heading.focus({ preventScroll: true });
+    }
     setText(this.#description, description ?? "");
     document.title = `${title} · Lectern`;
     this.#screen.setAttribute("aria-label", title);

@@ -36,6 +36,25 @@ export function oneAtATime(work) {
   };
 }
 
+/**
+ * A control that is disabled while work goes on, and then has the focus again: browsers take it from what is disabled, and
+ * throw whoever goes by keyboard back to the page's beginning.
+ *
+ * @template T
+ * @param {HTMLButtonElement|HTMLInputElement} control
+ * @param {() => Promise<T>} work
+ */
+export async function disabledDuring(control, work) {
+  const focused = document.activeElement === control;
+  control.disabled = true;
+  try {
+    return await work();
+  } finally {
+    control.disabled = false;
+    if (focused && document.activeElement === document.body) control.focus({ preventScroll: true });
+  }
+}
+
 const BUTTONS = "button, a, summary";
 
 /**

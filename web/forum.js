@@ -4,7 +4,7 @@
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
 import { explain, Problem } from "./api.js";
-import { h, keepFocus, oneAtATime, setText } from "./dom.js";
+import { disabledDuring, h, keepFocus, oneAtATime, setText } from "./dom.js";
 import { dropDrafts, keepDraft } from "./drafts.js";
 import { clock, plural } from "./format.js";
 import { newId } from "./ids.js";
@@ -249,24 +249,22 @@ export class ForumPanel {
   /** Posts what a form holds, once: however often it is sent, and although an answer is lost on its way. */
   #poster(path) {
     const draft = { text: null, key: null };
-    return (form, body, done) =>
-      this.#try(async () => {
-        const button = form.querySelector(".primary");
-        if (button.disabled) return;
-        button.disabled = true;
-        const text = JSON.stringify(body);
-        if (draft.text !== text) Object.assign(draft, { text, key: newId() });
-        try {
-          const row = await this.#api.call("POST", path, body, { "Idempotency-Key": draft.key });
-          draft.text = null;
-          await done(row);
-        } catch (error) {
-          if (isRefusal(error)) draft.text = null;
-          throw error;
-        } finally {
-          button.disabled = false;
-        }
-      });
+    const send = async (body, done) => {
+      const text = JSON.stringify(body);
+      if (draft.text !== text) Object.assign(draft, { text, key: newId() });
+      try {
+        const row = await this.#api.call("POST", path, body, { "Idempotency-Key": draft.key });
+        draft.text = null;
+        await done(row);
+      } catch (error) {
+        if (isRefusal(error)) draft.text = null;
+        throw error;
+      }
+    };
+    return (form, body, done) => {
+      const button = form.querySelector(".primary");
+      if (!button.disabled) this.#try(() => disabledDuring(button, () => send(body, done)));
+    };
   }
 
   async #refreshMarks() {

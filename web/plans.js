@@ -22,7 +22,13 @@ const STANDINGS = { incomplete: "open", active: "paid", past_due: "paid" };
  */
 export async function plansPage({ api }) {
   const root = h("div", { class: "page narrow plans" });
-  const show = async () => root.replaceChildren(...(await sections(api, show)));
+  const show = async () => {
+    const parts = await sections(api, show);
+    // What was pressed is made anew, and what stands in its place may be another card's.
+    const lost = root.contains(document.activeElement) || document.activeElement === document.body;
+    root.replaceChildren(...parts);
+    if (lost) root.querySelector("h1").focus({ preventScroll: true });
+  };
   await show();
   return root;
 }

@@ -309,6 +309,13 @@ async def test_by_keyboard_one_stays_where_one_is_whatever_is_made_anew(scene: S
     await focused("Unpin")
     await press("This is the solution")
     await focused("Not the solution")
+    await page.get_by_label("Your answer").fill(f"```\n{'a = b + c; ' * 50}\n```")
+    await press("Answer")
+    await page.locator(".posts pre").wait_for()
+    await focused("Answer")
+    # All of it is in sight: along what scrolls sideways only a pointer gets.
+    hidden = "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('pre'))"
+    assert await page.evaluate(hidden) == 0
     await press("← All questions")
     await focused("Why a queue?")
     # Something new comes, above the one that is looked at.

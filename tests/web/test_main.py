@@ -41,6 +41,21 @@ async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, 
         assert await page.evaluate("document.activeElement.textContent") == title
 
 
+async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_came(origin: str, page: Page) -> None:
+    await page.add_init_script("document.addEventListener('focusin', ({target}) => (window.read = target.textContent))")
+    await page.goto(f"{origin}/#/signin?next=%23/")
+    await page.fill("#login", "ada")
+    await page.fill("#password", "wrong")
+    await page.press("button[type=submit]", "Enter")
+    await page.wait_for_selector(".failure")
+    await until(page, "document.activeElement.type === 'submit'")
+    await page.fill("#password", "correct horse")
+    await page.press("button[type=submit]", "Enter")
+    await until(page, "read === 'Courses'")
+    await page.evaluate(f"location.hash = '#/lectures/{FIRST}'")
+    await until(page, "read === 'An actor is a fold'")
+
+
 @pytest.mark.parametrize("wanted", [f"videos/{VIDEO}", "account"])
 async def test_who_must_be_known_signs_in_and_is_shown_what_was_asked_for(origin: str, page: Page, wanted: str) -> None:
     await page.route("**/api/videos/**", lambda route: route.fulfill(status=401, body="{}"))
