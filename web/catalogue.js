@@ -139,7 +139,7 @@ function continuation({ lecture_id, lecture_title, course_title, position, durat
   const row = h(
     "li",
     { class: "card" },
-    h("p", { class: "meta" }, course_title),
+    h("p", { class: "meta" }, h("bdi", null, course_title)),
     h("h3", null, h("a", { href: `#/lectures/${lecture_id}` }, lecture_title)),
     h("p", { class: "meta" }, `${place} · ${Math.round(percent)} % of the course`),
     h("span", { class: "watched", "aria-hidden": "true" }, h("span")),

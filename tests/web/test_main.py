@@ -10,6 +10,17 @@ from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
+# Whether what an element begins with stands to the right of what it ends with.
+BACKWARDS = """(where) => {
+    const text = document.querySelector(where).firstChild;
+    const [begins, ends] = [0, text.length - 1].map((at) => {
+        const range = document.createRange();
+        range.setStart(text, at);
+        range.setEnd(text, at + 1);
+        return range.getBoundingClientRect().left;
+    });
+    return ends < begins;
+}"""
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -113,16 +124,22 @@ async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_
 
 
 async def test_what_is_written_from_right_to_left_ends_at_its_left(stage: Stage, origin: str, page: Page) -> None:
+    async def ends_at_its_left(where: str) -> bool:
+        await page.wait_for_selector(where)
+        return bool(await page.evaluate(BACKWARDS, where))
+
     stage.course_title = "מה זה?"
+    stage.continuations = [{**BEGUN, "course_title": "מה זה?"}]
+    await sign_in(page, origin)
+    assert await ends_at_its_left(".begun bdi")
     await page.goto(f"{origin}/#/courses/{COURSE}")
-    await page.wait_for_selector("h1")
-    begins, ends = await page.evaluate("""[0, 5].map((at) => {
-        const range = document.createRange();
-        range.setStart(document.querySelector("h1").firstChild, at);
-        range.setEnd(document.querySelector("h1").firstChild, at + 1);
-        return range.getBoundingClientRect().left;
-    })""")
-    assert ends < begins
+    assert await ends_at_its_left("h1")
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    assert await ends_at_its_left(".crumbs a")
+    # And a time as the reader's own language has it, amid what is written from left to right.
+    written = "ada · <time>02\u200f/12\u200f/2026، 12:19 ص</time> · edited"
+    await page.evaluate("(written) => (document.querySelector('.description').innerHTML = written)", written)
+    assert await ends_at_its_left(".description time")
 
 
 async def test_how_far_one_is_can_be_seen_where_the_system_chooses_the_colours(
