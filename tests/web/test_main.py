@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route
 
-from tests.web.stage import COURSE, FIRST, VIDEO, Stage, until
+from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, until
 from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -52,7 +52,9 @@ async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, 
         assert await page.evaluate("document.activeElement.textContent") == title
 
 
-async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_came(origin: str, page: Page) -> None:
+async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_came(
+    stage: Stage, origin: str, page: Page
+) -> None:
     await page.add_init_script("document.addEventListener('focusin', ({target}) => (window.read = target.textContent))")
     await page.goto(f"{origin}/#/signin?next=%23/")
     await page.fill("#login", "ada")
@@ -63,6 +65,10 @@ async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_c
     await page.fill("#password", "correct horse")
     await page.press("button[type=submit]", "Enter")
     await until(page, "read === 'Courses'")
+    stage.entitled = False
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await until(page, "read === 'Lecture' && document.title === 'Lecture · Lectern'")
+    stage.entitled = True
     await page.evaluate(f"location.hash = '#/lectures/{FIRST}'")
     await until(page, "read === 'An actor is a fold'")
 
