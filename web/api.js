@@ -8,7 +8,7 @@ import { browser } from "./kept.js";
 
 const STORE_KEY = "lectern.account";
 const LEFT_KEY = "lectern.left";
-const TIMEOUT_MS = 10_000;
+const SILENCE_MS = 10_000; // a long answer over a slow network may take longer, as long as it comes
 const REPLACED_MS = 2_000; // so long another tab's new tokens are waited for
 
 /** What the server refused, with RFC 9457's members. `status` 0: it could not be reached at all. */
@@ -411,13 +411,15 @@ export class Api extends EventTarget {
     if (token) headers.Authorization = `Bearer ${token}`;
     let response;
     let text;
+    const { signal, heard, over } = silence();
     try {
-      const signal = AbortSignal.timeout(TIMEOUT_MS);
       // Going back in the history would else show where one was before.
       response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", signal });
-      text = await response.text();
+      text = await textOf(response, heard);
     } catch {
       throw new Problem(0);
+    } finally {
+      over();
     }
     const date = Date.parse(response.headers.get("Date") ?? "");
     if (date) this.#told = { date, at: performance.now() };
@@ -426,6 +428,32 @@ export class Api extends EventTarget {
     if (answer === undefined) throw new Problem(0); // a page of the network between us, as where one has to sign in to it
     return answer;
   }
+}
+
+/** A signal that ends what is silent for too long: `heard` is called whenever something comes, `over` at the end. */
+function silence() {
+  const controller = new AbortController();
+  let timer = 0;
+  const over = () => clearTimeout(timer);
+  const heard = () => {
+    over();
+    timer = setTimeout(() => controller.abort(), SILENCE_MS);
+  };
+  heard();
+  return { signal: controller.signal, heard, over };
+}
+
+/** @param {Response} response @param {() => void} heard  called with every piece of it */
+async function textOf(response, heard) {
+  const decoder = new TextDecoder();
+  let text = "";
+  for (const reader = response.body?.getReader(); reader; ) {
+    const { done, value } = await reader.read();
+    heard();
+    if (done) break;
+    text += decoder.decode(value, { stream: true });
+  }
+  return text + decoder.decode();
 }
 
 function pause(ms) {

@@ -3,7 +3,7 @@
  */
 import { explain } from "./api.js";
 import { checkout } from "./checkout.js";
-import { h, icon, setText } from "./dom.js";
+import { disabledDuring, h, icon, setText } from "./dom.js";
 import { clock, plural, price, span } from "./format.js";
 import { tab } from "./kept.js";
 
@@ -37,20 +37,14 @@ export async function cataloguePage({ api, words, left }) {
     more.hidden = page.next === null;
     const mine = newest;
     more.onclick = () =>
-      run(more, async () => {
+      disabledDuring(more, async () => {
         const rest = await api.more(page.next);
         if (mine === newest) add(rest, sought); // else others are looked for by now
-      });
+      }).catch(fail);
     if (list.children.length > 0) setText(note, "");
     else setText(note, sought ? `Nothing is found for “${sought}”.` : "Nothing has been published yet.");
   };
   const fail = (error) => setText(note, explain(error));
-  const run = (button, work) => {
-    button.disabled = true;
-    return work()
-      .catch(fail)
-      .finally(() => (button.disabled = false));
-  };
   // Who looks for something does not want to go on: it makes way.
   const resume =
     continuations.length > 0 &&
@@ -145,7 +139,7 @@ function continuation({ lecture_id, lecture_title, course_title, position, durat
   const row = h(
     "li",
     { class: "card" },
-    h("p", { class: "meta" }, course_title),
+    h("p", { class: "meta" }, h("bdi", null, course_title)),
     h("h3", null, h("a", { href: `#/lectures/${lecture_id}` }, lecture_title)),
     h("p", { class: "meta" }, `${place} · ${Math.round(percent)} % of the course`),
     h("span", { class: "watched", "aria-hidden": "true" }, h("span")),

@@ -3,7 +3,7 @@
  * comes near this page; what comes is a token.
  */
 import { explain, Problem } from "./api.js";
-import { h, setText } from "./dom.js";
+import { disabledDuring, h, setText } from "./dom.js";
 import { minorUnits } from "./format.js";
 import { newId } from "./ids.js";
 import { tab } from "./kept.js";
@@ -90,10 +90,8 @@ export async function checkout({ api, action, what, currency, amount, pay, stand
   (choices[methods.findIndex(({ is_default }) => is_default)] ?? another).querySelector("input").checked = true;
   form.addEventListener("change", show);
   queueMicrotask(show);
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  const submit = async () => {
     told.hidden = true;
-    button.disabled = true;
     let method = chosen();
     try {
       method ||= entered ||= await keep(api, stripe, elements);
@@ -106,9 +104,11 @@ export async function checkout({ api, action, what, currency, amount, pay, stand
       }
       setText(told, error instanceof Problem ? explain(error) : error.message);
       told.hidden = false;
-    } finally {
-      button.disabled = false;
     }
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    disabledDuring(button, submit);
   });
   return form;
 }

@@ -88,7 +88,7 @@ export class Classroom {
 
   #stage = h("div", { class: "stage" });
   #screen = h("video", { playsinline: true, controls: true, preload: "auto", tabindex: "0" });
-  #notices = new Notices();
+  #notices = new Notices(this.#screen);
   #title = h("h1", { tabindex: "-1" }, " ");
   #audience = h("p", { class: "meta beside", hidden: true });
   #description = h("p", { class: "description" });
@@ -174,14 +174,24 @@ export class Classroom {
 
   #showLecture() {
     const { title, description } = this.#lecture;
-    setText(this.#title, title);
+    this.#call(title);
     setText(this.#description, description ?? "");
-    document.title = `${title} · Lectern`;
     this.#screen.setAttribute("aria-label", title);
     const { video } = this.#lecture;
     // Only an owner is told what the video host calls it.
     this.#audience.hidden = !video?.cloudflare_uid;
     this.#audience.replaceChildren(h("a", { href: `#/videos/${video?.id}` }, "Audience"));
+  }
+
+  #call(title) {
+    const heading = this.#title;
+    document.title = `${title} · Lectern`;
+    if (heading.textContent === title) return;
+    setText(heading, title);
+    // Who came here was led to it, and is read what it says only now.
+    if (document.activeElement !== heading) return;
+    heading.blur();
+    heading.focus({ preventScroll: true });
   }
 
   #seek(seconds) {
@@ -205,7 +215,10 @@ export class Classroom {
     const courseId = error.body?.course_id ?? courseOf(this.lectureId);
     if (error.status === 401) {
       this.#signIn();
-    } else if (error.status === 403) {
+      return;
+    }
+    this.#call(this.#lecture?.title ?? "Lecture");
+    if (error.status === 403) {
       const open = () => this.#navigate(courseId ? `#/courses/${courseId}` : "#/");
       this.#notices.say("Not yours yet", explain(error), [courseId ? "See the course" : "See all courses", open]);
     } else {

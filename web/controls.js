@@ -7,6 +7,7 @@ const RATES = [0.75, 1, 1.25, 1.5, 2];
 const QUALITY_MS = 1_000;
 const CAPTIONS_KEY = "lectern.captions";
 const RATE_KEY = "lectern.rate";
+const KEYS_KEY = "lectern.keys";
 
 export class Controls {
   /**
@@ -108,20 +109,32 @@ export class Controls {
 
   #key(event) {
     const typing = event.target.closest?.("input, select, textarea, [contenteditable]");
-    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.#player()) return;
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !this.#player() || !wantsKeys()) return;
     this.#shortcuts[event.key.toLowerCase()]?.[1]();
   }
 
-  /** Tells which there are. */
+  /** Tells which there are, and lets one do without: who speaks to a computer presses letters without meaning to. */
   #keyList() {
     const rows = Object.entries(this.#shortcuts).map(([key, [does]]) => [h("dt", null, h("kbd", null, key.toUpperCase())), h("dd", null, does)]);
+    const works = h("input", { type: "checkbox", onchange: () => browser.set(KEYS_KEY, works.checked ? "on" : "off") });
+    // Another tab may have changed it.
+    const look = () => (works.checked = wantsKeys());
     return [
       h("button", { type: "button", class: "plain keys", popovertarget: "keys" }, "Keys"),
-      h("dl", { id: "keys", class: "card", popover: "auto", "aria-label": "Keys" }, ...rows),
+      h(
+        "div",
+        { id: "keys", class: "card", popover: "auto", role: "group", "aria-label": "Keys", onbeforetoggle: look },
+        h("dl", null, ...rows),
+        h("label", null, works, " Use these keys"),
+      ),
     ];
   }
 }
 
 function wantsCaptions() {
   return browser.get(CAPTIONS_KEY) !== "off";
+}
+
+function wantsKeys() {
+  return browser.get(KEYS_KEY) !== "off";
 }

@@ -36,11 +36,30 @@ export function oneAtATime(work) {
   };
 }
 
+/**
+ * A control that is disabled while work goes on, and then has the focus again: browsers take it from what is disabled, and
+ * throw whoever goes by keyboard back to the page's beginning.
+ *
+ * @template T
+ * @param {HTMLButtonElement|HTMLInputElement} control
+ * @param {() => Promise<T>} work
+ */
+export async function disabledDuring(control, work) {
+  const focused = document.activeElement === control;
+  control.disabled = true;
+  try {
+    return await work();
+  } finally {
+    control.disabled = false;
+    if (focused && document.activeElement === document.body) control.focus({ preventScroll: true });
+  }
+}
+
 const BUTTONS = "button, a, summary";
 
 /**
- * Makes elements anew, and gives the focus to what stands then where it was: among the buttons of the same row (an `li` with an
- * `id`), or of the whole. So whoever goes by keyboard is not thrown back to the page's beginning.
+ * Makes elements anew, and gives the focus to what has the same `id`, or else stands then where it was: among the buttons of
+ * the same row (an `li` with an `id`), or of the whole. So whoever goes by keyboard is not thrown back to the page's beginning.
  *
  * @param {HTMLElement} within
  * @param {() => void} work
@@ -55,7 +74,8 @@ export function keepFocus(within, work, otherwise = null) {
   work();
   if (within.contains(document.activeElement)) return undefined;
   const now = buttons(row ? document.getElementById(row.id) : within);
-  (now[at] ?? now.at(-1) ?? otherwise)?.focus({ preventScroll: true });
+  const same = activeElement.id && document.getElementById(activeElement.id);
+  (same || (now[at] ?? now.at(-1) ?? otherwise))?.focus({ preventScroll: true });
   return undefined;
 }
 

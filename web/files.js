@@ -3,7 +3,7 @@
  * straight to the store.
  */
 import { explain, Problem } from "./api.js";
-import { h, oneAtATime, setText } from "./dom.js";
+import { disabledDuring, h, keepFocus, oneAtATime, setText } from "./dom.js";
 
 const DIRECT_BYTES = 25 * 2 ** 20;
 // What browsers, or the systems that they ask, often have no type for.
@@ -110,7 +110,7 @@ function read(text) {
  */
 export function materials({ api, lecture, owner }) {
   const list = h("ul", { class: "materials" });
-  const told = h("p", { role: "status", class: "quiet" });
+  const told = h("p", { role: "status", class: "quiet", tabindex: "-1" });
   const fail = (error) => setText(told, explain(error));
   const add = (file) => list.append(material(api, file, { owner, told, fail }));
   (lecture.files ?? []).forEach(add);
@@ -139,7 +139,7 @@ function material(api, file, { owner, told, fail }) {
     if (!confirm(`Delete “${file.filename}”? It cannot be brought back.`)) return;
     try {
       await api.call("DELETE", `/api/files/${file.id}`);
-      row.remove();
+      keepFocus(row.parentElement, () => row.remove(), told);
       setText(told, `“${file.filename}” is deleted.`);
     } catch (error) {
       fail(error);
@@ -190,10 +190,7 @@ export function avatar({ api, user }) {
 function chooser({ label, accept, told, send, done }) {
   const field = h("input", { type: "file", accept, class: "visually-hidden" });
   const bar = h("progress", { max: 1, value: 0, hidden: true, "aria-label": "Sent" });
-  field.addEventListener("change", async () => {
-    const [file] = field.files;
-    if (!file) return;
-    field.disabled = true;
+  const sendIt = async (file) => {
     bar.value = 0;
     bar.hidden = false;
     setText(told, `Sending “${file.name}” …`);
@@ -204,9 +201,12 @@ function chooser({ label, accept, told, send, done }) {
       setText(told, explain(error));
     } finally {
       bar.hidden = true;
-      field.disabled = false;
       field.value = "";
     }
+  };
+  field.addEventListener("change", () => {
+    const [file] = field.files;
+    if (file) disabledDuring(field, () => sendIt(file));
   });
   return h("p", { class: "chooser" }, h("label", { class: "plain" }, field, label), bar);
 }

@@ -4,7 +4,7 @@
  * Two views in one panel, the list and a topic. Whatever the events' socket says is only a reason to ask again.
  */
 import { explain, Problem } from "./api.js";
-import { h, keepFocus, oneAtATime, setText } from "./dom.js";
+import { disabledDuring, h, keepFocus, oneAtATime, setText } from "./dom.js";
 import { dropDrafts, keepDraft } from "./drafts.js";
 import { clock, plural } from "./format.js";
 import { newId } from "./ids.js";
@@ -45,7 +45,7 @@ export class ForumPanel {
   }
 
   /** Marks of the lecture's topics, for below its picture. */
-  marks = h("div", { class: "marks", role: "group", "aria-label": "Questions in this lecture", hidden: true });
+  marks = h("div", { class: "marks", role: "toolbar", "aria-label": "Questions in this lecture", hidden: true });
 
   #api;
   #me; // whoever signs in meanwhile
@@ -249,42 +249,50 @@ export class ForumPanel {
   /** Posts what a form holds, once: however often it is sent, and although an answer is lost on its way. */
   #poster(path) {
     const draft = { text: null, key: null };
-    return (form, body, done) =>
-      this.#try(async () => {
-        const button = form.querySelector(".primary");
-        if (button.disabled) return;
-        button.disabled = true;
-        const text = JSON.stringify(body);
-        if (draft.text !== text) Object.assign(draft, { text, key: newId() });
-        try {
-          const row = await this.#api.call("POST", path, body, { "Idempotency-Key": draft.key });
-          draft.text = null;
-          await done(row);
-        } catch (error) {
-          if (isRefusal(error)) draft.text = null;
-          throw error;
-        } finally {
-          button.disabled = false;
-        }
-      });
+    const send = async (body, done) => {
+      const text = JSON.stringify(body);
+      if (draft.text !== text) Object.assign(draft, { text, key: newId() });
+      try {
+        const row = await this.#api.call("POST", path, body, { "Idempotency-Key": draft.key });
+        draft.text = null;
+        await done(row);
+      } catch (error) {
+        if (isRefusal(error)) draft.text = null;
+        throw error;
+      }
+    };
+    return (form, body, done) => {
+      const button = form.querySelector(".primary");
+      if (!button.disabled) this.#try(() => disabledDuring(button, () => send(body, done)));
+    };
   }
 
   async #refreshMarks() {
     const answer = await this.#api.call("GET", this.#path({ lecture_id: this.#lecture.id, limit: 100 }));
     const duration = this.#duration();
     const placed = answer.items.filter((topic) => this.#here(topic) && duration > 0);
+    placed.sort((one, other) => one.position - other.position);
     this.marks.hidden = placed.length === 0;
-    this.marks.replaceChildren(
-      ...placed.map((topic) => {
-        const left = `left: ${Math.min(100, (100 * topic.position) / duration).toFixed(2)}%`;
-        const name = `${topic.title}, at ${clock(topic.position)}`;
-        const show = () => {
-          this.#seek(topic.position);
-          this.#try(() => this.#open(topic.id));
-        };
-        return h("button", { type: "button", style: left, title: name, "aria-label": name, onclick: show });
-      }),
-    );
+    keepFocus(this.marks, () => this.marks.replaceChildren(...placed.map((topic, at) => this.#mark(topic, at, duration))));
+  }
+
+  /** Of all of them one is on the way of the Tab key, and arrows lead on from there: there may be a hundred. */
+  #mark(topic, at, duration) {
+    const left = `left: ${Math.min(100, (100 * topic.position) / duration).toFixed(2)}%`;
+    const name = `${topic.title}, at ${clock(topic.position)}`;
+    const onclick = () => {
+      this.#seek(topic.position);
+      this.#try(() => this.#open(topic.id));
+    };
+    const onfocus = () => [...this.marks.children].forEach((mark) => (mark.tabIndex = mark === button ? 0 : -1));
+    const onkeydown = ({ key }) => {
+      if (key === "ArrowRight") button.nextElementSibling?.focus();
+      if (key === "ArrowLeft") button.previousElementSibling?.focus();
+    };
+    const tabindex = at === 0 ? 0 : -1;
+    const named = { id: `mark-${topic.id}`, title: name, "aria-label": name };
+    const button = h("button", { type: "button", style: left, tabindex, ...named, onclick, onfocus, onkeydown });
+    return button;
   }
 
   async #refreshBadge() {
@@ -405,11 +413,11 @@ export class ForumPanel {
     else showMarkdown(text, post.content);
     const who = post.username ?? "Somebody who left";
     const when = new Date(post.created_at).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-    const notes = [when, post.edited_at && "edited", post.is_solution && "solution"].filter(Boolean).join(" · ");
+    const notes = [post.edited_at && " · edited", post.is_solution && " · solution"];
     const element = h(
       "li",
       { id: `post-${post.id}`, dataset: { post: post.id, solution: String(post.is_solution) } },
-      h("p", { class: "meta" }, h("strong", null, who), post.by_course_owner && " (instructor)", ` · ${notes}`),
+      h("p", { class: "meta" }, h("strong", null, who), post.by_course_owner && " (instructor)", " · ", h("time", null, when), notes),
       text,
     );
     if (!post.deleted_at) element.append(h("p", { class: "actions" }, ...this.#postTools(post, topic, element)));

@@ -5,7 +5,13 @@ import { clock } from "./format.js";
 const PLAY = "M8 5.5v13l10.5-6.5z";
 
 export class Notices {
+  /** @param {HTMLElement} picture  has the focus when what was pressed is gone */
+  constructor(picture) {
+    this.#picture = picture;
+  }
+
   element = h("div", { class: "overlay", role: "status", hidden: true });
+  #picture;
   #said = null; // with the buttons' names, as long as nothing else is shown
   #acts = [];
 
@@ -25,7 +31,9 @@ export class Notices {
 
   /** Nothing more is to be said. */
   clear() {
+    const pressed = this.element.contains(document.activeElement);
     this.element.hidden = true;
+    if (pressed) this.#picture.focus();
     delete this.element.dataset.kind;
   }
 

@@ -22,7 +22,13 @@ const STANDINGS = { incomplete: "open", active: "paid", past_due: "paid" };
  */
 export async function plansPage({ api }) {
   const root = h("div", { class: "page narrow plans" });
-  const show = async () => root.replaceChildren(...(await sections(api, show)));
+  const show = async () => {
+    const parts = await sections(api, show);
+    // What was pressed is made anew, and what stands in its place may be another card's.
+    const lost = root.contains(document.activeElement) || document.activeElement === document.body;
+    root.replaceChildren(...parts);
+    if (lost) root.querySelector("h1").focus({ preventScroll: true });
+  };
   await show();
   return root;
 }
@@ -50,15 +56,15 @@ async function sections(api, again) {
 }
 
 async function mine(api, row, telling, again) {
-  const until = row.current_period_end && new Date(row.current_period_end).toLocaleDateString();
-  const goesOn = row.cancel_at_period_end ? `ends on ${until}` : `renewed on ${until}`;
+  const until = row.current_period_end && day(row.current_period_end);
+  const goesOn = row.cancel_at_period_end ? "; ends on " : "; renewed on ";
   const end = () => api.endSubscription(row.id);
   const keep = () => api.changeSubscription(row.id, { cancel_at_period_end: false });
   return h(
     "section",
     { class: "card entry mine", "aria-label": "Your subscription" },
     h("h2", null, row.plan_name),
-    h("p", null, `${price(row)} ${PERIODS[row.billing_period]}, ${STATES[row.status]}${until ? `; ${goesOn}` : ""}.`),
+    h("p", null, `${price(row)} ${PERIODS[row.billing_period]}, ${STATES[row.status]}`, until && [goesOn, until], "."),
     row.cancel_at_period_end
       ? h("button", { class: "plain", type: "button", onclick: telling(keep) }, "Keep it")
       : h("button", { class: "plain", type: "button", onclick: telling(end) }, "Cancel it"),
@@ -166,9 +172,14 @@ async function paid(api, told) {
   );
 }
 
+/** @param {string} at */
+function day(at) {
+  return h("time", null, new Date(at).toLocaleDateString());
+}
+
 function transactionRow(row) {
   const what = row.course_id ? h("a", { href: `#/courses/${row.course_id}` }, "Course") : "Subscription";
   const back = Number(row.refunded_amount) > 0 ? `, ${price({ price: row.refunded_amount, currency: row.currency })} back` : "";
-  const cells = [new Date(row.created_at).toLocaleDateString(), what, price({ price: row.amount, currency: row.currency }) + back];
+  const cells = [day(row.created_at), what, price({ price: row.amount, currency: row.currency }) + back];
   return h("tr", null, ...cells.map((cell) => h("td", null, cell)), h("td", null, row.status.replaceAll("_", " ")));
 }

@@ -2,7 +2,7 @@
  * Signing in and making an account, on one page.
  */
 import { explain, sentence } from "./api.js";
-import { h, setText } from "./dom.js";
+import { disabledDuring, h, setText } from "./dom.js";
 
 /**
  * @param {object} options
@@ -70,20 +70,20 @@ export function entryForm({ title, heading = "h1", action, fields, submit, aside
   const rows = fields.map(field);
   const form = h("form", { "aria-label": title }, h(heading, { tabindex: "-1" }, title), failure, ...rows.map((row) => row.element), button);
   form.append(h("p", { class: "aside" }, ...aside));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  const send = async () => {
     failure.hidden = true;
     rows.forEach((row) => row.fault(""));
-    button.disabled = true;
     try {
       await submit(Object.fromEntries(new FormData(form)));
     } catch (error) {
       const unplaced = placeFaults(error, rows);
       setText(failure, unplaced);
       failure.hidden = !unplaced;
-    } finally {
-      button.disabled = false;
     }
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    disabledDuring(button, send);
   });
   return form;
 }

@@ -9,7 +9,10 @@ import { ForumPanel } from "./forum.js";
 import { TutorPanel } from "./tutor-panel.js";
 import { UploadPanel } from "./upload.js";
 
+// How far one is, is asked for with all lectures of the course: with many of them, as much more seldom as they are more
+// than so many, for a picture may want the network.
 const PROGRESS_MS = 15_000;
+const FEW = 20;
 const PLAYING_MS = 1_000;
 const AGAIN_MS = 2_500;
 // The server saves once a second, and its clock is known to a second.
@@ -90,7 +93,8 @@ export class Surroundings {
     this.files.replaceChildren(materials({ api: this.#api, lecture, owner }));
     if (this.#closed) return;
     if (owner) this.#offerUpload();
-    if (this.#clocks.length === 0) this.#clocks.push(setInterval(() => this.update(), PROGRESS_MS));
+    const every = PROGRESS_MS * Math.max(1, this.#lectures.length / FEW);
+    if (this.#clocks.length === 0) this.#clocks.push(setInterval(() => this.update(), every));
     await this.#openForum(owner);
   }
 

@@ -61,6 +61,7 @@ export class TutorPanel {
   #turns = new Map();
   #written = ""; // by hand, the last of all
 
+  #title = h("h2", { tabindex: "-1" }, "Tutor");
   #log = h("div", { class: "talk", role: "log", "aria-label": "What was said", tabindex: "0" });
   #input = h("textarea", { id: "question", rows: "2", maxlength: "4000", placeholder: "Ask about this lecture" });
   #ask = h("button", { type: "submit", class: "primary" }, "Ask");
@@ -120,7 +121,7 @@ export class TutorPanel {
     });
     this.#explain.addEventListener("click", () => this.#say(EXPLAIN));
     this.#stop.addEventListener("click", () => this.#socket.stop());
-    return h("section", { class: "card tutor", "aria-label": "Tutor" }, h("h2", null, "Tutor"), this.#log, form, this.#said);
+    return h("section", { class: "card tutor", "aria-label": "Tutor" }, this.#title, this.#log, form, this.#said);
   }
 
   #say(message) {
@@ -141,8 +142,11 @@ export class TutorPanel {
   #update() {
     const { connected, stopped, asking } = this.#socket.state;
     const answering = this.#running !== null;
+    const pressed = [this.#ask, this.#explain, this.#stop].find((button) => button === document.activeElement);
     this.#ask.disabled = this.#explain.disabled = answering || asking || stopped;
     this.#stop.hidden = !answering;
+    // Where what was pressed cannot be pressed any more, the focus is before the answer.
+    if (pressed?.disabled || pressed?.hidden) this.#title.focus({ preventScroll: true });
     // Read out when it is whole, not anew with each of its words.
     this.#log.setAttribute("aria-busy", String(answering));
     if (stopped) this.#note("The tutor is not there just now. Reload the page to try again.");

@@ -103,6 +103,7 @@ async def test_a_course_is_bought_with_a_test_card_and_played(system: System, pa
         await mine.wait_for()
         await page.click("text=Cancel it")
         await page.wait_for_selector("text=Keep it")
+        assert await page.evaluate("document.activeElement.textContent") == "Plans"  # what was pressed was made anew
         rows = await page.locator("table.paid tbody tr").all_inner_texts()
         assert ["$9.00" in rows[0], "$59.00" in rows[1]] == [True, True]
 

@@ -114,6 +114,8 @@ async def test_a_file_is_deleted_when_its_teacher_says_so_twice(
     await page.get_by_text("“notes.pdf” is deleted.").wait_for()
     assert (await teacher.get("/api/files")).body["items"] == []
     assert asked == ["Delete “notes.pdf”? It cannot be brought back."] * 2
+    # Who goes by keyboard is not thrown back to the page's beginning.
+    assert await page.evaluate("document.activeElement.closest('.files') !== null")
 
 
 async def test_a_large_file_that_does_not_get_through_is_given_up(

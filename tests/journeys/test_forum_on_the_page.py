@@ -293,6 +293,24 @@ async def test_what_goes_wrong_far_below_is_said_in_sight(scene: Scene, page: "P
     assert await said.count() == 0
 
 
+async def test_of_many_marks_one_is_on_the_way_and_arrows_lead_on_in_the_lecture_s_order(
+    scene: Scene, page: "Page"
+) -> None:
+    for title, position in (("Sooner", 60), ("Last", 500), ("Later", 300)):
+        await scene.ask(title, "Why?", lecture_id=scene.lecture_id, position=position)
+    await scene.enter(page, "ada")
+    await page.get_by_role("button", name="Sooner, at 1:00").focus()
+    for key, mark in (("Right", "Later, at 5:00"), ("Right", "Last, at 8:20"), ("Left", "Later, at 5:00")):
+        await page.keyboard.press(f"Arrow{key}")
+        assert await page.evaluate("document.activeElement.ariaLabel") == mark
+    tabbed = "[...document.querySelectorAll('.marks button')].map((mark) => mark.tabIndex)"
+    assert await page.evaluate(tabbed) == [-1, 0, -1]
+    # Something new comes, and one stays at the same mark.
+    await scene.ask("First", "Why?", lecture_id=scene.lecture_id, position=10)
+    await page.get_by_role("button", name="First, at 0:10").wait_for()
+    assert await page.evaluate("document.activeElement.ariaLabel") == "Later, at 5:00"
+
+
 async def test_by_keyboard_one_stays_where_one_is_whatever_is_made_anew(scene: Scene, page: "Page") -> None:
     await scene.ask("Why a queue?", "Because it waits?")
     await scene.enter(page, "teacher")
@@ -309,6 +327,13 @@ async def test_by_keyboard_one_stays_where_one_is_whatever_is_made_anew(scene: S
     await focused("Unpin")
     await press("This is the solution")
     await focused("Not the solution")
+    await page.get_by_label("Your answer").fill(f"```\n{'a = b + c; ' * 50}\n```")
+    await press("Answer")
+    await page.locator(".posts pre").wait_for()
+    await focused("Answer")
+    # All of it is in sight: along what scrolls sideways only a pointer gets.
+    hidden = "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('pre'))"
+    assert await page.evaluate(hidden) == 0
     await press("← All questions")
     await focused("Why a queue?")
     # Something new comes, above the one that is looked at.

@@ -461,6 +461,24 @@ async def test_the_keyboard_reaches_the_content_and_plays(origin: str, page: Pag
     assert page.url.endswith(f"/#/lectures/{FIRST}")
 
 
+async def test_who_switches_the_keys_off_presses_letters_without_effect_also_after_a_reload(
+    page: Page, enter: Enter
+) -> None:
+    await enter()
+    await until(page, PLAYING)
+    for wanted in (False, True):
+        await page.click("text=Keys")
+        await page.set_checked("text=Use these keys", wanted)
+        await page.keyboard.press("Escape")
+        await page.reload()
+        await until(page, PLAYING)
+        await page.keyboard.press("m")
+        assert await page.evaluate("document.querySelector('video').muted") == wanted
+        await page.click("text=Keys")
+        assert await page.is_checked("text=Use these keys") == wanted
+        await page.keyboard.press("Escape")
+
+
 async def test_a_course_that_does_not_exist_is_said_in_words(
     stage: Stage, origin: str, page: Page, faults: list[str]
 ) -> None:

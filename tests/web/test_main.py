@@ -5,11 +5,22 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route
 
-from tests.web.stage import COURSE, FIRST, VIDEO, Stage, until
+from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, until
 from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
+# Whether what an element begins with stands to the right of what it ends with.
+BACKWARDS = """(where) => {
+    const text = document.querySelector(where).firstChild;
+    const [begins, ends] = [0, text.length - 1].map((at) => {
+        const range = document.createRange();
+        range.setStart(text, at);
+        range.setEnd(text, at + 1);
+        return range.getBoundingClientRect().left;
+    });
+    return ends < begins;
+}"""
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -39,6 +50,27 @@ async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, 
         await page.evaluate("where => (location.hash = '#/' + where)", where)
         await until(page, f"document.title === '{title} · Lectern'")
         assert await page.evaluate("document.activeElement.textContent") == title
+
+
+async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_came(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    await page.add_init_script("document.addEventListener('focusin', ({target}) => (window.read = target.textContent))")
+    await page.goto(f"{origin}/#/signin?next=%23/")
+    await page.fill("#login", "ada")
+    await page.fill("#password", "wrong")
+    await page.press("button[type=submit]", "Enter")
+    await page.wait_for_selector(".failure")
+    await until(page, "document.activeElement.type === 'submit'")
+    await page.fill("#password", "correct horse")
+    await page.press("button[type=submit]", "Enter")
+    await until(page, "read === 'Courses'")
+    stage.entitled = False
+    await page.evaluate(f"location.hash = '#/lectures/{SECOND}'")
+    await until(page, "read === 'Lecture' && document.title === 'Lecture · Lectern'")
+    stage.entitled = True
+    await page.evaluate(f"location.hash = '#/lectures/{FIRST}'")
+    await until(page, "read === 'An actor is a fold'")
 
 
 @pytest.mark.parametrize("wanted", [f"videos/{VIDEO}", "account"])
@@ -98,16 +130,22 @@ async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_
 
 
 async def test_what_is_written_from_right_to_left_ends_at_its_left(stage: Stage, origin: str, page: Page) -> None:
+    async def ends_at_its_left(where: str) -> bool:
+        await page.wait_for_selector(where)
+        return bool(await page.evaluate(BACKWARDS, where))
+
     stage.course_title = "מה זה?"
+    stage.continuations = [{**BEGUN, "course_title": "מה זה?"}]
+    await sign_in(page, origin)
+    assert await ends_at_its_left(".begun bdi")
     await page.goto(f"{origin}/#/courses/{COURSE}")
-    await page.wait_for_selector("h1")
-    begins, ends = await page.evaluate("""[0, 5].map((at) => {
-        const range = document.createRange();
-        range.setStart(document.querySelector("h1").firstChild, at);
-        range.setEnd(document.querySelector("h1").firstChild, at + 1);
-        return range.getBoundingClientRect().left;
-    })""")
-    assert ends < begins
+    assert await ends_at_its_left("h1")
+    await page.goto(f"{origin}/#/lectures/{FIRST}")
+    assert await ends_at_its_left(".crumbs a")
+    # And a time as the reader's own language has it, amid what is written from left to right.
+    written = "ada · <time>02\u200f/12\u200f/2026، 12:19 ص</time> · edited"
+    await page.evaluate("(written) => (document.querySelector('.description').innerHTML = written)", written)
+    assert await ends_at_its_left(".description time")
 
 
 async def test_how_far_one_is_can_be_seen_where_the_system_chooses_the_colours(

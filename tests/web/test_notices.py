@@ -39,6 +39,14 @@ async def test_a_picture_that_stands_still_for_want_of_a_network_says_so_beside_
     await until(page, f"{PLAYING} && lectern.state().position < 40")
 
 
+async def test_who_presses_a_key_on_what_is_said_has_the_picture_under_their_keys(origin: str, page: Page) -> None:
+    await enter(page, origin)
+    await page.evaluate("document.querySelector('video').currentTime = 47")
+    await page.press("text=Watch again", "Enter")
+    await until(page, f"{PLAYING} && lectern.state().position < 40")
+    assert await page.evaluate("document.activeElement.tagName") == "VIDEO"
+
+
 @pytest.mark.parametrize("slow", ["**/vendor/hls.js/**", "**/api/lectures/*"])
 async def test_a_lecture_that_begins_slowly_says_so_until_it_begins(origin: str, page: Page, slow: str) -> None:
     gate = asyncio.Event()

@@ -53,6 +53,14 @@ async def test_who_reloads_in_mid_answer_sees_it_go_on_in_its_place_and_can_stop
     assert await page.is_enabled(".ask-tutor button[type=submit]")
 
 
+async def test_who_asks_by_keyboard_is_before_the_answer(stage: Stage, page: Page, enter: Enter) -> None:
+    await enter()
+    await until(page, "lectern.state()?.tutor?.connected")
+    await page.press("text=Explain what was just said", "Enter")
+    await page.wait_for_selector("text=An answer.")
+    assert await page.evaluate("document.activeElement.textContent") == "Tutor"
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_who_comes_back_is_shown_the_rest_of_an_answer_and_then_what_was_asked_elsewhere(
     stage: Stage, page: Page, enter: Enter, *, deleted: bool
