@@ -17,7 +17,7 @@ MOST_PIECES = 5000
 _TIME = r"(?:(\d{1,6}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
 _TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}(?!\d)", re.ASCII)
 _TAG = re.compile(r"<[^<>]*>")
-_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_ENDS = (".", "!", "?", "…", "।", "؟", "۔", "。", "！", "？")
 
 
 class Piece(NamedTuple):
