@@ -26,6 +26,7 @@ from server.data.db import DATABASE_AWAY, Record, queries
 from server.data.streams import REDIS_AWAY
 from server.http.auth import Principal
 from server.http.keys import CLOCK, LIMITER, SOCKETS
+from server.http.members import is_blank
 from server.http.paging import Page, PageQuery, page, read_cursor
 from server.http.problems import (
     ChatBudgetSpent,
@@ -284,7 +285,7 @@ async def _ask(call: Call[None], viewer: Viewer, listener: Listener, frame: Ask)
 async def _question(call: Call[Any], viewer: Viewer, message_id: str, asked: NewMessage | Ask) -> Question:
     """The question as the conversation takes it. Raises TurnRefused, DATABASE_AWAY."""
     text, most = asked.message, call.config.chat.message_characters
-    if text is not None and not 1 <= len(text.strip()) <= most:
+    if text is not None and (is_blank(text) or len(text.strip()) > most):
         raise TurnRefused(f"A message has 1 to {most} characters.", "/message")
     if text is not None and "\0" in text:
         raise TurnRefused("The text holds what is no character.", "/message")

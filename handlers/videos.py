@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, Field
 
 from server.data.audit import audit_foreign
@@ -37,7 +37,7 @@ from server.http.problems import (
     ValidationFailed,
     VideoNotFound,
 )
-from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes, arriving
+from server.http.routing import PUBLIC, SELF_SERVED, STUDENT, Body, Call, Change, Routes, arriving, cacheable
 from server.logs import get_logger
 from server.services.outside import ServiceError, ServiceHasNone
 from server.services.video_host import LANGUAGE, HostedUpload, WebhookRefused, read_video
@@ -283,6 +283,7 @@ async def put_captions(call: Call[None]) -> None:
 @routes.get(
     "/api/videos/{video_id}/captions/{lang}",
     role=PUBLIC,
+    also=(304,),
     produces="text/vtt",
     problems=(Unauthorized, VideoNotFound, NotEntitled, NotFound, ValidationFailed, *OUTSIDE_PROBLEMS),
     rate="read",
@@ -291,11 +292,10 @@ async def put_captions(call: Call[None]) -> None:
 async def get_captions(call: Call[None]) -> web.Response:
     """The captions of a language as WebVTT, for those who may watch the video."""
     video, lang = await _get_watchable(call), _language(call)
-    try:
-        vtt = await call.app[VIDEO_HOST].get_captions(_uid(video), lang)
-    except ServiceHasNone:
-        raise NotFound("There are no captions in this language.") from None
-    return web.Response(body=vtt, content_type="text/vtt", charset="utf-8")
+    vtt = await call.app[HOSTING].captions(video["id"], _uid(video), lang)
+    if vtt is None:
+        raise NotFound("There are no captions in this language.")
+    return cacheable(call, vtt, {hdrs.CONTENT_TYPE: "text/vtt; charset=utf-8"})
 
 
 @routes.delete(

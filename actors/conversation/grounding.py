@@ -92,6 +92,7 @@ async def ground(
     watched: Record | None = None
     if lecture_id is not None and position_ms is not None:
         around = {"from_s": (position_ms - _BEFORE_MS) / 1000, "to_s": (position_ms + _AFTER_MS) / 1000}
+        around["at_s"] = position_ms / 1000
         now = await _named.list_around(db, **viewer, lecture_id=lecture_id, **around)
     found = await find(db, **search, course_id=course_id, lecture_id=lecture_id)
     if lecture_id is not None:

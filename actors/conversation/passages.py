@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -26,10 +27,12 @@ _MARK = re.compile(r"[\[【](\d{1,2}(?:\s*[,;]\s*\d{1,2})*)[\]】]")
 # Marks that stand behind a sentence's end are of that sentence.
 _MARKS = rf"(?:\s*{_MARK.pattern})*"
 _QUOTED = re.compile(r"“([^“”]{8,600})”|\"([^\"]{8,600})\"|«([^«»]{8,600})»|「([^「」]{8,600})」|„([^„“”]{8,600})[“”]")
-_END = re.compile(rf"(?<=[.!?…])[\"”’)]?{_MARKS}(?:\s+|$)|(?<=[。！？])[”」]?{_MARKS}")
+_END = re.compile(rf"(?<=[.!?…।॥؟۔])[\"”’)]?{_MARKS}(?:\s+|$)|(?<=[。！？])[”」]?{_MARKS}")
 # Chinese and Japanese are written without blanks: what stands together of them is told apart by `_words`.
 _UNDIVIDED = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-_WORD = re.compile(rf"[{_UNDIVIDED}]+|[^\W{_UNDIVIDED}]+(?:['’][^\W{_UNDIVIDED}]+)?")
+# Signs of vowels are no letters to `re`: what they stand in, in Hindi, Bengali or Tamil, would fall into pieces.
+_LETTERS = rf"(?:[^\W{_UNDIVIDED}]+|[\u0300-\u036f\u0900-\u0963\u0966-\u0dff]+)+"
+_WORD = re.compile(rf"[{_UNDIVIDED}]+|{_LETTERS}(?:['’]{_LETTERS})?")
 _FIRST_UNDIVIDED = re.compile(f"[{_UNDIVIDED}]")
 _ALIKE = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "\N{NO-BREAK SPACE}": " "})
 # Words that every question and every lecture has.
@@ -178,7 +181,7 @@ def extractive_answer(question: str, passages: Sequence[Passage], watching: Watc
 def keys(text: str) -> set[str]:
     """The words of a text that say something, in one case and without their commonest endings."""
     found = set()
-    for word in _words(text.translate(_ALIKE).casefold()):
+    for word in _words(unicodedata.normalize("NFC", text.translate(_ALIKE).casefold())):
         if word not in _COMMON and (len(word) > 1 or word.isdigit()):
             bare = word.removesuffix("'s")
             for ending in ("ing", "ed", "es", "ly", "s", "e"):

@@ -10,7 +10,7 @@ PIECE_CHARACTERS = 450
 MOST_PIECES = 10_000
 
 _HYPHEN = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
-_END = re.compile(r"(?<=[.!?…])\s|(?<=[。！？])")
+_END = re.compile(r"(?<=[.!?…।॥؟۔])\s|(?<=[。！？])")
 # What Postgres keeps in no text: NUL, and halves of characters.
 _UNKEPT = re.compile("[\0\ud800-\udfff]")
 

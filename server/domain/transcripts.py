@@ -13,10 +13,11 @@ MOST_CHARACTERS = 1500
 MOST_PIECES = 5000
 
 # No video is so long as six digits of hours; with thousands of them there is no number any more.
-_TIME = r"(?:(\d{2,6}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
-_TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]+-->[ \t]+{_TIME}(?:[ \t]|$)", re.ASCII)
+# As players read times, hours may have one digit.
+_TIME = r"(?:(\d{1,6}):)?([0-5]\d):([0-5]\d)\.(\d{3})"
+_TIMING = re.compile(rf"^[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}(?!\d)", re.ASCII)
 _TAG = re.compile(r"<[^<>]*>")
-_ENDS = (".", "!", "?", "…", "。", "！", "？")
+_ENDS = (".", "!", "?", "…", "।", "؟", "۔", "。", "！", "？")
 
 
 class Piece(NamedTuple):
@@ -63,7 +64,7 @@ def cut(cues: Iterable[Piece]) -> list[Piece]:
     pieces: list[Piece] = []
     now: Piece | None = None
     before = ""
-    for cue in sorted(cues, key=lambda cue: (cue.from_s, cue.to_s)):
+    for cue in sorted((part for cue in cues for part in _parts(cue)), key=lambda cue: (cue.from_s, cue.to_s)):
         text = cue.text.removeprefix(before).strip() if _rolls_on(before, cue.text) else cue.text
         before = cue.text
         if not text:
@@ -72,10 +73,22 @@ def cut(cues: Iterable[Piece]) -> list[Piece]:
             pieces.append(now)
             now = None
         if now is None:
-            now = Piece(cue.from_s, cue.to_s, text[:MOST_CHARACTERS])
+            now = Piece(cue.from_s, cue.to_s, text)
         else:
             now = Piece(now.from_s, max(now.to_s, cue.to_s), f"{now.text} {text}")
     return pieces if now is None else [*pieces, now]
+
+
+def _parts(cue: Piece) -> Iterator[Piece]:
+    """The cue, in parts where it is longer than a piece may be: each lasts as long as its share of the text."""
+    text, at = cue.text, 0
+    share_s = (cue.to_s - cue.from_s) / len(text)
+    while len(text) - at > MOST_CHARACTERS:
+        blank = text.rfind(" ", at + 1, at + MOST_CHARACTERS + 1)
+        to = blank if blank > 0 else at + MOST_CHARACTERS
+        yield Piece(cue.from_s + at * share_s, cue.from_s + to * share_s, text[at:to].strip())
+        at = to
+    yield Piece(cue.from_s + at * share_s, cue.to_s, text[at:].strip())
 
 
 def _rolls_on(before: str, text: str) -> bool:

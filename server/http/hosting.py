@@ -35,6 +35,10 @@ _GRACE = timedelta(minutes=10)
 _LADDER_S = 2.0
 # So long whoever changes captions is kept waiting for what they say to be found.
 INDEXED_WITHIN_S = 3.0
+# So long captions are given out as the host gave them; changed here, they are asked for at once.
+_CAPTIONS_KEPT_S = 600.0
+# Where there are some to give out, the host is not waited for longer.
+_CAPTIONS_AGAIN_S = 1.0
 # Captions that are still not generated after this long will not be.
 _GENERATED_WITHIN_S = 86_400.0
 
@@ -53,6 +57,8 @@ class Hosting:
         self._clock = clock
         # Told of a video that became ready or failed.
         self.settled: Callable[[UUID], Awaitable[None]] | None = None
+        # Captions that the host is being asked for, by video, language and version: for a whole class once.
+        self._asking: dict[tuple[UUID, str, int], asyncio.Task[bytes | None]] = {}
 
     @property
     def works(self) -> dict[str, Work]:
@@ -98,6 +104,47 @@ class Hosting:
     async def _fetch_ladder(self, video_id: UUID, uid: str, timeout_s: float) -> None:
         ladder, segment_s = await self._host.fetch_ladder(uid, timeout_s=timeout_s)
         await videos.set_ladder(self._database, video_id=video_id, ladder=ladder, segment_s=segment_s)
+
+    async def captions(self, video_id: UUID, uid: str, lang: str) -> bytes | None:
+        """The WebVTT of a language as the host has it, or had it lately; None where it has none. While the host is away
+        what was kept is good, until captions are changed here. Raises ServiceError."""
+        kept = await videos.get_captions(self._database, video_id=video_id, lang=lang, for_s=_CAPTIONS_KEPT_S)
+        vtt: bytes | None = kept and kept["vtt"]
+        if kept is None or kept["is_fresh"]:
+            return vtt
+        try:
+            async with asyncio.timeout(None if vtt is None else _CAPTIONS_AGAIN_S):
+                return await asyncio.shield(self._ask_for_captions(video_id, uid, lang, kept["version"]))
+        except (*SERVICE_AWAY, TimeoutError):
+            if vtt is None:
+                raise
+            return vtt
+
+    def _ask_for_captions(self, video_id: UUID, uid: str, lang: str, version: int) -> asyncio.Task[bytes | None]:
+        """The task that asks the host, which all wait for who ask meanwhile."""
+        one = video_id, lang, version
+        task = self._asking.get(one)
+        if task is None:
+            task = self._asking[one] = asyncio.create_task(self._fetch_captions(video_id, uid, lang, version))
+            task.add_done_callback(lambda done: (self._asking.pop(one), done.cancelled() or done.exception()))
+        return task
+
+    async def _fetch_captions(self, video_id: UUID, uid: str, lang: str, version: int) -> bytes | None:
+        try:
+            vtt = await self._host.get_captions(uid, lang)
+        except ServiceHasNone:
+            await self._keep_languages(video_id, uid, version, without=lang)
+            return None
+        await videos.keep_captions(self._database, video_id=video_id, lang=lang, version=version, vtt=vtt)
+        return vtt
+
+    async def _keep_languages(self, video_id: UUID, uid: str, version: int, without: str) -> None:
+        try:
+            known = await self._host.list_captions(uid)
+        except ServiceHasNone:
+            known = []
+        langs = [captions.lang for captions in known if captions.lang != without]
+        await videos.keep_caption_languages(self._database, video_id=video_id, version=version, langs=langs)
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
 

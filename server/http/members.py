@@ -18,10 +18,15 @@ TransactionStatus = Literal[
 EnrollmentSource = Literal["free", "purchase", "subscription", "admin", "own"]
 
 
+def is_blank(text: str) -> bool:
+    """Whether there is nothing to see."""
+    # Blanks of all kinds, controls, and what has no width: signs of direction, joiners, fillers.
+    return all(unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") for character in UNSEEN.sub("", text))
+
+
 def not_blank(text: str) -> str:
     """The text. Raises ValueError where there is nothing to see."""
-    # Blanks of all kinds, controls, and what has no width: signs of direction, joiners, fillers.
-    if all(unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf") for character in UNSEEN.sub("", text)):
+    if is_blank(text):
         raise ValueError("must not be blank")
     return text
 

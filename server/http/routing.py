@@ -345,7 +345,6 @@ class Endpoint:
         self._empty_body = b"{}" if route.body and not _required(route.body) else None
         own_s = route.timeout_s(config) if callable(route.timeout_s) else route.timeout_s
         self._timeout_s = own_s or config.server.handler_timeout_s
-        self._public_cache = f"public, max-age={config.server.public_max_age_s:.0f}"
         self._ttl_s = config.server.idempotency_ttl_s
         asks_outside = route.asks_outside or route.timeout_s is not None
         self._lease_s = self._timeout_s + _LEASE_SLACK_S if asks_outside else None
@@ -469,18 +468,21 @@ class Endpoint:
             headers.setdefault("Location", self.route.location.format_map(body))
         encoded = dump_json(body)
         if status == 200 and self.route.has_etag:
-            return self._answer_cacheable(call, encoded, headers or {})
+            return cacheable(call, encoded, (headers or {}) | {hdrs.CONTENT_TYPE: "application/json"})
         return web.Response(body=encoded, status=status, headers=headers, content_type="application/json")
 
-    def _answer_cacheable(self, call: Call[Any], encoded: bytes, headers: dict[str, str]) -> web.Response:
-        """The whole answer, or 304 for who has it. Only what nobody in particular asked for may be kept unasked."""
-        tag = blake2b(encoded, digest_size=12).hexdigest()
-        headers[hdrs.ETAG] = f'"{tag}"'
-        headers[hdrs.CACHE_CONTROL] = self._public_cache if call.viewer is None else "private, no-cache"
-        headers[hdrs.VARY] = "Authorization, Origin"
-        if any(known.value in (tag, ETAG_ANY) for known in call.request.if_none_match or ()):
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=encoded, headers=headers, content_type="application/json")
+
+def cacheable(call: Call[Any], body: bytes, headers: dict[str, str]) -> web.Response:
+    """The whole answer, or 304 for who has it. Only what nobody in particular asked for may be kept unasked."""
+    tag = blake2b(body, digest_size=12).hexdigest()
+    public = f"public, max-age={call.config.server.public_max_age_s:.0f}"
+    headers[hdrs.ETAG] = f'"{tag}"'
+    headers[hdrs.CACHE_CONTROL] = public if call.viewer is None else "private, no-cache"
+    headers[hdrs.VARY] = "Authorization, Origin"
+    if any(known.value in (tag, ETAG_ANY) for known in call.request.if_none_match or ()):
+        del headers[hdrs.CONTENT_TYPE]
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, headers=headers)
 
 
 def _required(model: type[BaseModel]) -> bool:

@@ -430,7 +430,7 @@ class Socket:
             self._sockets.forget(self, self._kind)
 
     def _answer_close(self, message: WSMessage) -> None:
-        """Where it is the peer that closes: with the code that it gave, if any, for 1000 says that a session has ended."""
+        """Where the peer closes: with the code that it gave, if any, for 1000 says that a session has ended."""
         if message.type is WSMsgType.CLOSE and self._ending is None:
             self._write(0x88, message.data.to_bytes(2, "big") if message.data else b"")
             self._transport.close()

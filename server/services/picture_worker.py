@@ -58,7 +58,8 @@ def look(limits: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         picture = picture.point(lambda value: value / 257).convert("L")
         picture.info.pop("transparency", None)
     clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
-    small = picture if picture.mode in ("RGB", "RGBA") else picture.convert("RGBA" if clear else "RGB")
+    mode = "RGBA" if clear else "RGB"
+    small = picture if picture.mode == mode else picture.convert(mode)
     blobs: list[bytes] = []
     for size in sorted(_sizes(limits["sizes"], max(width, height)), reverse=True):
         small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -39,6 +39,8 @@ from server.services.outside import (
 
 # A language tag as far as the host and we look into it (BCP 47).
 LANGUAGE = re.compile(r"[a-zA-Z]{2,3}(-[a-zA-Z0-9]{2,8}){0,3}", re.ASCII)
+# What asks for more is no rendition.
+_MOST_BITS_PER_S = 10**9
 _UID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _SIGNATURE = re.compile(r"time=([0-9]{1,12}),sig1=([0-9a-fA-F]{64})", re.ASCII)
 # Time-outs are those of the call as a whole.
@@ -309,7 +311,8 @@ class VideoHost:
 
         async with _within(timeout_s):
             master, media = await self._delivery.call("fetch_ladder", read, timeout_s=self._settings.timeout_s, tries=2)
-        ladder = make_ladder(_rendition(playlist.stream_info) for playlist in master.playlists)
+        renditions = (_rendition(playlist.stream_info) for playlist in master.playlists)
+        ladder = make_ladder(one for one in renditions if 0 < one.bits_per_s <= _MOST_BITS_PER_S)
         if not ladder:
             raise ServiceRefused("the manifest has no renditions")
         segment_s = segment_length(segment.duration or 0 for segment in media.segments)
@@ -464,7 +467,8 @@ def _load_key(pem: str) -> RSAPrivateKey | None:
 def _parse_manifest(text: bytes) -> Any:
     try:
         return m3u8.loads(text.decode())
-    except ValueError as error:  # the library's ParseError, and text that is not UTF-8
+    # Text that is not UTF-8, the library's ParseError, and what else it raises where attributes are missing or absurd.
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ServiceRefused("the manifest cannot be read") from error
 
 

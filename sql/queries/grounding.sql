@@ -65,13 +65,14 @@ SELECT
          THEN nullif(1 - (f.embedding <=> :embedding::text::vector), 'NaN') END AS cosine
 FROM found AS f JOIN scope AS s USING (source_id);
 
--- name: list_around(viewer_id, viewer_role, lecture_id, from_s, to_s)
--- What is said in a lecture's video about a moment, if the viewer may watch it.
+-- name: list_around(viewer_id, viewer_role, lecture_id, from_s, at_s, to_s)
+-- What is said in a lecture's video about a moment, if the viewer may watch it; after a long silence what was said last.
 SELECT c.id, c.video_id AS source_id, s.course_id, s.lecture_id, NULL::uuid AS file_id, s.title, c.from_s, c.to_s,
     NULL::integer AS page, NULL::integer AS place, c.text
 FROM readable_sources(:viewer_id, :viewer_role, NULL, :lecture_id) AS s
 JOIN transcript_chunks AS c ON c.video_id = s.source_id
-WHERE c.from_s <= :to_s AND c.to_s >= :from_s
+WHERE c.from_s <= :to_s AND c.to_s >= least(:from_s, (
+    SELECT max(said.to_s) FROM transcript_chunks AS said WHERE said.video_id = s.source_id AND said.from_s <= :at_s))
 ORDER BY c.from_s LIMIT 20;
 
 -- name: list_neighbours(ids)

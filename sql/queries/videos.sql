@@ -92,6 +92,8 @@ WITH replaced AS (
     RETURNING id
 ), silenced AS (
     DELETE FROM transcript_chunks WHERE video_id IN (SELECT id FROM retired)
+), uncaptioned AS (
+    DELETE FROM captions WHERE video_id IN (SELECT id FROM retired)
 )
 SELECT CASE WHEN is_watched THEN 'watched' ELSE 'retired' END FROM replaced;
 
@@ -102,9 +104,44 @@ UPDATE videos SET captions_version = captions_version + 1 WHERE id = :video_id;
 -- Unless they were changed since they were read. In a statement of its own: the next one sees what another job wrote.
 SELECT lecture_id FROM videos WHERE id = :video_id AND captions_version = :version FOR NO KEY UPDATE;
 
+-- name: get_captions(video_id, lang, for_s)^
+-- What the host said since captions were last changed here: `vtt`, NULL where it has none in this language or was not
+-- asked, and whether that need not be asked again yet.
+SELECT v.captions_version AS version, c.vtt,
+       coalesce(c.asked_at, l.asked_at) > clock_timestamp() - make_interval(secs => :for_s) AS is_fresh
+FROM videos AS v
+LEFT JOIN captions AS c ON c.video_id = v.id AND c.version = v.captions_version AND c.lang = :lang
+LEFT JOIN caption_languages AS l
+    ON l.video_id = v.id AND l.version = v.captions_version AND NOT :lang = ANY (l.langs)
+WHERE v.id = :video_id;
+
+-- name: keep_captions(video_id, lang, version, vtt)!
+-- Unless they were changed and asked for again since.
+INSERT INTO captions AS kept (video_id, lang, version, vtt)
+SELECT id, :lang, :version, :vtt FROM videos WHERE id = :video_id FOR KEY SHARE
+ON CONFLICT (video_id, lang) DO UPDATE
+SET version = excluded.version, vtt = excluded.vtt, asked_at = excluded.asked_at
+WHERE kept.version <= excluded.version;
+
+-- name: keep_caption_languages(video_id, version, langs)!
+-- There are no others, whatever was kept of them.
+WITH gone AS (
+    DELETE FROM captions WHERE video_id = :video_id AND version <= :version AND NOT lang = ANY (:langs)
+)
+INSERT INTO caption_languages AS kept (video_id, version, langs)
+SELECT id, :version, :langs FROM videos WHERE id = :video_id FOR KEY SHARE
+ON CONFLICT (video_id) DO UPDATE
+SET version = excluded.version, langs = excluded.langs, asked_at = excluded.asked_at
+WHERE kept.version <= excluded.version;
+
 -- name: replace_transcript(video_id, lecture_id, lang, from_s, to_s, texts)!
+-- What is kept of captions is asked for again: the host may have written some, or changed them when we did not hear so.
 WITH gone AS (
     DELETE FROM transcript_chunks WHERE video_id = :video_id
+), doubted AS (
+    UPDATE captions SET asked_at = '-infinity' WHERE video_id = :video_id
+), doubted_too AS (
+    UPDATE caption_languages SET asked_at = '-infinity' WHERE video_id = :video_id
 )
 INSERT INTO transcript_chunks (video_id, lecture_id, lang, from_s, to_s, text)
 SELECT :video_id, :lecture_id, :lang, piece.from_s, piece.to_s, piece.text

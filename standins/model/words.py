@@ -8,7 +8,7 @@ import unicodedata
 from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?…。！？])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?…।॥؟۔。！？])\s+|\n+")
 _ENDINGS = ("ations", "ation", "ingly", "edly", "ings", "ing", "ies", "ied", "ers", "er", "ed", "es", "ly", "s")
 # Words that say nothing of what a text is about.
 _COMMON = """

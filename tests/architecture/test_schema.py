@@ -36,7 +36,7 @@ UNSTAMPED = """
 # Not rows that anybody is shown, or that ever change.
 BOOKKEEPING = [
     "schema_migrations", "processes", "course_counts", "plan_courses", "audit_log", "sign_in_addresses",
-    "session_figures", "video_figures", "video_viewers", "forum_reads",
+    "session_figures", "video_figures", "video_viewers", "forum_reads", "captions", "caption_languages",
 ]  # fmt: skip
 
 

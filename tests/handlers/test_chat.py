@@ -202,7 +202,7 @@ async def test_what_is_another_s_or_missing_is_named_and_costs_nothing(
     own = str(await insert_session(client.app[CONVERSATIONS]._db, lecture, UUID(ada.id)))
     answer = await ask(ada, video_session_id=own, course_id=str(uuid4()))
     assert (answer.status, answer.pointers) == (422, ["/course_id"]), "also where a session says what is watched"
-    for message in ("", "   ", "x" * 4001, "a\0b"):
+    for message in ("", "   ", "\u200b \u202e", "x" * 4001, "a\0b"):
         answer = await ask(ada, message)
         assert (answer.status, answer.pointers) == (422, ["/message"])
     assert model.calls == 0

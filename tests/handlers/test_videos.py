@@ -15,9 +15,10 @@ import pytest
 from tests.support.app import serving, settings
 from tests.support.cloudflare import LADDER, StreamHost, sign_webhook, webhook_body
 from tests.support.people import Answer, People, Person
-from tests.support.waiting import blocked
+from tests.support.waiting import blocked, until
 
 WEBHOOK = "/api/videos/webhooks/cloudflare"
+TEXT_VTT = {"Content-Type": "text/vtt"}
 VTT = b"WEBVTT\n\n00:00.000 --> 00:01.000\nHello\n"
 
 
@@ -49,13 +50,6 @@ def new_upload(lecture: Any) -> dict[str, Any]:
 async def video(teacher: Person, lecture: Any) -> Any:
     """A video that waits for its bytes."""
     return (await teacher.make("/api/videos/upload", new_upload(lecture)))["video"]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the application does by itself."""
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # nothing tells us
-            await asyncio.sleep(0.01)
 
 
 async def once(person: Person, path: str, condition: Callable[[Any], bool]) -> Any:
@@ -571,6 +565,102 @@ async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
         assert (await person.delete(path)).status == 403
     assert (await teacher.delete(path)).status == 204
     assert (await teacher.delete(path)).status == 404
+
+
+async def test_the_host_is_asked_for_captions_once_whoever_reads_them_and_anew_when_they_change(
+    teacher: Person, people: People, lecture: Any, video: Any, stream: StreamHost
+) -> None:
+    def asked() -> int:
+        return sum("/captions" in one for one in stream.asked)
+
+    path = f"/api/videos/{video['id']}/captions"
+    await teacher.put(f"/api/courses/{lecture['course_id']}", {"status": "published"})
+    await teacher.put(f"/api/videos/{video['id']}", {"visibility": "public"})
+    for text in (VTT, VTT.replace(b"Hello", b"Good-bye")):
+        assert (await teacher.put(f"{path}/en", data=text, headers=TEXT_VTT)).status == 204
+        stream.asked.clear()
+        stream.answering.clear()
+        together = asyncio.gather(*(people.stranger.get(f"{path}/en") for _ in range(5)))
+        await until(lambda: asked() > 0)
+        stream.answering.set()
+        assert [answer.body for answer in [*await together, await people.stranger.get(f"{path}/en")]] == [text] * 6
+        assert asked() == 1
+    for lang in ("de", "fr", "aa", "aa-bb"):
+        assert (await people.stranger.get(f"{path}/{lang}")).status == 404
+    assert asked() == 3, "what other languages there are it tells at once"
+    assert (await teacher.put(f"{path}/de", data=VTT, headers=TEXT_VTT)).status == 204
+    assert (await people.stranger.get(f"{path}/de")).body == VTT
+    assert (await teacher.delete(f"{path}/en")).status == 204
+    assert (await people.stranger.get(f"{path}/en")).status == 404
+
+
+async def test_who_has_the_captions_is_told_so_until_they_change(
+    teacher: Person, people: People, lecture: Any, video: Any
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/en"
+    await teacher.put(f"/api/courses/{lecture['course_id']}", {"status": "published"})
+    await teacher.put(f"/api/videos/{video['id']}", {"visibility": "public"})
+    assert (await teacher.put(path, data=VTT, headers=TEXT_VTT)).status == 204
+    for person, kept in ((teacher, "private, no-cache"), (people.stranger, "public, max-age=5")):
+        first = await person.get(path)
+        tag = {"If-None-Match": first.headers["ETag"]}
+        again = await person.get(path, headers=tag)
+        assert (first.body, again.status, again.body) == (VTT, 304, b"")
+        for answer in (first, again):
+            assert (answer.headers["Cache-Control"], answer.headers["Vary"]) == (kept, "Authorization, Origin")
+    await teacher.put(path, data=VTT + b"!", headers=TEXT_VTT)
+    assert (await teacher.get(path, headers=tag)).body == VTT + b"!"
+
+
+@pytest.mark.parametrize("failing", [500, None])
+async def test_while_the_host_is_away_captions_are_those_that_it_gave(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch, failing: int | None,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("server.http.hosting._CAPTIONS_AGAIN_S", 0.05)
+    path = f"/api/videos/{video['id']}/captions"
+    stream.captions[video["cloudflare_uid"], "en"] = VTT
+    assert (await teacher.get(f"{path}/en")).body == VTT
+    stream.failing = failing
+    if failing is None:
+        stream.answering.clear()  # it takes the question, and does not answer
+    for _ in range(2):
+        assert (await teacher.get(f"{path}/en")).body == VTT
+        await sql.execute("UPDATE captions SET asked_at = '-infinity'")  # long ago
+    stream.failing = 500
+    stream.answering.set()
+    assert (await teacher.get(f"{path}/de")).status == 503
+    await sql.execute("UPDATE videos SET captions_version = captions_version + 1")
+    assert (await teacher.get(f"{path}/en")).status == 503, "they were changed: nobody here knows how"
+
+
+async def test_captions_that_change_at_the_host_itself_are_seen_later(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    path, uid = f"/api/videos/{video['id']}/captions", video["cloudflare_uid"]
+    stream.captions[uid, "en"] = VTT
+    assert [(await teacher.get(f"{path}/{lang}")).status for lang in ("en", "de")] == [200, 404]
+    stream.captions = {(uid, "de"): VTT}
+    assert [(await teacher.get(f"{path}/{lang}")).status for lang in ("en", "de")] == [200, 404]
+    await sql.execute("UPDATE captions SET asked_at = now() - interval '11 minutes'")
+    await sql.execute("UPDATE caption_languages SET asked_at = now() - interval '11 minutes'")
+    assert [(await teacher.get(f"{path}/{lang}")).status for lang in ("en", "de")] == [404, 200]
+
+
+async def test_captions_that_were_read_while_they_changed_are_not_kept(
+    teacher: Person, video: Any, stream: StreamHost, sql: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    path = f"/api/videos/{video['id']}/captions/en"
+    stream.captions[video["cloudflare_uid"], "en"] = VTT
+    stream.answering.clear()
+    reading = asyncio.create_task(teacher.get(path))
+    await until(lambda: any(asked.endswith("/vtt") for asked in stream.asked))
+    # Another process has changed them, and been asked for them since.
+    await sql.execute("UPDATE videos SET captions_version = 1")
+    await sql.execute("INSERT INTO captions (video_id, lang, version, vtt) VALUES ($1, 'en', 1, 'new')", video["id"])
+    stream.answering.set()
+    assert (await reading).body == VTT
+    assert (await teacher.get(path)).body == b"new"
 
 
 async def test_a_video_that_the_host_has_no_more_takes_no_captions(

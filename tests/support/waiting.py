@@ -17,6 +17,13 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
     return True
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Until `condition` holds, in this process' own loop. Raises TimeoutError."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110  # nothing tells us
+            await asyncio.sleep(0.01)
+
+
 async def blocked(sql: "asyncpg.Connection[asyncpg.Record]", *, by: int = 1, timeout_s: float = 30) -> None:
     """Until somebody, or so many, wait for a lock in this database. Raises TimeoutError."""
     async with asyncio.timeout(timeout_s):

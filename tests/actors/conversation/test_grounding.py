@@ -132,6 +132,18 @@ async def test_what_is_being_watched_comes_first(db: Database, sql: Sql, postgre
     assert len(spans) == len(set(spans)), "nothing is told twice"
 
 
+@pytest.mark.parametrize("position_ms", [90_000, 200_000, 10**9])
+async def test_after_a_long_silence_and_beyond_the_end_it_is_what_was_said_last(
+    db: Database, sql: Sql, postgres_dsn: str, position_ms: int
+) -> None:
+    lecture = await make_lecture(postgres_dsn)
+    learner = await make_learner(postgres_dsn, lecture.course_id)
+    await say(sql, lecture, SAID[:2])
+    told = await ask(db, learner, "What was just said?", lecture_id=lecture.lecture_id, position_ms=position_ms)
+    assert told.passages[0].is_now
+    assert told.passages[0].text.endswith(SAID[1])
+
+
 async def test_a_lecture_comes_before_its_course_and_the_course_is_asked_too(
     db: Database, sql: Sql, postgres_dsn: str
 ) -> None:

@@ -16,6 +16,7 @@ from actors.conversation.passages import (
     Watching,
     citations_of,
     extractive_answer,
+    keys,
 )
 
 COURSE, LECTURE, FILE = UUID(int=1), UUID(int=2), UUID(int=3)
@@ -64,6 +65,32 @@ def test_what_is_written_without_blanks_is_cited_as_words_are() -> None:
     assert quotes("简单地说，队列最先还给你的就是最先进来的那个东西。", [lecture]) == [first]
     assert quotes("今天天气很好，我们去公园散步吧。", [lecture]) == []
     assert first in extractive_answer("队列最先还什么？", [lecture]).text
+
+
+@pytest.mark.parametrize(
+    ("welcome", "told", "answer"),
+    [
+        (
+            "कतारों की इस कक्षा में आपका स्वागत है। कतार वही पहले लौटाती है जो पहले आया था।",
+            "ढेर वही पहले लौटाता है जो आखिर में आया था।",
+            "ढेर पहले वह लौटाता है जो आखिर में आया। [1]",
+        ),
+        (
+            "قطار کیا ہے؟ قطار پہلے وہی دیتی ہے جو پہلے آیا۔",
+            "ڈھیر پہلے وہی دیتا ہے جو آخر میں آیا۔",
+            "ڈھیر وہ دیتا ہے جو آخر میں آیا۔ [1]",
+        ),
+        ("ما هو الطابور؟", "الطابور يعيد أولا ما جاء أولا.", "الطابور يعيد أولا ما جاء أولا [1]"),
+        ("Le café ouvre.", "Cafés ferment tôt le soir.", "Cafe\u0301s ferment to\u0302t [1]"),
+    ],
+)  # fmt: skip
+def test_sentences_and_words_are_told_apart_as_their_script_writes_them(welcome: str, told: str, answer: str) -> None:
+    assert quotes(answer, [passage(f"{welcome} {told}")]) == [told]
+
+
+@pytest.mark.parametrize("text", ["कतार में पहला अंदर आने वाला", "வரிசையில் முதலில் வந்தது", "সারিতে প্রথমে যা আসে"])
+def test_a_word_is_whole_with_the_signs_of_its_vowels(text: str) -> None:
+    assert keys(text) == set(text.split())
 
 
 def test_a_quotation_that_stands_nowhere_is_not_cited() -> None:

@@ -1,5 +1,7 @@
 """What is said, from WebVTT."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +41,23 @@ def test_cues_are_read_with_their_seconds_and_without_tags() -> None:
         Piece(7.0, 8.0, "Next to it."),
     ]
     assert list(read_cues(FILE.replace("\n", "\r\n"))) == list(read_cues(FILE))
+
+
+@pytest.mark.parametrize(
+    "timing", ["0:00:01.000 --> 0:00:02.000", "00:01.000-->00:02.000", "00:01.000 -->\t00:02.000%"]
+)
+def test_times_are_read_as_players_read_them(timing: str) -> None:
+    assert list(read_cues(f"WEBVTT\n\n{timing}\nHello.")) == [Piece(1.0, 2.0, "Hello.")]
+
+
+def test_a_cue_that_is_longer_than_a_piece_is_kept_whole() -> None:
+    words = " ".join(f"word{n}" for n in range(600))
+    pieces = cut([Piece(0, 240, words), Piece(240, 241, "The end.")])
+    assert " ".join(piece.text for piece in pieces) == f"{words} The end."
+    assert len(pieces) == 4
+    for piece, following in pairwise(pieces):
+        assert piece.to_s == pytest.approx(following.from_s)
+    assert all(abs(len(piece.text) / len(words) - (piece.to_s - piece.from_s) / 240) < 0.01 for piece in pieces)
 
 
 @pytest.mark.parametrize("digits", [7, 400, 5000])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.cloudflare import MASTER, StreamHost, sign_webhook, webhook_body
 from tests.support.local_server import LocalServer
 from tests.support.people import People, Person
-from tests.support.waiting import blocked
+from tests.support.waiting import blocked, until
 
 if TYPE_CHECKING:
     Sql = asyncpg.Connection[asyncpg.Record]
@@ -67,12 +67,6 @@ async def once(sql: Sql, query: str, *arguments: Any, wanted: Any = True) -> Non
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{query}: {value!r}, not {wanted!r}") from None
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # nothing tells us
-            await asyncio.sleep(0.01)
 
 
 STATUS = "SELECT status FROM videos WHERE id = $1::text::uuid"
@@ -243,9 +237,11 @@ async def test_a_video_without_captions_gets_some_and_what_they_say_is_found(
     uid = video["cloudflare_uid"]
     stream.make_ready(uid)
     await until(lambda: (uid, "en") in stream.generated)
+    assert (await teacher.get(f"/api/videos/{video['id']}/captions/en")).status == 404
     stream.captions[uid, "en"] = VTT
     stream.generated[uid, "en"] = "ready"
     await once(sql, SAID, video["id"], wanted="Queues are first in, first out. | Stacks are not.")
+    assert (await teacher.get(f"/api/videos/{video['id']}/captions/en")).body == VTT
     found = await sql.fetch("SELECT from_s, to_s, lang FROM transcript_chunks WHERE tsv @@ wanted_words('stack')")
     assert [tuple(row) for row in found] == [(60.0, 64.0, "en")]
 

@@ -51,6 +51,15 @@ async def test_what_is_clear_stays_clear() -> None:
     assert Image.open(io.BytesIO(small.content)).convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
 
 
+@pytest.mark.parametrize(("mode", "clear"), [("RGB", (255, 0, 0)), ("L", 76), ("P", 0)])
+async def test_a_colour_that_is_clear_stays_so(mode: str, clear: Any) -> None:
+    out = io.BytesIO()
+    red = Image.new("RGB", (200, 200), (255, 0, 0))
+    (red.quantize() if mode == "P" else red.convert(mode)).save(out, "PNG", transparency=clear)
+    (small,) = (await look(out.getvalue())).thumbnails
+    assert Image.open(io.BytesIO(small.content)).convert("RGBA").getpixel((5, 5))[3] == 0  # type: ignore[index]
+
+
 @pytest.mark.parametrize("clear", [{}, {"transparency": 0}])
 async def test_sixteen_bits_of_grey_are_as_grey_as_eight(clear: dict[str, int]) -> None:
     out = io.BytesIO()

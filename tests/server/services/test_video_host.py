@@ -23,6 +23,7 @@ from server.services.video_host import VideoHost, WebhookRefused, read_video
 from tests.support.cloudflare import (
     KEY_ID,
     LADDER,
+    MASTER,
     StreamHost,
     sign_webhook,
     signing_key,
@@ -115,7 +116,15 @@ async def test_captions_go_to_the_host_and_come_back(host: VideoHost) -> None:
 async def test_the_ladder_is_read_from_the_manifest(host: VideoHost, stream: StreamHost) -> None:
     uid = await upload(host)
     assert await host.fetch_ladder(uid) == (LADDER, 4.0)
-    for master in ("garbage", "#EXTM3U\n", "\ufeff", None):
+    stream.master = MASTER + "#EXT-X-STREAM-INF:BANDWIDTH=0\nunknown.m3u8\n"
+    assert await host.fetch_ladder(uid) == (LADDER, 4.0), "what has no bandwidth is no rung"
+    odd = ["RESOLUTION=1x1", "BANDWIDTH", "BANDWIDTH=x", "BANDWIDTH=inf", f"BANDWIDTH={'9' * 400}", "BANDWIDTH=-1"]
+    odd += [f"BANDWIDTH=1000000,RESOLUTION={size}" for size in ("1920", "x", "99999999999999999999")]
+    masters = [f"#EXTM3U\n#EXT-X-STREAM-INF:{attributes}\nv.m3u8\n" for attributes in odd]
+    masters += [
+        f"#EXTM3U\n{line}\n" for line in ("#EXT-X-KEY:URI=k", "#EXT-X-MAP:X=1", "#EXTINF:99999999999999999999,\ns")
+    ]
+    for master in ("garbage", "#EXTM3U\n", "\ufeff", None, *masters):
         stream.master = master
         with pytest.raises(ServiceRefused):
             await host.fetch_ladder(uid)
