@@ -11,14 +11,19 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+import pytest_asyncio
 
+from embedded.valkey import Valkey
 from tests.support.classroom import QUICK, classroom
 from tests.support.core import eventually
 from tests.support.lectures import Lecture, make_lecture
 from tests.support.player import Account, Refused, SimulatedPlayer, call
 from tests.support.server_process import ServerProcess
+from tests.support.standing import STANDING, standing_dsn
 
-pytestmark = pytest.mark.timeout(150)
+__all__ = ["standing_dsn"]
+
+pytestmark = [pytest.mark.timeout(150), STANDING]
 
 PLAYING = {"sta": "p"}
 
@@ -32,6 +37,14 @@ async def three(
     async with AsyncExitStack() as stack:
         started = (stack.enter_async_context(ServerProcess(dsn, redis_url, own)) for own in each)
         yield await asyncio.gather(*started)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing(standing_dsn: str, valkey: Valkey) -> AsyncIterator[list[ServerProcess]]:
+    """Three for all tests that leave them as they were. Their sweep is too rare to stand in for a nudge."""
+    assert valkey.command("FLUSHALL") == b"+OK\r\n"
+    async with three(standing_dsn, valkey.url, SESSIONS__SWEEP_S="15") as processes:
+        yield processes
 
 
 class Client:
@@ -60,10 +73,10 @@ async def watching(
         yield player
 
 
-async def test_a_session_moves_freely_between_processes(postgres_dsn: str, redis_url: str) -> None:
-    async with three(postgres_dsn, redis_url) as processes, aiohttp.ClientSession() as http:
-        lecture = await make_lecture(postgres_dsn)
-        bases = [process.base_url for process in processes]
+async def test_a_session_moves_freely_between_processes(standing: list[ServerProcess], standing_dsn: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        lecture = await make_lecture(standing_dsn)
+        bases = [process.base_url for process in standing]
         async with watching(http, lecture, bases[2], bases) as player:
             epochs = []
             for move in range(1, 8):
@@ -84,15 +97,12 @@ async def test_a_session_moves_freely_between_processes(postgres_dsn: str, redis
 
 
 async def test_telemetry_by_rest_at_the_wrong_process_reaches_its_actor_and_kicks_no_live_socket(
-    postgres_dsn: str, redis_url: str, record_property: Any
+    standing: list[ServerProcess], standing_dsn: str, record_property: Any
 ) -> None:
     """By nudges: the sweep that stands behind them is too rare here for more than one that a busy Redis lost."""
-    async with (
-        three(postgres_dsn, redis_url, SESSIONS__SWEEP_S="15") as processes,
-        aiohttp.ClientSession() as http,
-    ):
-        lecture = await make_lecture(postgres_dsn)
-        owner, *others = [process.base_url for process in processes]
+    async with aiohttp.ClientSession() as http:
+        lecture = await make_lecture(standing_dsn)
+        owner, *others = [process.base_url for process in standing]
         async with watching(http, lecture, owner, [owner]) as player:
             decided_ms, applied_ms = [], []
             path = f"/api/videos/sessions/{player.session_id}/network"
@@ -119,6 +129,72 @@ async def test_telemetry_by_rest_at_the_wrong_process_reaches_its_actor_and_kick
             assert player.close_codes() == []
             assert player.reconnects == 0
             assert (await player.get_session(others[0]))["claimed_by"] == "socket"
+
+
+async def test_no_request_needs_to_come_back_to_the_process_of_the_one_before(
+    standing: list[ServerProcess], standing_dsn: str
+) -> None:
+    async with aiohttp.ClientSession() as http:
+        lecture = await make_lecture(standing_dsn)
+        client = Client(http, [process.base_url for process in standing])
+        person = {"username": "wanderer", "email": "w@example.org", "password": "walks from door to door"}
+        signed = await client.ask("POST", "/api/auth/register", person)
+        signed = await client.ask("POST", "/api/auth/login", {"login": "wanderer", "password": person["password"]})
+        spent = signed["refresh_token"]
+        signed = await client.ask("POST", "/api/auth/refresh", {"refresh_token": spent})
+        with pytest.raises(Refused, match="401"):
+            await client.ask("POST", "/api/auth/refresh", {"refresh_token": spent})
+        client.token = signed["access_token"]
+        assert (await client.ask("GET", "/api/auth/me"))["username"] == "wanderer"
+
+        await client.ask("POST", "/api/enrollments", {"course_id": str(lecture.course_id)})
+        mine = await client.ask("GET", "/api/enrollments/users/me")
+        assert [row["course_id"] for row in mine["items"]] == [str(lecture.course_id)]
+
+        session = await client.ask("POST", f"/api/videos/{lecture.video_id}/sessions", {})
+        path = f"/api/videos/sessions/{session['session_id']}"
+        for seq in range(1, 10):
+            frame = {"seq": seq, "position": float(seq), "cmcd": PLAYING}
+            told = await client.ask("POST", f"{path}/network", frame, token=session["token"])
+            assert (told["accepted"], told["duplicates"]) == (1, 0)
+        told = await client.ask("POST", f"{path}/network", frame, token=session["token"])
+        assert (told["accepted"], told["duplicates"]) == (0, 1)
+
+        account = Account(next(client.bases), "wanderer", person["password"], signed["user"]["id"], client.token)
+        options = {"base_urls": [next(client.bases), next(client.bases)], "had_before": 9}
+        async with SimulatedPlayer(http, account, session, **options) as player:
+            assert (await player.until_connected())["seq"] == 9
+            for seq in range(10, 16):
+                player.report(float(seq), cmcd=PLAYING)
+                frame = {"position": float(seq), "sta": "p"}  # a beacon beside the socket, somewhere
+                await client.ask("PUT", f"{path}/progress", frame, token=session["token"])
+            await player.until_saved()
+            assert player.close_codes() == []
+        for _ in standing:
+            row = await client.ask("GET", path)
+            assert (row["last_seq"], row["gaps"], row["position"]) == (15, 0, 15.0)
+            progress = await client.ask("GET", f"/api/progress/courses/{lecture.course_id}")
+            assert progress["resume"]["position"] == 15.0
+
+
+async def test_the_limit_on_live_sessions_is_one_for_all_processes(
+    standing: list[ServerProcess], standing_dsn: str
+) -> None:
+    async with aiohttp.ClientSession() as http:
+        lecture = await make_lecture(standing_dsn)
+        bases = [process.base_url for process in standing]
+        account = await Account.register(http, bases[0])
+        body = {"course_id": str(lecture.course_id)}
+        await call(http, "POST", f"{bases[1]}/api/enrollments", token=account.access_token, body=body)
+
+        async def begin(base: str) -> int:
+            url = f"{base}/api/videos/{lecture.video_id}/sessions"
+            headers = {"Authorization": f"Bearer {account.access_token}"}
+            async with http.post(url, json={}, headers=headers) as answer:
+                return answer.status
+
+        statuses = await asyncio.gather(*(begin(base) for base in bases * 4))
+        assert sorted(statuses) == [201] * 3 + [409] * 9
 
 
 async def test_a_paused_lecture_is_not_reaped_while_its_owner_lives_and_a_suspended_one_goes_on_anywhere(
@@ -184,70 +260,6 @@ async def test_a_suspended_session_is_taken_up_by_another_process(postgres_dsn: 
             hello = await again.until_connected()
             assert (hello["seq"], hello["resume_position"]) == (1, 7.0)
             assert (await again.get_session(bases[1]))["status"] == "active"
-
-
-async def test_no_request_needs_to_come_back_to_the_process_of_the_one_before(
-    postgres_dsn: str, redis_url: str
-) -> None:
-    async with three(postgres_dsn, redis_url) as processes, aiohttp.ClientSession() as http:
-        lecture = await make_lecture(postgres_dsn)
-        client = Client(http, [process.base_url for process in processes])
-        person = {"username": "wanderer", "email": "w@example.org", "password": "walks from door to door"}
-        signed = await client.ask("POST", "/api/auth/register", person)
-        signed = await client.ask("POST", "/api/auth/login", {"login": "wanderer", "password": person["password"]})
-        spent = signed["refresh_token"]
-        signed = await client.ask("POST", "/api/auth/refresh", {"refresh_token": spent})
-        with pytest.raises(Refused, match="401"):
-            await client.ask("POST", "/api/auth/refresh", {"refresh_token": spent})
-        client.token = signed["access_token"]
-        assert (await client.ask("GET", "/api/auth/me"))["username"] == "wanderer"
-
-        await client.ask("POST", "/api/enrollments", {"course_id": str(lecture.course_id)})
-        mine = await client.ask("GET", "/api/enrollments/users/me")
-        assert [row["course_id"] for row in mine["items"]] == [str(lecture.course_id)]
-
-        session = await client.ask("POST", f"/api/videos/{lecture.video_id}/sessions", {})
-        path = f"/api/videos/sessions/{session['session_id']}"
-        for seq in range(1, 10):
-            frame = {"seq": seq, "position": float(seq), "cmcd": PLAYING}
-            told = await client.ask("POST", f"{path}/network", frame, token=session["token"])
-            assert (told["accepted"], told["duplicates"]) == (1, 0)
-        told = await client.ask("POST", f"{path}/network", frame, token=session["token"])
-        assert (told["accepted"], told["duplicates"]) == (0, 1)
-
-        account = Account(next(client.bases), "wanderer", person["password"], signed["user"]["id"], client.token)
-        options = {"base_urls": [next(client.bases), next(client.bases)], "had_before": 9}
-        async with SimulatedPlayer(http, account, session, **options) as player:
-            assert (await player.until_connected())["seq"] == 9
-            for seq in range(10, 16):
-                player.report(float(seq), cmcd=PLAYING)
-                frame = {"position": float(seq), "sta": "p"}  # a beacon beside the socket, somewhere
-                await client.ask("PUT", f"{path}/progress", frame, token=session["token"])
-            await player.until_saved()
-            assert player.close_codes() == []
-        for _ in processes:
-            row = await client.ask("GET", path)
-            assert (row["last_seq"], row["gaps"], row["position"]) == (15, 0, 15.0)
-            progress = await client.ask("GET", f"/api/progress/courses/{lecture.course_id}")
-            assert progress["resume"]["position"] == 15.0
-
-
-async def test_the_limit_on_live_sessions_is_one_for_all_processes(postgres_dsn: str, redis_url: str) -> None:
-    async with three(postgres_dsn, redis_url) as processes, aiohttp.ClientSession() as http:
-        lecture = await make_lecture(postgres_dsn)
-        bases = [process.base_url for process in processes]
-        account = await Account.register(http, bases[0])
-        body = {"course_id": str(lecture.course_id)}
-        await call(http, "POST", f"{bases[1]}/api/enrollments", token=account.access_token, body=body)
-
-        async def begin(base: str) -> int:
-            url = f"{base}/api/videos/{lecture.video_id}/sessions"
-            headers = {"Authorization": f"Bearer {account.access_token}"}
-            async with http.post(url, json={}, headers=headers) as answer:
-                return answer.status
-
-        statuses = await asyncio.gather(*(begin(base) for base in bases * 4))
-        assert sorted(statuses) == [201] * 3 + [409] * 9
 
 
 async def test_what_one_of_three_held_when_it_was_killed_is_taken_over_by_the_others(
