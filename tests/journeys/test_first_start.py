@@ -77,8 +77,7 @@ async def state(page: Page) -> dict[str, Any]:
     return await page.evaluate("lectern.state()") or {}
 
 
-async def sign_in_and_open(page: Page, address: str) -> None:
-    await page.goto(address)
+async def sign_in_and_open(page: Page) -> None:
     await page.click("text=Sign in")
     await page.fill("#login", LEARNER.email)
     await page.fill("#password", LEARNER.password)
@@ -106,9 +105,10 @@ async def test_a_demo_lecture_plays_follows_the_network_down_and_up_and_resumes(
     await page.set_viewport_size({"width": 1280, "height": 800})
     network = await page.context.new_cdp_session(page)
     await network.send("Network.enable")
-    await carry(network, WIDE_KBPS)
 
-    await sign_in_and_open(page, system.address)
+    await page.goto(system.address)
+    await carry(network, WIDE_KBPS)
+    await sign_in_and_open(page)
     await until(lambda: settled(page, wire), "it plays at the rung that it deserves", 90)
     high = wire.rung
     assert high >= 2
