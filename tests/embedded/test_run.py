@@ -108,7 +108,12 @@ def dead(pids: list[int]) -> Callable[[], bool]:
     return lambda: not any(processes.is_alive(pid) for pid in pids)
 
 
-def test_it_runs_everything_says_where_and_stops_all_of_it(directory: Path) -> None:
+def test_it_runs_everything_says_where_and_stops_all_of_it_also_after_it_was_killed(directory: Path) -> None:
+    with running(directory) as killed:
+        pids = list(killed.children().values())
+        killed.process.kill()
+        killed.process.wait()
+        assert eventually(dead(pids)), "it leaves nothing"
     with running(directory) as run:
         assert run.is_ready()
         assert f"http://localhost:{run.port}" in run.said()
@@ -141,8 +146,23 @@ def test_a_second_one_says_where_the_first_one_is(run: Run) -> None:
     assert run.is_ready()
 
 
-def test_several_server_processes_share_the_address_and_each_answers_at_one_of_its_own(directory: Path) -> None:
+@pytest.fixture
+def given(empty_postgres_dsn: str, redis_url: str) -> Iterator[None]:
+    """Postgres and Redis are somebody's, and named in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BARE, "LECTERN_POSTGRES__DSN", empty_postgres_dsn)
+        patch.setitem(BARE, "LECTERN_REDIS__URL", redis_url)
+        yield
+
+
+@pytest.mark.usefixtures("given")
+def test_several_server_processes_share_the_address_and_the_parts_that_are_given(directory: Path) -> None:
     with running(directory, "--no-demo", "--processes", "3") as run:
+        assert not any("postgres" in command or "valkey-server" in command for command in run.children())
+        assert "S3, stand-in video host, mail catcher, stand-in model, stand-in Stripe\n" in run.said()
+        assert not (directory / "pg18").exists()
+        assert "Given     Postgres (" in run.said()
+
         direct = [int(port) for port in re.findall(r"[123]: http://127\.0\.0\.1:(\d+)", run.said())]
         assert len(set(direct)) == 3
         ids = {process_at(port) for port in direct}
@@ -283,33 +303,11 @@ def process_at(port: int) -> str:
     return str(found)
 
 
-def test_killed_itself_it_leaves_nothing_and_starts_again_at_once(directory: Path) -> None:
-    with running(directory) as run:
-        pids = list(run.children().values())
-        run.process.kill()
-        run.process.wait()
-        assert eventually(dead(pids))
-    with running(directory) as again:
-        assert again.is_ready()
-
-
 def test_a_port_that_is_taken_is_named(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         run = Run(directory, listener.getsockname()[1])
         assert run.process.wait(60) == 1
         assert f"port {run.port} is taken" in run.said()
-
-
-def test_parts_that_are_given_are_used_instead(directory: Path, empty_postgres_dsn: str, redis_url: str) -> None:
-    given = {"LECTERN_POSTGRES__DSN": empty_postgres_dsn, "LECTERN_REDIS__URL": redis_url}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in given.items():
-            patch.setitem(BARE, name, value)
-        with running(directory) as run:
-            assert not any("postgres" in command or "valkey-server" in command for command in run.children())
-            assert "S3, stand-in video host, mail catcher, stand-in model, stand-in Stripe\n" in run.said()
-            assert not (directory / "pg18").exists()
-            assert "Given     Postgres (" in run.said()
 
 
 def test_a_wrong_setting_is_named_and_nothing_is_started(directory: Path) -> None:
