@@ -38,6 +38,17 @@ WITH lecture AS (
 )
 DELETE FROM videos WHERE id = :video_id AND lecture_id IN (SELECT id FROM lecture);
 
+-- name: forget_sessions(video_ids, most)!
+-- Some of those that have ended, with nothing of them left to be folded.
+DELETE FROM video_sessions WHERE id = ANY (ARRAY(
+    SELECT id FROM video_sessions
+    WHERE video_id = ANY (:video_ids::uuid[]) AND status = 'ended' AND owner IS NULL
+    LIMIT :most FOR UPDATE SKIP LOCKED));
+
+-- name: forget_viewers(video_ids, most)!
+DELETE FROM video_viewers WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM video_viewers WHERE video_id = ANY (:video_ids::uuid[]) LIMIT :most FOR UPDATE SKIP LOCKED));
+
 -- name: claim_check(video_id, pause_s)$
 -- At most one question to the host every `pause_s`, whichever process is asked.
 UPDATE videos SET checked_at = clock_timestamp()
