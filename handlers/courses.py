@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from server.data.audit import audit_foreign
 from server.data.db import Connection, Query, Record, queries
+from server.data.history import FORGETS_WITHIN_S, forget_history
 from server.domain.files import show_file
 from server.domain.money import NotAPrice, check_currency, parse_price
 from server.domain.progress import show_progress
@@ -423,11 +424,18 @@ async def update_lecture(call: Call[LectureChange]) -> Record:
     status=204,
     problems=(LectureNotFound, Forbidden),
     rate="write",
+    timeout_s=FORGETS_WITHIN_S,
 )
 async def delete_lecture(call: Call[None]) -> None:
     """Delete a lecture of one's own course, with its videos and what was watched of it; those after it move up."""
+    key = {"lecture_id": call.path.lecture_id, "viewer_id": call.user.id, "viewer_role": call.user.role}
     async with call.db.transaction() as tx:
-        lecture = await _lock_own_lecture(call, tx, "lecture_deleted")
+        await _lock_own_lecture(call, tx, "lecture_deleted")
+    await forget_history(call.db, await courses.list_video_ids(call.db, lecture_id=call.path.lecture_id))
+    async with call.db.transaction() as tx:
+        lecture = await courses.lock_lecture(tx, **key)
+        if lecture is None:
+            raise LectureNotFound
         # In this order: lectures are locked before what counts them, as by whoever tells the length of a video.
         await courses.close_place(tx, course_id=lecture["course_id"], place=lecture["sequence_order"])
         await courses.delete_lecture(tx, lecture_id=lecture["id"])

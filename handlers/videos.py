@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from server.data.audit import audit_foreign
 from server.data.db import Record, queries
+from server.data.history import FORGETS_WITHIN_S, forget_history
 from server.domain.captions import NotCaptions, check_captions
 from server.domain.videos import VideoVisibility, show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
@@ -198,10 +199,12 @@ async def update_video(call: Call[VideoChange]) -> dict[str, Any]:
     status=204,
     problems=(VideoNotFound, Forbidden),
     rate="write",
+    timeout_s=FORGETS_WITHIN_S,
 )
 async def delete_video(call: Call[None]) -> None:
     """Delete a video of one's own course. The host is told until it has deleted it too."""
     video = await _get_own(call, "video_deleted")
+    await forget_history(call.db, [video["id"]])
     await videos.delete_video(call.db, video_id=video["id"])
 
 

@@ -177,7 +177,7 @@ async def _insert(tx: asyncpg.Connection, viewer: UUID, course: UUID, lecture: L
         " SELECT id, $3, $2, id::text, 'ready' FROM l RETURNING id, lecture_id", course, lecture.title, viewer,
     )  # fmt: skip
     pieces = cut(lecture.cues)
-    await queries("videos").replace_transcript(
+    await queries("videos").insert_transcript(
         tx,
         video_id=row["id"],
         lecture_id=row["lecture_id"],

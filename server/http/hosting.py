@@ -22,7 +22,7 @@ from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Job, Work, add_job
 from server.domain import transcripts
 from server.domain.videos import NEVER_ARRIVED
-from server.http.texts import TRANSCRIPT_EMBEDDING
+from server.http.texts import TRANSCRIPT_EMBEDDING, parts_of
 from server.services.embeddings import embeddings_configured
 from server.services.outside import SERVICE_AWAY, ServiceError, ServiceHasNone, ServiceRefused
 from server.services.video_host import HostedCaptions, HostedVideo, VideoHost
@@ -212,15 +212,17 @@ class Hosting:
             lecture_id = await videos.lock_captions(tx, video_id=row["id"], version=row["captions_version"])
             if lecture_id is None:
                 raise Again(0.0)  # the captions changed meanwhile, or the video is gone
-            await videos.replace_transcript(
-                tx,
-                video_id=row["id"],
-                lecture_id=lecture_id,
-                lang=chosen.lang if chosen else "",
-                from_s=[piece.from_s for piece in pieces],
-                to_s=[piece.to_s for piece in pieces],
-                texts=[piece.text for piece in pieces],
-            )
+            await videos.delete_transcript(tx, video_id=row["id"])
+            for part in parts_of(pieces):
+                await videos.insert_transcript(
+                    tx,
+                    video_id=row["id"],
+                    lecture_id=lecture_id,
+                    lang=chosen.lang if chosen else "",
+                    from_s=[piece.from_s for piece in part],
+                    to_s=[piece.to_s for piece in part],
+                    texts=[piece.text for piece in part],
+                )
             if pieces and embeddings_configured(self._config.openai):
                 await add_job(tx, TRANSCRIPT_EMBEDDING, video_id=str(row["id"]))
 

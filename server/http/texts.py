@@ -8,9 +8,10 @@ pieces with it. A store or model that is away puts a job off and fails none.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from functools import partial
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from uuid import UUID
 
 from server.config import Files
@@ -27,10 +28,18 @@ FILE, LECTURE, EMBEDDING = "file_text", "lecture_text", "text_embedding"
 TRANSCRIPT_EMBEDDING = "transcript_embedding"
 # Pieces that the model is given at once, and by one attempt.
 EMBEDDED_AT_ONCE = 64
+# Pieces that one statement keeps: to find the words of a book takes Postgres longer than a statement may.
+KEPT_AT_ONCE = 200
 _BUSY_S = 1.0
 
+T = TypeVar("T")
 texts = queries("texts")
 videos = queries("videos")
+
+
+def parts_of(pieces: Sequence[T]) -> Iterator[Sequence[T]]:
+    """`KEPT_AT_ONCE` of them at a time."""
+    return (pieces[start : start + KEPT_AT_ONCE] for start in range(0, len(pieces), KEPT_AT_ONCE))
 
 
 class Texts:
@@ -123,13 +132,15 @@ class Texts:
     ) -> None:
         source_id = file_id or lecture_id
         await texts.delete_pieces(tx, source_id=source_id)
-        await texts.insert_pieces(
-            tx,
-            course_id=course_id,
-            file_id=file_id,
-            lecture_id=lecture_id,
-            pages=[piece.page for piece in pieces],
-            texts=[piece.text for piece in pieces],
-        )
+        for number, part in enumerate(parts_of(pieces)):
+            await texts.insert_pieces(
+                tx,
+                course_id=course_id,
+                file_id=file_id,
+                lecture_id=lecture_id,
+                first=number * KEPT_AT_ONCE,
+                pages=[piece.page for piece in part],
+                texts=[piece.text for piece in part],
+            )
         if pieces and self._embedder.is_configured:
             await add_job(tx, EMBEDDING, source_id=str(source_id))

@@ -152,6 +152,9 @@ UPDATE lectures AS l SET sequence_order = wanted.place
 FROM unnest(:lecture_ids::uuid[]) WITH ORDINALITY AS wanted (id, place)
 WHERE l.course_id = :course_id AND l.id = wanted.id AND l.sequence_order <> wanted.place;
 
+-- name: list_video_ids(lecture_id)$
+SELECT coalesce(array_agg(id), '{}') FROM videos WHERE lecture_id = :lecture_id;
+
 -- name: delete_lecture(lecture_id)!
 -- With its videos, and with what was watched of it.
 DELETE FROM lectures WHERE id = :lecture_id;

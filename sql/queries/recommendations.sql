@@ -20,9 +20,11 @@ WITH mine AS MATERIALIZED (
     FROM mine CROSS JOIN LATERAL (
         SELECT o.course_id, mine.weight * count(*) / (max(p.total) + 3) AS share
         FROM (
-            SELECT e.user_id, count(*) OVER () AS total FROM enrollments AS e
-            WHERE e.course_id = mine.id AND e.user_id <> :viewer_id AND e.is_active
-            ORDER BY e.enrolled_at DESC LIMIT :peers
+            SELECT newest.user_id, count(*) OVER () AS total FROM (
+                SELECT e.user_id FROM enrollments AS e
+                WHERE e.course_id = mine.id AND e.user_id <> :viewer_id AND e.is_active
+                ORDER BY e.enrolled_at DESC LIMIT :peers
+            ) AS newest
         ) AS p JOIN enrollments AS o ON o.user_id = p.user_id AND o.course_id <> mine.id AND o.is_active
         GROUP BY o.course_id HAVING count(*) >= 2
     ) AS shared

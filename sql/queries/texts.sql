@@ -13,9 +13,10 @@ SELECT id, course_id, description FROM lectures WHERE id = :lecture_id FOR NO KE
 -- name: delete_pieces(source_id)!
 DELETE FROM text_pieces WHERE source_id = :source_id;
 
--- name: insert_pieces(course_id, file_id, lecture_id, pages, texts)!
+-- name: insert_pieces(course_id, file_id, lecture_id, first, pages, texts)!
+-- From the place `first` on.
 INSERT INTO text_pieces (course_id, file_id, lecture_id, page, place, text)
-SELECT :course_id, :file_id, :lecture_id, piece.page, piece.place - 1, piece.text
+SELECT :course_id, :file_id, :lecture_id, piece.page, :first::integer + piece.place - 1, piece.text
 FROM unnest(:pages::integer[], :texts::text[]) WITH ORDINALITY AS piece (page, text, place);
 
 -- name: list_pieces_to_embed(source_id, model, count)

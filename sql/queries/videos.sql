@@ -38,6 +38,17 @@ WITH lecture AS (
 )
 DELETE FROM videos WHERE id = :video_id AND lecture_id IN (SELECT id FROM lecture);
 
+-- name: forget_sessions(video_ids, most)!
+-- Some of those that have ended, with nothing of them left to be folded.
+DELETE FROM video_sessions WHERE id = ANY (ARRAY(
+    SELECT id FROM video_sessions
+    WHERE video_id = ANY (:video_ids::uuid[]) AND status = 'ended' AND owner IS NULL
+    LIMIT :most FOR UPDATE SKIP LOCKED));
+
+-- name: forget_viewers(video_ids, most)!
+DELETE FROM video_viewers WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM video_viewers WHERE video_id = ANY (:video_ids::uuid[]) LIMIT :most FOR UPDATE SKIP LOCKED));
+
 -- name: claim_check(video_id, pause_s)$
 -- At most one question to the host every `pause_s`, whichever process is asked.
 UPDATE videos SET checked_at = clock_timestamp()
@@ -134,15 +145,16 @@ ON CONFLICT (video_id) DO UPDATE
 SET version = excluded.version, langs = excluded.langs, asked_at = excluded.asked_at
 WHERE kept.version <= excluded.version;
 
--- name: replace_transcript(video_id, lecture_id, lang, from_s, to_s, texts)!
+-- name: delete_transcript(video_id)!
 -- What is kept of captions is asked for again: the host may have written some, or changed them when we did not hear so.
-WITH gone AS (
-    DELETE FROM transcript_chunks WHERE video_id = :video_id
-), doubted AS (
+WITH doubted AS (
     UPDATE captions SET asked_at = '-infinity' WHERE video_id = :video_id
 ), doubted_too AS (
     UPDATE caption_languages SET asked_at = '-infinity' WHERE video_id = :video_id
 )
+DELETE FROM transcript_chunks WHERE video_id = :video_id;
+
+-- name: insert_transcript(video_id, lecture_id, lang, from_s, to_s, texts)!
 INSERT INTO transcript_chunks (video_id, lecture_id, lang, from_s, to_s, text)
 SELECT :video_id, :lecture_id, :lang, piece.from_s, piece.to_s, piece.text
 FROM unnest(:from_s::float8[], :to_s::float8[], :texts::text[]) AS piece (from_s, to_s, text);

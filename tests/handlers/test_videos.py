@@ -12,9 +12,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from server.data import history
 from tests.support.app import serving, settings
 from tests.support.cloudflare import LADDER, StreamHost, sign_webhook, webhook_body
 from tests.support.people import Answer, People, Person
+from tests.support.statements import note_sizes, noted_sizes
 from tests.support.waiting import blocked, until
 
 WEBHOOK = "/api/videos/webhooks/cloudflare"
@@ -711,6 +713,33 @@ async def test_captions_that_begin_past_all_time_are_stored(
         path, data=VTT + b"\n" + never + b" --> " + never + b"\nNever\n", headers={"Content-Type": "text/vtt"}
     )
     assert stored.status == 204, stored.body
+
+
+@pytest.mark.parametrize("what", ["lectures", "videos"])
+async def test_what_very_many_have_watched_is_deleted_some_at_a_time(
+    teacher: Person,
+    lecture: Any,
+    video: Any,
+    sql: "asyncpg.Connection[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """A hundred thousand sessions take longer than a statement may: then a lecture could never be deleted."""
+    monkeypatch.setattr(history, "MOST", 3)
+    await note_sizes(sql, "DELETE", "video_sessions", "video_viewers")
+    await sql.execute(
+        "INSERT INTO video_sessions (video_id, lecture_id, user_id, ladder, segment_s, status)"
+        " SELECT $1, $2, $3, '[]', 4, CASE WHEN n = 1 THEN 'active' ELSE 'ended' END FROM generate_series(1, 8) AS n",
+        video["id"], lecture["id"], teacher.id,
+    )  # fmt: skip
+    await sql.execute(
+        "INSERT INTO video_viewers SELECT $1, DATE '2026-01-01' + n, $2 FROM generate_series(1, 7) AS n",
+        video["id"], teacher.id,
+    )  # fmt: skip
+    subject = {"lectures": lecture, "videos": video}[what]
+    assert (await teacher.delete(f"/api/{what}/{subject['id']}")).status == 204
+    assert await noted_sizes(sql, "video_sessions") == [3, 3, 1, 1]
+    assert await noted_sizes(sql, "video_viewers") == [3, 3, 1]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 
+from actors.conversation import recommendations
 from actors.conversation.recommendations import MOST, level_of, recommend
 from server.data.db import Database
 from tests.support.lectures import make_learner
@@ -115,6 +116,24 @@ async def test_one_other_learner_tells_nothing_of_what_they_take(
     await enrol(sql, await make_learner(postgres_dsn, mine, name="peer"), theirs)
     (told,) = await recommend(db, learner)
     assert "Baking" not in told.reason
+
+
+async def test_what_the_newest_learners_take_counts_alike_in_a_course_of_very_many(
+    db: Database, sql: Sql, teacher: UUID, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommendations, "_PEERS", 3)
+    mine, theirs = [await course(sql, teacher, title) for title in ("Baking", "Brewing")]
+    learner = await make_learner(postgres_dsn, mine, name="learner")
+    for n in range(3):
+        await enrol(sql, await make_learner(postgres_dsn, mine, name=f"peer-{n}"), theirs)
+    (before,) = await recommend(db, learner)
+    for n in range(12):
+        await make_learner(postgres_dsn, mine, name=f"of old-{n}")
+    await sql.execute(
+        "UPDATE enrollments SET enrolled_at = now() - interval '1 year'"
+        " FROM users AS u WHERE u.id = user_id AND u.username LIKE 'of old-%'"
+    )
+    assert await recommend(db, learner) == (before,)
 
 
 async def test_the_level_follows_what_one_has_done(db: Database, sql: Sql, teacher: UUID, postgres_dsn: str) -> None:

@@ -17,6 +17,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.cloudflare import MASTER, StreamHost, sign_webhook, webhook_body
 from tests.support.local_server import LocalServer
 from tests.support.people import People, Person
+from tests.support.statements import note_sizes, noted_sizes
 from tests.support.waiting import blocked, until
 
 if TYPE_CHECKING:
@@ -319,6 +320,22 @@ async def test_what_captions_say_is_found_when_they_are_stored(
         assert await sql.fetchval(SAID, video["id"]) == "Queues are first in, first out. | Stacks are not."
         assert (await teacher.delete(path)).status == 204
         assert await sql.fetchval(SAID, video["id"]) is None
+
+
+async def test_what_long_captions_say_is_kept_some_pieces_at_a_time(
+    teacher: Person, lecture: Any, stream: StreamHost, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.http.texts.KEPT_AT_ONCE", 2)
+    await note_sizes(sql, "INSERT", "transcript_chunks")
+    video = await upload(teacher, lecture)
+    cues = [f"00:0{minute}:00.000 --> 00:0{minute}:20.000\nQueue {minute}.\n" for minute in range(5)]
+    stream.make_ready(video["cloudflare_uid"])
+    await until(lambda: stream.generated != {})
+    path = f"/api/videos/{video['id']}/captions/de"
+    said = "\n".join(("WEBVTT\n", *cues)).encode()
+    assert (await teacher.put(path, data=said, headers=TEXT_VTT)).status == 204
+    await once(sql, SAID, video["id"], wanted=" | ".join(f"Queue {minute}." for minute in range(5)))
+    assert (await noted_sizes(sql, "transcript_chunks"))[-3:] == [2, 2, 1]
 
 
 async def test_captions_that_change_while_they_are_read_are_read_again(

@@ -23,6 +23,7 @@ from tests.support.app import AppClient, serving, settings
 from tests.support.files import pdf, s3_settings, upload
 from tests.support.language_model import LanguageModel
 from tests.support.people import People, Person
+from tests.support.statements import note_sizes, noted_sizes
 from tests.support.waiting import blocked
 
 if TYPE_CHECKING:
@@ -95,6 +96,21 @@ async def test_materials_and_descriptions_are_kept_with_their_pages_and_go_with_
     assert {row["text"] for row in rows} == {"Other words.", "Plain notes on queues."}
     await sql.execute("DELETE FROM courses")
     assert await sql.fetchval("SELECT count(*) FROM text_pieces") == 0
+
+
+async def test_what_a_whole_book_says_is_kept_some_pieces_at_a_time(
+    teacher: Person, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To find the words of thousands takes longer than a statement may: then nothing of the book was ever kept."""
+    monkeypatch.setattr("server.http.texts.KEPT_AT_ONCE", 2)
+    await note_sizes(sql, "INSERT", "text_pieces")
+    course = await teacher.make("/api/courses", {"title": "Queues"})
+    await upload(teacher, pdf(*"ABCDE"), course_id=course["id"], visibility="course")
+    rows = await kept(sql, 5)
+    assert sorted((row["place"], row["page"], row["text"]) for row in rows) == [
+        (place, place + 1, text) for place, text in enumerate("ABCDE")
+    ]
+    assert await noted_sizes(sql, "text_pieces") == [2, 2, 1]
 
 
 async def test_a_material_is_read_when_the_store_lets_us_in_again(
