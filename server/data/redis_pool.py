@@ -15,8 +15,8 @@ from redis.exceptions import ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-# The end of a connection, and a Redis that has become another's copy, as after a failover: it keeps its connections, and
-# who bears its name now takes writes (the library leaves it with sentinels alone).
+# A connection that is silent or lost, and a Redis that has become another's copy, as after a failover: it keeps its
+# connections, and who bears its name now takes writes (the library leaves it with sentinels alone).
 _USELESS = (RedisTimeoutError, RedisConnectionError, ReadOnlyError)
 
 
