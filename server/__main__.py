@@ -20,6 +20,7 @@ from aiohttp import web
 from server.config import Config, ConfigError, check_startable, load_config
 from server.listener import bind, inherit
 from server.logs import configure_logs, get_logger
+from server.loop import Loop
 
 log = get_logger()
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Thousands of live sessions are long-lived objects: full collections over them are long pauses. Collections of what
     # is young are pauses too where much of it is garbage: 40 ms for 50,000 objects, of connections that were refused.
     gc.set_threshold(10_000, 250, 1000)
-    return uvloop.run(serve(config))
+    return uvloop.run(serve(config), loop_factory=Loop)
 
 
 async def serve(config: Config) -> int:

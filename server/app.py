@@ -258,7 +258,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
     except (ValueError, TypeError, RedisError) as error:
         raise StartError(f"redis.url: {error}") from error
     app[REDIS] = client = Redis.from_pool(pool)
-    app[LIMITER] = Limiter(
+    app[LIMITER] = limiter = Limiter(
         app[CONFIG].limits,
         app[CLOCK],
         client,
@@ -266,6 +266,7 @@ async def redis(app: web.Application) -> AsyncIterator[None]:
         closed_wait_s=settings.timeout_s,
     )
     yield
+    limiter.close()
     await client.aclose()
 
 

@@ -4,11 +4,17 @@ Each limit is a bucket of `burst` (0: of `rate`) that fills with `rate` per `per
 which it is full again (the generic cell rate algorithm, ITU-T I.371, annex A). `read` is counted in this process, since
 a round trip would cost more than most reads; the others are counted in Redis, for all processes together. While Redis
 is away they are counted here too, so that a limit is then one per process.
+
+A try that shall not count after all is given back (`Try`). Redis may have counted it without our hearing so, or may
+yet, when what was said to it before a silence arrives at last. So the try has a name there, to give it back twice, or
+before it was taken, is as good as once, and we say so until we are heard.
 """
 
 import asyncio
 import math
+import secrets
 from collections.abc import Hashable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import structlog
@@ -25,6 +31,8 @@ REDIS_PAUSE_S = 1.0
 MOST_COUNTED = 100_000
 # Tries that are counted in one round trip.
 MOST_AT_ONCE = 500
+# Tries that Redis is still to be told are given back.
+MOST_OWED = 10_000
 
 log = structlog.get_logger()
 
@@ -85,15 +93,26 @@ class LocalCounts:
             self._full_at.clear()
 
 
-# The same as LocalCounts.take, by Redis's own clock. ARGV: interval, span (microseconds), tries.
-# Answers whether it is allowed and how far ahead the time lies at which the bucket is full (microseconds).
+# The same as LocalCounts.take, by Redis's own clock. KEYS: the bucket and, of a try that may be given back, its name.
+# ARGV: interval, span (microseconds), tries. Answers whether it is allowed and how far ahead the time lies at which the
+# bucket is full (microseconds).
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local interval, span, tries = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local ahead = math.max(0, tonumber(redis.call('GET', KEYS[1]) or 0) - now)
 local wanted = math.max(0, ahead + tries * interval)
+local became = KEYS[2] and redis.call('GET', KEYS[2])
+if became and tries > 0 then return {1, ahead} end
 if wanted > span and tries > 0 then return {0, ahead} end
+if KEYS[2] and tries > 0 then
+  redis.call('SET', KEYS[2], 'taken', 'PX', math.ceil(span / 1000))
+elseif became == 'taken' then
+  redis.call('DEL', KEYS[2])
+elseif KEYS[2] then
+  redis.call('SET', KEYS[2], 'given back', 'PX', math.ceil(span / 1000))
+  return {1, ahead}
+end
 if wanted == 0 then
   redis.call('DEL', KEYS[1])
 else
@@ -103,12 +122,23 @@ return {1, wanted}
 """
 
 
-class _Try(NamedTuple):
-    """What Redis is to count, and where its answer goes."""
+class Try:
+    """One that may be given back: its name in Redis, and where it may be counted."""
 
-    key: str
+    __slots__ = ("here", "name", "there")
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(8)
+        self.here = self.there = False
+
+
+class _Request(NamedTuple):
+    """What Redis is to count, where its answer goes, and until when it means anything (of the loop's clock)."""
+
+    keys: tuple[str, ...]
     arguments: tuple[int, int, int]
     answer: asyncio.Future[Any]
+    until: float
 
 
 class Limiter:
@@ -134,31 +164,67 @@ class Limiter:
         self._wait_s = wait_s
         self._closed_wait_s = max(wait_s, closed_wait_s)
         self._ask_again_at = 0.0
-        self._waiting: list[_Try] = []
+        self._waiting: list[_Request] = []
         self._asking: asyncio.Task[None] | None = None
+        # What was given back and Redis has not heard of, by the try's name; it is said again when this timer is over.
+        self._owed: dict[str, _Request] = {}
+        self._said_again: asyncio.TimerHandle | None = None
 
-    async def take(self, name: str, who: Hashable, *, times: float = 1.0, closed: bool = False) -> Verdict | None:
+    def close(self) -> None:
+        """Leave off telling Redis what it has not heard."""
+        self._owed.clear()
+        if self._said_again is not None:
+            self._said_again.cancel()
+
+    async def take(
+        self, name: str, who: Hashable, *, times: float = 1.0, closed: bool = False, tried: Try | None = None
+    ) -> Verdict | None:
         """Count one try of `who` against the class `name`; None when it has no limit.
 
         A refused try is not counted. `times` makes the limit so much larger. `closed`: while Redis is away nothing is
-        allowed at all, and this raises a redis ConnectionError or TimeoutError.
+        allowed at all, and this raises a redis ConnectionError or TimeoutError. `tried`: it may be given back, and must
+        be after such an error.
         """
         bucket = self._bucket(name, times)
         if bucket is None:
             return None
-        return await self._count(name, who, bucket, 1, closed)
+        now = self._clock.monotonic()
+        if name in LOCAL or self._redis is None or (now < self._ask_again_at and not closed):
+            return self._take_here(name, who, bucket, tried)
+        if tried is not None:
+            tried.there = True
+        try:
+            verdict = await self._count_in_redis(_request(name, who, bucket, 1, tried), bucket, closed)
+        except REDIS_AWAY as error:
+            log.warning("limits_counted_here", error=f"{type(error).__name__}: {error}")
+            self._ask_again_at = self._clock.monotonic() + REDIS_PAUSE_S
+            if closed:
+                raise RedisConnectionError("Redis does not count") from error
+            return self._take_here(name, who, bucket, tried)
+        if tried is not None:
+            tried.there = verdict.allowed
+        return verdict
 
-    async def give_back(self, name: str, who: Hashable, *, times: float = 1.0) -> None:
-        """Undo a `take` that shall not count after all, such as a sign-in that succeeded."""
+    async def give_back(self, name: str, who: Hashable, tried: Try, *, times: float = 1.0) -> None:
+        """Undo a `take` that shall not count after all, such as a sign-in that succeeded, whatever became of it.
+
+        Returns when Redis has heard so, or soon; it then hears so when it is back.
+        """
         bucket = self._bucket(name, times)
         if bucket is None:
             return
-        counting = asyncio.ensure_future(self._count(name, who, bucket, -1, False))
-        try:
-            await asyncio.shield(counting)
-        except asyncio.CancelledError:  # who is stopped meanwhile has taken all the same
-            await counting
-            raise
+        if tried.here:
+            tried.here = False
+            self._local.take((name, who), bucket, self._clock.monotonic(), -1)
+        if not tried.there or self._redis is None:
+            return
+        request = _request(name, who, bucket, -1, tried)
+        if len(self._owed) >= MOST_OWED:
+            self._owed.pop(next(iter(self._owed)))
+        self._owed[request.keys[1]] = request
+        self._ask_on()
+        if self._clock.monotonic() >= self._ask_again_at:
+            await asyncio.wait([request.answer], timeout=self._wait_s)
 
     def _bucket(self, name: str, times: float) -> Bucket | None:
         try:
@@ -168,50 +234,66 @@ class Limiter:
             self._buckets[name, times] = bucket = Bucket(limit, times) if limit.rate else None
             return bucket
 
-    async def _count(self, name: str, who: Hashable, bucket: Bucket, tries: int, closed: bool) -> Verdict:
-        now = self._clock.monotonic()
-        key = (name, who)
-        if name in LOCAL or self._redis is None or (now < self._ask_again_at and not closed):
-            return self._local.take(key, bucket, now, tries)
-        try:
-            wait_s = self._closed_wait_s if closed else self._wait_s
-            return await self._count_in_redis(f"{name}:{who}", bucket, tries, wait_s)
-        except REDIS_AWAY as error:
-            log.warning("limits_counted_here", error=f"{type(error).__name__}: {error}")
-            self._ask_again_at = self._clock.monotonic() + REDIS_PAUSE_S
-            if closed:
-                raise RedisConnectionError("Redis does not count") from error
-            return self._local.take(key, bucket, now, tries)
+    def _take_here(self, name: str, who: Hashable, bucket: Bucket, tried: Try | None) -> Verdict:
+        verdict = self._local.take((name, who), bucket, self._clock.monotonic())
+        if tried is not None:
+            tried.here = verdict.allowed
+        return verdict
 
-    async def _count_in_redis(self, key: str, bucket: Bucket, tries: int, wait_s: float) -> Verdict:
-        loop = asyncio.get_running_loop()
-        arguments = (round(bucket.interval_s * 1e6), round(bucket.span_s * 1e6), tries)
-        waiting = _Try(f"limit:{key}", arguments, loop.create_future())
-        self._waiting.append(waiting)
-        if self._asking is None or self._asking.done():
-            self._asking = loop.create_task(self._ask(self._redis))
-        async with asyncio.timeout(wait_s):
-            allowed, ahead_us = await waiting.answer
+    async def _count_in_redis(self, request: _Request, bucket: Bucket, closed: bool) -> Verdict:
+        self._waiting.append(request)
+        self._ask_on()
+        async with asyncio.timeout(self._closed_wait_s if closed else self._wait_s):
+            allowed, ahead_us = await request.answer
         return bucket.judge(bool(allowed), ahead_us / 1e6)
+
+    def _ask_on(self) -> None:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.get_running_loop().create_task(self._ask(self._redis))
 
     async def _ask(self, redis: Any) -> None:
         """Count all that wait, and those that come meanwhile in the next round trip: a call of its own for each would
         open a connection for each, and a flood, which is what limits are for, would have no more of them."""
-        while self._waiting:
+        while self._waiting or (self._owed and self._said_again is None):
+            owed = [] if self._said_again else list(islice(self._owed.values(), MOST_AT_ONCE))
             waiting = [one for one in self._waiting if not one.answer.done()]
-            batch, self._waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
+            batch, self._waiting = owed + waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
             pipeline = redis.pipeline(transaction=False)
             for one in batch:
-                pipeline.eval(_TAKE, 1, one.key, *one.arguments)
+                pipeline.eval(_TAKE, len(one.keys), *one.keys, *one.arguments)
             try:
                 async with asyncio.timeout(self._closed_wait_s):
                     answers = await pipeline.execute(raise_on_error=False)
             except REDIS_AWAY as error:
                 answers = [error] * len(batch)
-            for one, answer in zip(batch, answers, strict=True):
+            self._hear(owed, answers)
+            for one, answer in zip(batch[len(owed) :], answers[len(owed) :], strict=True):
                 if one.answer.done():  # nobody waits any more
                     continue
                 if isinstance(answer, Exception):
                     one.answer.set_exception(answer)
                 else:
                     one.answer.set_result(answer)
+
+    def _hear(self, owed: list[_Request], answers: list[Any]) -> None:
+        """What was heard of what was given back is done with; the rest is said again, while it means anything."""
+        loop = asyncio.get_running_loop()
+        for one, answer in zip(owed, answers, strict=False):
+            if isinstance(answer, Exception) and one.until > loop.time():
+                self._said_again = self._said_again or loop.call_later(REDIS_PAUSE_S, self._say_again)
+            else:
+                self._owed.pop(one.keys[1], None)
+                if not one.answer.done():
+                    one.answer.set_result(answer)
+
+    def _say_again(self) -> None:
+        self._said_again = None
+        self._ask_on()
+
+
+def _request(name: str, who: Hashable, bucket: Bucket, tries: int, tried: Try | None) -> _Request:
+    loop = asyncio.get_running_loop()
+    key = f"limit:{name}:{who}"
+    keys = (key,) if tried is None else (key, f"{{{key}}}:{tried.name}")  # in Redis Cluster where the bucket is
+    arguments = (round(bucket.interval_s * 1e6), round(bucket.span_s * 1e6), tries)
+    return _Request(keys, arguments, loop.create_future(), loop.time() + bucket.span_s)

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from aiohttp import web
 
-from server.data.limits import Verdict
+from server.data.limits import Try, Verdict
 from server.http.keys import EDGE, LIMITER, TRIES
 from server.http.problems import Overloaded, RateLimited
 from server.http.routing import VERDICT, Call
@@ -76,7 +76,7 @@ async def guarded(call: Call[Any], account: str, *, known_here: bool, closed: bo
         Overloaded: too many are looked at, and it is not known in time whether they are wrong.
     """
     network = call.app[EDGE].client_network(call.request)
-    counted: list[Place] = []
+    counted: list[tuple[Place, Try]] = []
     places: list[Place] = [(ADDRESS, network, 1.0), (ACCOUNT, f"{account}@{network}", 1.0)]
     if not known_here:
         places.append((ACCOUNT, account, EVERYWHERE))
@@ -85,8 +85,8 @@ async def guarded(call: Call[Any], account: str, *, known_here: bool, closed: bo
     give_up_at = loop.time() + tries.wait_s
     try:
         for place in places:
-            await _count(call, place, give_up_at, closed=closed)
-            counted.append(place)
+            counted.append((place, Try()))  # also one of which it is not known
+            await _count(call, *counted[-1], give_up_at, closed=closed)
             tries.add(place, this)
         yield
     except Wrong:
@@ -97,7 +97,7 @@ async def guarded(call: Call[Any], account: str, *, known_here: bool, closed: bo
     else:
         await _undo(call, counted)
     finally:
-        tries.settle(counted, this)
+        tries.settle([place for place, _ in counted], this)
 
 
 def account_of(user_id: Any, login: str = "") -> str:
@@ -108,13 +108,13 @@ def account_of(user_id: Any, login: str = "") -> str:
     return hashlib.sha256(typed.encode()).hexdigest()
 
 
-async def _count(call: Call[Any], place: Place, give_up_at: float, *, closed: bool) -> None:
+async def _count(call: Call[Any], place: Place, tried: Try, give_up_at: float, *, closed: bool) -> None:
     """Count a try; where there are too many, when one of those under way is known. Raises RateLimited, Overloaded."""
     name, who, times = place
     loop, tries = asyncio.get_running_loop(), call.app[TRIES]
     while True:
         others = tries.at(place)  # one of these may be known before we are answered
-        verdict = await call.app[LIMITER].take(name, who, times=times, closed=closed)
+        verdict = await call.app[LIMITER].take(name, who, times=times, closed=closed, tried=tried)
         if verdict is None or verdict.allowed:
             return
         others |= tries.at(place)
@@ -125,9 +125,9 @@ async def _count(call: Call[Any], place: Place, give_up_at: float, *, closed: bo
             raise Overloaded("Too many passwords wait to be looked at.")
 
 
-async def _undo(call: Call[Any], counted: list[Place]) -> None:
-    for name, who, times in counted:
-        await call.app[LIMITER].give_back(name, who, times=times)
+async def _undo(call: Call[Any], counted: list[tuple[Place, Try]]) -> None:
+    limiter = call.app[LIMITER]
+    await asyncio.gather(*(limiter.give_back(name, who, tried, times=times) for (name, who, times), tried in counted))
 
 
 def _refuse(request: web.Request, verdict: Verdict) -> NoReturn:

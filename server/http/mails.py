@@ -19,7 +19,7 @@ from uuid import UUID
 from server.config import Config
 from server.data.db import Connection, Database, queries
 from server.data.jobs import Hopeless, Job, add_job
-from server.data.limits import Limiter
+from server.data.limits import Limiter, Try
 from server.http.login_limits import account_of
 from server.http.routing import Call
 from server.logs import get_logger
@@ -157,13 +157,13 @@ class Post:
         subject, text = mail
         link = page_address(self._config, page)
         minutes = max(1, round(self._config.auth.mail_token_ttl_s / 60))
-        whose = account_of(None, to)
+        whose, tried = account_of(None, to), Try()
         try:
-            verdict = await self._limiter.take(LIMIT, whose)
+            verdict = await self._limiter.take(LIMIT, whose, tried=tried)
             if verdict is not None and not verdict.allowed:
                 log.warning("mail_held_back", subject=subject, user=str(user["id"]))
                 return
             await self._mailer.send(to, subject, text.format(username=user["username"], link=link, minutes=minutes))
         except BaseException:  # also where nobody knows whether it was counted: rather one mail more than none
-            await self._limiter.give_back(LIMIT, whose)
+            await self._limiter.give_back(LIMIT, whose, tried)
             raise

@@ -368,9 +368,9 @@ class Endpoint:
             request[_LIMIT] = limit
             await self._prepare(call, request)
             if self.route.body is not None:
-                limit.pause()
+                left_s = limit.pause()
                 call.body = await self._parse_body(self.route.body, request)
-                limit.go_on(self._timeout_s)
+                limit.go_on(left_s)
             if self.route.form is not None:
                 return await self._handle_form(call, self.route.form)
             return await self._finish(call)

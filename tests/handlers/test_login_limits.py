@@ -9,9 +9,10 @@ import pytest
 
 from embedded.valkey import Valkey
 from server.config import Limits
-from server.http.keys import PASSWORDS, TRIES
+from server.http.keys import PASSWORDS, REDIS, TRIES
 from tests.support.app import AppClient, serving, serving_unlimited, settings
 from tests.support.core import eventually
+from tests.support.pausing import paused
 from tests.support.people import PASSWORD, Answer, People, Person
 
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -198,3 +199,15 @@ async def test_while_redis_is_away_nobody_signs_in_but_who_is_signed_in_stays(
     assert (await ada.put("/api/auth/me/password", body)).status == 204
     own_valkey.start()
     assert (await ada.post("/api/auth/login", {"login": "ada", "password": "another battery"})).status == 200
+
+
+async def test_a_right_password_that_redis_counts_when_nobody_waits_any_more_is_no_failure(
+    postgres_dsn: str, own_valkey: Valkey, sql: Sql, overrides: dict[str, dict[str, Any]]
+) -> None:
+    overrides["redis"] = {"timeout_s": 0.5, "count_timeout_s": 0.5}
+    async with serving(settings(postgres_dsn, own_valkey.url, **overrides)) as client:
+        ada = await People(client, sql).join("ada")
+        await client.app[REDIS].ping()  # so that there is a connection
+        with paused(own_valkey):
+            assert (await ada.post("/api/auth/login", {"login": "ada", "password": PASSWORD})).status == 503
+        await eventually(lambda: own_valkey.command("KEYS", "limit:login*") == b"*0\r\n")

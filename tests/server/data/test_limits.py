@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -10,10 +11,13 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+import server.data.limits
 from embedded.valkey import Valkey
 from server.clock import Clock
 from server.config import Limit, Limits
-from server.data.limits import MOST_COUNTED, Bucket, Limiter, LocalCounts, Verdict
+from server.data.limits import MOST_COUNTED, Bucket, Limiter, LocalCounts, Try, Verdict
+from tests.chaos.proxy import Link, Proxy, unix_socket_of
+from tests.support.core import eventually
 
 SLOW = Limit(rate=1, per_s=1000, burst=3)
 
@@ -49,8 +53,8 @@ async def client(redis_url: str) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def must(limiter: Limiter, name: str, who: str = "ada") -> Verdict:
-    verdict = await limiter.take(name, who)
+async def must(limiter: Limiter, name: str, who: str = "ada", tried: Try | None = None) -> Verdict:
+    verdict = await limiter.take(name, who, tried=tried)
     assert verdict is not None
     return verdict
 
@@ -81,7 +85,7 @@ async def test_each_is_counted_apart_and_each_class_too() -> None:
 async def test_a_rate_of_0_is_no_limit() -> None:
     limiter = Limiter(limits(write=Limit(rate=0, per_s=1, burst=0)), Hand())
     assert [await limiter.take("write", "ada") for _ in range(100)] == [None] * 100
-    await limiter.give_back("write", "ada")
+    await limiter.give_back("write", "ada", Try())
 
 
 @given(rate=st.integers(1, 50), per_s=st.integers(1, 100), burst=st.integers(1, 20), gaps=st.lists(st.floats(0, 20)))
@@ -129,23 +133,78 @@ async def test_reads_are_counted_in_the_process_and_cost_no_round_trip(client: R
 async def test_what_is_given_back_may_be_taken_again(client: Redis, name: str) -> None:
     limiter = Limiter(limits(read=SLOW, write=SLOW), Clock(), client, wait_s=PATIENCE_S)
     for _ in range(20):
-        assert (await must(limiter, name)).allowed
-        await limiter.give_back(name, "ada")
-    for _ in range(30):
-        await limiter.give_back(name, "ada")
+        tried = Try()
+        assert (await must(limiter, name, tried=tried)).allowed
+        for _ in range(3):
+            await limiter.give_back(name, "ada", tried)
     assert [(await must(limiter, name)).allowed for _ in range(5)] == [True, True, True, False, False]
 
 
 async def test_who_is_stopped_while_giving_back_has_given_back(client: Redis) -> None:
     limiter = Limiter(limits(write=SLOW), Clock(), client, wait_s=PATIENCE_S)
     for _ in range(3):
-        assert (await must(limiter, "write")).allowed
-    giving = asyncio.create_task(limiter.give_back("write", "ada"))
+        tried = Try()
+        assert (await must(limiter, "write", tried=tried)).allowed
+    giving = asyncio.create_task(limiter.give_back("write", "ada", tried))
     await asyncio.sleep(0)
     giving.cancel()
     await asyncio.wait([giving])
     assert giving.cancelled()
     assert (await must(limiter, "write")).allowed
+
+
+async def test_what_is_given_back_before_it_was_taken_is_as_if_it_had_never_been(client: Redis) -> None:
+    limiter = Limiter(limits(write=SLOW), Clock(), client, wait_s=PATIENCE_S)
+    for late in [Try() for _ in range(3)]:
+        late.there = True  # what was said to Redis is on its way yet
+        for _ in range(2):
+            await limiter.give_back("write", "ada", late)
+        assert (await must(limiter, "write", tried=late)).remaining == 3
+    assert [(await must(limiter, "write")).allowed for _ in range(4)] == [True, True, True, False]
+
+
+class Deaf(Link):
+    """What is said is lost, in one direction."""
+
+    loses = ""
+
+    def upward(self, data: bytes) -> bytes:
+        return b"" if Deaf.loses == "requests" else data
+
+    def downward(self, data: bytes) -> bytes:
+        return b"" if Deaf.loses == "answers" else data
+
+
+@pytest.mark.parametrize("loses", ["requests", "answers"])
+async def test_what_redis_may_have_counted_is_given_back_when_it_is_heard_again(
+    client: Redis, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loses: str
+) -> None:
+    monkeypatch.setattr(server.data.limits, "REDIS_PAUSE_S", 0.05)
+    proxy = Proxy(unix_socket_of(redis_url), tmp_path / "redis")
+    proxy.link = Deaf
+    async with proxy, connect(f"unix://{tmp_path / 'redis'}") as far:
+        classes, bucket, tried = limits(login_account=SLOW), "limit:login_account:ada", Try()
+        patient = Limiter(classes, Clock(), far, wait_s=PATIENCE_S)
+        limiter = Limiter(classes, Clock(), far, wait_s=0.1, closed_wait_s=0.1)
+        if loses == "requests":
+            await patient.take("login_account", "ada", tried=tried)
+        else:
+            while not await client.exists(bucket):
+                monkeypatch.setattr(Deaf, "loses", "")
+                await patient.take("login_account", "somebody else")  # so that there is a connection
+                monkeypatch.setattr(Deaf, "loses", loses)
+                with pytest.raises(redis.exceptions.ConnectionError):
+                    await limiter.take("login_account", "ada", closed=True, tried=tried)
+        monkeypatch.setattr(Deaf, "loses", "requests")
+        await limiter.give_back("login_account", "ada", tried)
+        assert await client.exists(bucket)
+        monkeypatch.setattr(Deaf, "loses", "")
+        await eventually(lambda: _is_free(client, bucket))
+        limiter.close()
+
+
+async def _is_free(client: Redis, bucket: str) -> bool:
+    return not await client.exists(bucket)
 
 
 async def test_a_limit_may_be_a_multiple_of_its_class(client: Redis) -> None:

@@ -1,6 +1,7 @@
 """The declared route: who may call it, what it takes, what it answers."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,7 +14,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from pydantic import BaseModel, Field
 from yarl import URL
 
-from server.http import parsing
+from server.http import parsing, routing
+from server.http.auth import authenticate
 from server.http.problems import CourseNotFound
 from server.http.routing import (
     ADMIN,
@@ -276,6 +278,23 @@ async def test_a_body_that_arrives_slowly_takes_nothing_of_its_handlers_time() -
         if response.status == 200:
             break
     assert answers[-1] == {"size": 3}
+
+
+async def test_what_it_took_to_know_who_asks_is_of_the_handlers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Routes("own")
+
+    @own.put("/left", role=STUDENT, rate=None, body=Options)
+    async def tell_time_left(call: Call[Options]) -> dict[str, float]:
+        return {"left_s": call.request[routing._LIMIT].left_s(time.monotonic())}
+
+    async def authenticate_slowly(request: web.Request) -> Any:
+        await asyncio.sleep(0.2)
+        return await authenticate(request)
+
+    monkeypatch.setattr(routing, "authenticate", authenticate_slowly)
+    async with TestClient(TestServer(bare_app(own, server={"handler_timeout_s": 60.0}))) as client:
+        response = await client.put("/left", json={}, headers=bearer(client.app))
+        assert (await response.json())["left_s"] < 59.9
 
 
 async def send(client: AppClient, raw: bytes | str, kind: str = "application/json") -> web.Response:
