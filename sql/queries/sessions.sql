@@ -142,8 +142,10 @@ WHERE s.id = ANY (ARRAY(
 RETURNING s.id;
 
 -- name: list_fenced(ids, epochs)
--- Of sessions, paired with the epochs under which they are held, those that have another one now, or are gone.
-SELECT held.id, s.epoch, s.claimed_by FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
+-- Of sessions, paired with the epochs under which they are held, those that have another one now (`epoch`), or are gone or
+-- over: NULL, but for what a takeover ended, for there a newer socket is why.
+SELECT held.id, CASE WHEN s.status <> 'ended' OR s.claimed_by = 'socket' THEN s.epoch END AS epoch, s.claimed_by
+FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
 LEFT JOIN video_sessions AS s ON s.id = held.id
 WHERE s.epoch IS DISTINCT FROM held.epoch;
 
