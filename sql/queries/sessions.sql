@@ -67,7 +67,8 @@ RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates
 -- that `session_figures` itself saw.
 -- The ids of those that passed; nothing when that is all of them, as it nearly always is. A row that somebody holds for
 -- longer than a moment is not waited for: all are undone, with `lock_not_available`, so that the others can be sent alone.
--- Who folds what a session left (not `seen`) does so after the fact: where the learner has got to meanwhile, stays.
+-- Who folds what a session left (not `seen`) does so after the fact: where the learner has got to meanwhile, stays. That is
+-- another place than this session's own: what it left may be folded in two parts, one after the other.
 WITH given AS (
     SELECT g.*, g.sub_text::numeric AS sub FROM unnest(
         :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::text[], :duplicates::bigint[],
@@ -90,6 +91,7 @@ WITH given AS (
               CASE WHEN :seen::boolean OR NOT EXISTS (
                   SELECT FROM progress AS p
                   WHERE p.user_id = s.user_id AND p.lecture_id = s.lecture_id AND p.last_watched_at > old.seen_at
+                    AND p.position_ms::text IS DISTINCT FROM old.state::json ->> 'position_ms'
               ) THEN g.position_ms END AS place_ms,
               (old.last_seq, old.last_sub) < (new.last_seq, new.last_sub) AS moved
 ), moved AS (
