@@ -206,11 +206,13 @@ RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates
           'ended' AS retire_as;
 
 -- name: insert_session(video_id, user_id, lecture_id, device, viewport, network, save_data, player, ladder, segment_s, decision, state)^
+-- Who got further in a longer video of the lecture goes on at this one's end.
 INSERT INTO video_sessions (video_id, user_id, lecture_id, device, viewport, connection, save_data, player, ladder,
                             segment_s, decision, state, resume_ms)
 VALUES (:video_id, :user_id, :lecture_id, :device, :viewport, :network, :save_data, :player, :ladder,
         :segment_s, :decision::json::text, :state::json::text,
-        coalesce((SELECT position_ms FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id), 0))
+        coalesce((SELECT least(p.position_ms, round(v.duration_seconds * 1000)::integer) FROM progress AS p, videos AS v
+                  WHERE p.user_id = :user_id AND p.lecture_id = :lecture_id AND v.id = :video_id), 0))
 RETURNING id, resume_ms;
 
 -- name: get_session(session_id, viewer_id, viewer_role)^
