@@ -167,11 +167,12 @@ async def erase_me(call: Call[Farewell]) -> None:
         await _erase_rows(tx, user["id"])
         await account.erase_account(tx, user_id=user["id"])
         await add_job(tx, LEFTOVERS, in_s=over_in_s, user_id=str(user["id"]))
+    # First the sockets: who finds their sessions ended before would tell them that, and not to sign in again.
+    await call.app[REVOCATION].announce(user["id"])
     # What the tutor said last is on its way there for a while; with Redis away it goes by itself (`chat.stream_ttl_s`).
     with suppress(*REDIS_AWAY):
         async with asyncio.timeout(ANNOUNCED_WITHIN_S):
             await call.app[REDIS].delete(answers_key(user["id"]))
-    await call.app[REVOCATION].announce(user["id"])
 
 
 def leftovers_eraser(app: web.Application) -> Any:

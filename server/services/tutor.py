@@ -209,7 +209,7 @@ def _translated() -> Iterator[None]:
         raise kind(f"the model answered {error.status_code}: {_said(error)}") from error
     except (openai.APIError, httpx2.HTTPError) as error:
         raise ServiceAway(f"the model cannot be reached, or broke off: {_said(error)}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ServiceRefused(f"the model's answer makes no sense: {type(error).__name__}") from error
 
 

@@ -54,7 +54,8 @@ FOR SHARE OF c;
 
 -- name: get_course_progress(user_id, course_id)^
 SELECT
-    :course_id::uuid AS course_id, totals.*, resume.lecture_id AS resume_lecture_id, resume.position_ms AS resume_ms
+    :course_id::uuid AS course_id, totals.*, resume.lecture_id AS resume_lecture_id,
+    least(resume.position_ms, lecture_end_ms(resume.lecture_id)) AS resume_ms
 FROM course_progress(:user_id, :course_id) AS totals
 LEFT JOIN resume_point(:user_id, :course_id) AS resume ON true;
 
@@ -90,7 +91,7 @@ ORDER BY page.enrolled_at DESC, page.user_id DESC;
 -- One place per course that was begun and is not complete, and may still be watched.
 SELECT
     c.id AS course_id, c.title AS course_title, c.thumbnail_url, l.id AS lecture_id, l.title AS lecture_title,
-    resume.position_ms, lecture_end_ms(l.id) AS end_ms, resume.last_watched_at,
+    least(resume.position_ms, l.end_ms) AS position_ms, l.end_ms, resume.last_watched_at,
     (course_progress(:user_id, c.id)).percent AS percent
 FROM (
     SELECT DISTINCT l.course_id FROM progress AS p JOIN lectures AS l ON l.id = p.lecture_id WHERE p.user_id = :user_id

@@ -67,7 +67,8 @@ RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates
 -- that `session_figures` itself saw.
 -- The ids of those that passed; nothing when that is all of them, as it nearly always is. A row that somebody holds for
 -- longer than a moment is not waited for: all are undone, with `lock_not_available`, so that the others can be sent alone.
--- Who folds what a session left (not `seen`) does so after the fact: where the learner has got to meanwhile, stays.
+-- Who folds what a session left (not `seen`) does so after the fact: where the learner has got to meanwhile, stays. That is
+-- another place than this session's own: what it left may be folded in two parts, one after the other.
 WITH given AS (
     SELECT g.*, g.sub_text::numeric AS sub FROM unnest(
         :ids::uuid[], :epochs::bigint[], :states::text[], :seqs::bigint[], :subs::text[], :duplicates::bigint[],
@@ -90,6 +91,7 @@ WITH given AS (
               CASE WHEN :seen::boolean OR NOT EXISTS (
                   SELECT FROM progress AS p
                   WHERE p.user_id = s.user_id AND p.lecture_id = s.lecture_id AND p.last_watched_at > old.seen_at
+                    AND p.position_ms::text IS DISTINCT FROM old.state::json ->> 'position_ms'
               ) THEN g.position_ms END AS place_ms,
               (old.last_seq, old.last_sub) < (new.last_seq, new.last_sub) AS moved
 ), moved AS (
@@ -142,8 +144,10 @@ WHERE s.id = ANY (ARRAY(
 RETURNING s.id;
 
 -- name: list_fenced(ids, epochs)
--- Of sessions, paired with the epochs under which they are held, those that have another one now, or are gone.
-SELECT held.id, s.epoch, s.claimed_by FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
+-- Of sessions, paired with the epochs under which they are held, those that have another one now (`epoch`), or are gone or
+-- over: NULL, but for what a takeover ended, for there a newer socket is why.
+SELECT held.id, CASE WHEN s.status <> 'ended' OR s.claimed_by = 'socket' THEN s.epoch END AS epoch, s.claimed_by
+FROM unnest(:ids::uuid[], :epochs::bigint[]) AS held (id, epoch)
 LEFT JOIN video_sessions AS s ON s.id = held.id
 WHERE s.epoch IS DISTINCT FROM held.epoch;
 
@@ -202,11 +206,13 @@ RETURNING id, video_id, epoch, claimed_by, state, last_seq, last_sub, duplicates
           'ended' AS retire_as;
 
 -- name: insert_session(video_id, user_id, lecture_id, device, viewport, network, save_data, player, ladder, segment_s, decision, state)^
+-- Who got further in a longer video of the lecture goes on at this one's end.
 INSERT INTO video_sessions (video_id, user_id, lecture_id, device, viewport, connection, save_data, player, ladder,
                             segment_s, decision, state, resume_ms)
 VALUES (:video_id, :user_id, :lecture_id, :device, :viewport, :network, :save_data, :player, :ladder,
         :segment_s, :decision::json::text, :state::json::text,
-        coalesce((SELECT position_ms FROM progress WHERE user_id = :user_id AND lecture_id = :lecture_id), 0))
+        coalesce((SELECT least(p.position_ms, round(v.duration_seconds * 1000)::integer) FROM progress AS p, videos AS v
+                  WHERE p.user_id = :user_id AND p.lecture_id = :lecture_id AND v.id = :video_id), 0))
 RETURNING id, resume_ms;
 
 -- name: get_session(session_id, viewer_id, viewer_role)^

@@ -67,6 +67,18 @@ async def test_a_session_whose_row_is_gone_closes_4404(still_core: Core, place: 
     assert listener.ended == (4404, "session_not_found")
 
 
+@pytest.mark.parametrize("ended_by", ["rest", "reaper"])
+async def test_a_session_that_was_ended_elsewhere_closes_4404(still_core: Core, place: Place, ended_by: str) -> None:
+    session, listener = await still_core.open(await place.new_session(still_core))
+    await still_core.db.execute(
+        "UPDATE video_sessions SET status = 'ended', epoch = epoch + 1, owner = NULL, claimed_by = $2 WHERE id = $1",
+        session.id,
+        ended_by,
+    )
+    await still_core.runtime.checkpoints.check_fences([session])
+    assert listener.ended == (4404, "session_not_found"), "there is nothing to come back to"
+
+
 async def test_a_silent_session_counts_as_seen_while_it_is_ours(still_core: Core, place: Place) -> None:
     session_id = await place.new_session(still_core)
     session, listener = await fed(still_core, session_id, 1)

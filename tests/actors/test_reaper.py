@@ -88,6 +88,22 @@ async def test_what_a_dead_process_left_does_not_take_back_where_another_device_
     assert tuple(progress) == (500_000, "{[1000,3000)}")
 
 
+async def test_what_a_paused_process_still_took_moves_the_learner_on_from_where_the_reaper_left_them(
+    still_core: Core, place: Place
+) -> None:
+    session_id = await place.new_session(still_core)
+    async with running(place.dsn, place.redis_url, start=False) as paused:
+        session, _ = await paused.open(session_id)
+        await paused.feed(session, 3)
+        assert await still_core.runtime.reaper.reap() == 1  # it seemed to be dead
+        await paused.feed(session, 2)  # and goes on
+        await paused.runtime.checkpoints.check_fences([session])
+    assert await still_core.runtime.reaper.reap() == 1
+    assert (await still_core.row(session_id))["last_seq"] == 5
+    position = "SELECT position_ms FROM progress WHERE user_id = $1"
+    assert await still_core.db.fetchval(position, place.user_id) == 5000
+
+
 async def test_a_socket_learns_of_a_takeover_that_a_reaper_has_finished_before(still_core: Core, place: Place) -> None:
     session_id = await place.new_session(still_core)
     session, listener = await still_core.open(session_id)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import pytest
-from aiohttp import WSMsgType
+from aiohttp import WSMessage, WSMsgType
 
 from server.data.db import queries
 from server.http.keys import CONFIG, REDIS
@@ -243,6 +243,23 @@ async def test_what_another_device_was_sending_while_one_left_goes_too(
             await asyncio.sleep(0.02)
     assert await sql.fetchval("SELECT count(*) FROM progress WHERE user_id = $1", ada.id) == 0
     assert not await sql.fetchval("SELECT is_active FROM enrollments WHERE user_id = $1", ada.id)
+
+
+async def test_who_leaves_is_signed_out_before_redis_is_waited_for(
+    client: AppClient, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket = await client.ws_connect("/api/events", protocols=("lectern.v1", f"bearer.{ada.token}"))
+    assert client.app is not None
+    told: list[WSMessage] = []
+
+    async def stand_still(*_: object) -> None:
+        told.append(await socket.receive())
+        raise TimeoutError
+
+    monkeypatch.setattr(client.app[REDIS], "delete", stand_still)
+    monkeypatch.setattr("handlers.account.ANNOUNCED_WITHIN_S", 30.0)
+    assert (await ada.ask("DELETE", "/api/auth/me", {"current_password": PASSWORD})).status == 204
+    assert [message.json()["type"] for message in told] == ["revoked"]
 
 
 async def test_who_leaves_twice_at_once_left_once(ada: Person, sql: Sql) -> None:

@@ -306,6 +306,17 @@ async def test_one_goes_on_where_one_was(student: Person, teacher: Person, cours
     assert await places() == [("Stacks", "S", 3.0)]
 
 
+async def test_one_goes_on_no_later_than_at_the_end_of_a_lecture_that_was_made_shorter(
+    student: Person, teacher: Person, course: Any, lectures: list[Any]
+) -> None:
+    await watch(student, lectures[0], position=12)
+    assert (await teacher.put(f"/api/lectures/{lectures[0]['id']}", {"duration": 10})).status == 200
+    progress = (await student.get(f"/api/progress/courses/{course['id']}")).body
+    assert progress["resume"] == {"lecture_id": lectures[0]["id"], "position": 10.0}
+    (place,) = (await student.get("/api/progress/me/continue")).body["items"]
+    assert (place["position"], place["duration"]) == (10.0, 10.0)
+
+
 # -- enrolments --------------------------------------------------------------------------------------------------------
 
 

@@ -575,6 +575,16 @@ async def test_progress_may_be_put_by_rest_and_shows_in_the_course(player: Playe
     assert (await player.new_session())["resume_position"] == 30.25
 
 
+async def test_one_goes_on_no_later_than_at_the_end_of_a_shorter_video(player: Player, sql: Sql) -> None:
+    place = "INSERT INTO progress (user_id, lecture_id, position_ms) VALUES ($1, $2, 540000)"
+    await sql.execute(place, player.user_id, player.lecture.lecture_id)
+    assert (await player.new_session())["resume_position"] == 540.0
+    await sql.execute("UPDATE videos SET duration_seconds = 30.5")  # as one that replaces it
+    session = await player.new_session()
+    assert session["resume_position"] == 30.5
+    assert (await player.open(session)).hello["resume_position"] == 30.5
+
+
 async def test_a_session_nobody_has_seen_is_suspended_then_ended_and_can_be_woken(
     postgres_dsn: str, sql: Sql, redis_url: str
 ) -> None:

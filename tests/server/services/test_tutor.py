@@ -209,6 +209,12 @@ async def test_an_answer_that_is_no_text_is_refused(text: Any) -> None:
             await read(tutor)
 
 
+async def test_an_event_that_is_nested_too_deeply_to_be_read_is_refused() -> None:
+    async with asking_for([b"data: " + b"[" * 100_000 + b"]" * 100_000 + b"\n\n"]) as (tutor, _):
+        with pytest.raises(ServiceRefused):
+            await read(tutor)
+
+
 async def test_an_endpoint_that_does_not_heed_how_long_an_answer_may_be_is_cut_short() -> None:
     events = (event("word " * 100) for _ in range(100_000))
     async with asking_for(events, answer_tokens=50) as (tutor, sent):
