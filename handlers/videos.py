@@ -22,7 +22,7 @@ from server.domain.videos import VideoVisibility, show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
-from server.http.parsing import media_type
+from server.http.parsing import Whole, media_type
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     BodyTooLarge,
@@ -63,8 +63,8 @@ class NewUpload(Body):
     title: Title
     description: Description = ""
     filename: Annotated[str, Field(min_length=1, max_length=255)]
-    size_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)]
-    max_duration_seconds: Annotated[int, Field(ge=1, le=21_600)] = 14_400
+    size_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES), Whole]
+    max_duration_seconds: Annotated[int, Field(ge=1, le=21_600), Whole] = 14_400
 
 
 class VideoChange(Change):
