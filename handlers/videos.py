@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from server.data.audit import audit_foreign
 from server.data.db import Record, queries
-from server.domain.captions import NotCaptions, check_captions
+from server.domain.captions import NotCaptions, canonical_language, check_captions
 from server.domain.videos import VideoVisibility, show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
@@ -332,7 +332,7 @@ def _language(call: Call[Any]) -> str:
     lang: str = call.path.lang
     if not LANGUAGE.fullmatch(lang):
         raise ValidationFailed.at("/lang", "must be a language tag such as en or pt-BR")
-    return lang
+    return canonical_language(lang)
 
 
 async def _read_captions(request: web.Request) -> bytes:
