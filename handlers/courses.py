@@ -20,6 +20,7 @@ from server.domain.videos import show_video
 from server.http.keys import VIDEO_HOST
 from server.http.members import Description, File, Progress, Title, Video
 from server.http.paging import Page, PageQuery, page, read_cursor
+from server.http.parsing import Whole
 from server.http.problems import (
     CourseNotFound,
     Forbidden,
@@ -67,9 +68,9 @@ def _shown_address(url: str) -> str:
 
 WebAddress = Annotated[str, Field(max_length=2048), AfterValidator(_web_address)]
 ShownAddress = Annotated[str, Field(max_length=2048), AfterValidator(_shown_address)]
-Place = Annotated[int, Field(ge=1, le=100_000)]
+Place = Annotated[int, Field(ge=1, le=100_000), Whole]
 PICTURE = "A public picture among one's files: `thumbnail_url` becomes its address, in place of another."
-Duration = Annotated[int, Field(ge=0, le=1_000_000)]
+Duration = Annotated[int, Field(ge=0, le=1_000_000), Whole]
 
 
 class NewCourse(Body):

@@ -43,13 +43,6 @@ class ProgressChange(Change):
     completed: bool = False
 
 
-class NewEnrollment(Body):
-    """A course to be enrolled in; `user_id` is an admin's to give."""
-
-    course_id: UUID
-    user_id: UUID | None = None
-
-
 def _id_or_me(text: Any, read: ValidatorFunctionWrapHandler) -> Any:
     """One fault of the member, not one for each thing that it may be."""
     try:
@@ -58,10 +51,20 @@ def _id_or_me(text: Any, read: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError("must be a user's id, or me") from None
 
 
+UserId = Annotated[UUID | Literal["me"], WrapValidator(_id_or_me)]
+
+
+class NewEnrollment(Body):
+    """A course to be enrolled in; `user_id` is an admin's to give."""
+
+    course_id: UUID
+    user_id: UserId | None = None
+
+
 class CourseProgressQuery(PageQuery):
     """For the course's owner: another learner's progress, or all learners'."""
 
-    user_id: Annotated[UUID | Literal["me"], WrapValidator(_id_or_me)] = "me"
+    user_id: UserId = "me"
     view: Literal["learners"] | None = None
 
 
@@ -252,7 +255,8 @@ async def create_enrollment(call: Call[NewEnrollment]) -> Reply:
     Once enrolled the same row comes again, with status 200. What was bought stays bought after leaving; an enrolment by
     subscription lasts as long as the subscription, unless a right that lasts, such as an admin's gift, takes its place.
     """
-    user_id = call.body.user_id or call.user.id
+    asked = call.body.user_id or "me"
+    user_id = call.user.id if asked == "me" else asked
     if user_id != call.user.id and not call.user.has("admin"):
         raise RoleRequired("Only an admin enrols others.")
     async with call.db.transaction() as tx:

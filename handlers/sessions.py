@@ -37,7 +37,7 @@ from server.data.streams import REDIS_AWAY, StreamFull
 from server.http.auth import API, SESSION, Claims, bearer_token, verify_current
 from server.http.keys import CONFIG, EDGE, SOCKETS, VIDEO_HOST, WATCHING
 from server.http.members import Playback
-from server.http.parsing import check_json, media_type
+from server.http.parsing import Whole, check_json, media_type
 from server.http.problems import (
     BodyTooLarge,
     NotEntitled,
@@ -82,7 +82,7 @@ CMCD_TYPE = "application/cmcd"
 CMCD_BYTES = 262_144
 
 Telemetries = Annotated[list[Telemetry], msgspec.Meta(max_length=MOST_FRAMES)]
-Pixels = Annotated[int, Field(ge=0, le=100_000)]
+Pixels = Annotated[int, Field(ge=0, le=100_000), Whole]
 Word = Annotated[str, StringConstraints(max_length=200)]
 
 
@@ -181,7 +181,7 @@ class Position(Body):
     """Where the learner is; `sta` and `pr` as in CMCD."""
 
     position: Annotated[float, Field(ge=0, le=1_000_000)]
-    seq: Annotated[int, Field(ge=1, le=messages.MAX_SEQ)] | None = None
+    seq: Annotated[int, Field(ge=1, le=messages.MAX_SEQ), Whole] | None = None
     sta: Annotated[str, StringConstraints(max_length=16)] | None = None
     pr: Annotated[float, Field(ge=0)] | None = None
 

@@ -38,6 +38,7 @@ from server.domain.files import (
 from server.http.keys import CONFIG, DATABASE
 from server.http.keys import PICTURES as LOOKING
 from server.http.members import File
+from server.http.parsing import Whole
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     Forbidden,
@@ -85,7 +86,7 @@ class NewFileUpload(NewFile):
     """A file that will be sent to the store in parts."""
 
     filename: Annotated[str, Field(min_length=1, max_length=1024)]
-    size_bytes: Annotated[int, Field(ge=1, le=5_368_709_120)]
+    size_bytes: Annotated[int, Field(ge=1, le=5_368_709_120), Whole]
     content_type: Annotated[str, Field(max_length=255)]
 
 
@@ -109,7 +110,7 @@ class FileUpload(BaseModel):
 class ArrivedPart(Body):
     """A part that was sent, and the `ETag` of the answer to it."""
 
-    number: Annotated[int, Field(ge=1, le=10_000)]
+    number: Annotated[int, Field(ge=1, le=10_000), Whole]
     etag: Annotated[str, Field(min_length=1, max_length=256)]
 
 

@@ -18,12 +18,12 @@ from pydantic import BaseModel, Field
 from server.data.audit import audit_foreign
 from server.data.db import Record, queries
 from server.data.history import FORGETS_WITHIN_S, forget_history
-from server.domain.captions import NotCaptions, check_captions
+from server.domain.captions import NotCaptions, canonical_language, check_captions
 from server.domain.videos import VideoVisibility, show_video
 from server.http.hosting import INDEXED_WITHIN_S, ask_for_status, ask_for_text
 from server.http.keys import HOSTING, VIDEO_HOST
 from server.http.members import Description, Title, Video
-from server.http.parsing import media_type
+from server.http.parsing import Whole, media_type
 from server.http.problems import (
     OUTSIDE_PROBLEMS,
     BodyTooLarge,
@@ -64,8 +64,8 @@ class NewUpload(Body):
     title: Title
     description: Description = ""
     filename: Annotated[str, Field(min_length=1, max_length=255)]
-    size_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES)]
-    max_duration_seconds: Annotated[int, Field(ge=1, le=21_600)] = 14_400
+    size_bytes: Annotated[int, Field(ge=1, le=MOST_BYTES), Whole]
+    max_duration_seconds: Annotated[int, Field(ge=1, le=21_600), Whole] = 14_400
 
 
 class VideoChange(Change):
@@ -335,7 +335,7 @@ def _language(call: Call[Any]) -> str:
     lang: str = call.path.lang
     if not LANGUAGE.fullmatch(lang):
         raise ValidationFailed.at("/lang", "must be a language tag such as en or pt-BR")
-    return lang
+    return canonical_language(lang)
 
 
 async def _read_captions(request: web.Request) -> bytes:

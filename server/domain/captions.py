@@ -1,4 +1,7 @@
-"""WebVTT, as far as we look into it."""
+"""Captions: WebVTT, as far as we look into it, and how its languages are called."""
+
+# Of what stands after the language: a region, and a script or a year.
+_FORMS = {2: str.upper, 4: str.capitalize}
 
 
 class NotCaptions(ValueError):
@@ -16,3 +19,9 @@ def check_captions(vtt: bytes) -> bytes:
     if not text.startswith("WEBVTT") or text[6:7] not in ("", " ", "\t", "\n", "\r"):
         raise NotCaptions("must start with WEBVTT")
     return vtt
+
+
+def canonical_language(tag: str) -> str:
+    """A language tag as it is written by convention, such as `pt-BR`: it is the same in any case (RFC 5646, 2.1.1)."""
+    language, *others = tag.lower().split("-")
+    return "-".join([language, *(_FORMS.get(len(other), str)(other) for other in others)])

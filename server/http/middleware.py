@@ -35,14 +35,14 @@ STARTED = web.RequestKey("started", bool)
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 _EXPOSED = (
-    "ETag, Idempotency-Replayed, Location, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Retry-After, "
-    "X-Request-Id"
+    "Accept-Ranges, Content-Disposition, Content-Range, ETag, Idempotency-Replayed, Location, RateLimit-Limit, "
+    "RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
 )
 # Every method that some route knows.
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _ALLOWED_HEADERS = (
-    "Authorization, Content-Type, Idempotency-Key, If-None-Match, X-Request-Id, CMCD-Object, CMCD-Request, "
-    "CMCD-Session, CMCD-Status"
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, If-Range, Range, X-Request-Id, CMCD-Object, "
+    "CMCD-Request, CMCD-Session, CMCD-Status"
 )
 # What probes ask every few seconds: counted, not logged.
 _QUIET = frozenset({"/livez", "/readyz", "/metrics"})

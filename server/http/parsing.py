@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from server.domain.cards import hide_card_numbers
 from server.http.problems import BadCursor, MalformedJson, ValidationFailed
@@ -19,6 +19,14 @@ _INT_LIMIT = 1 << 63
 # More than any valid body of a route holds; reports of players may, where nothing in them has to be looked for. To look
 # at each of a mebibyte of values took most of a second, in which nobody else was served.
 MOST_VALUES = 32_000
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# A whole number of a body, as JSON Schema has it: JSON knows one kind of numbers, and 60.0 and 6e1 are 60.
+Whole = BeforeValidator(_whole)
 
 
 def media_type(request: web.Request) -> str:

@@ -23,7 +23,7 @@ from server.http.problems import (
     instance_of,
     problem_response,
 )
-from server.http.routing import READABLE
+from server.http.routing import CONTENT_ENCODINGS, READABLE
 from server.http.upgrades import Requests
 from server.logs import get_logger
 
@@ -66,13 +66,42 @@ class _Server(web.Server):
         return _Connection(self, loop=self._loop, **self._kwargs)
 
 
+class _Waiting(Requests):
+    """A connection's requests, and with them what cannot be read: the next one, or the rest of the last one's body.
+
+    For aiohttp it is always the next one, and who waits for that body would wait until it is too late.
+    """
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: web.RequestHandler) -> None:
+        super().__init__()
+        # None once it is lost: what refers to itself would wait for the collector.
+        self.connection: web.RequestHandler | None = connection
+
+    def append(self, item: tuple[Any, Any]) -> None:
+        """Called for each, and for what cannot be read as for one."""
+        unread = getattr(item[0], "exc", None)
+        if unread is not None:
+            body = self[-1][1] if self else getattr(getattr(self.connection, "_current_request", None), "content", None)
+            if body is not None and not body.is_eof():
+                body.set_exception(web.RequestPayloadError(str(unread)))
+        super().append(item)
+
+
 class _Connection(web.RequestHandler):
     __slots__ = ()
 
     def __init__(self, *args: Any, **kw: Any) -> None:
         super().__init__(*args, **kw)
         if FITS:
-            self._messages = Requests()  # type: ignore[assignment] # of a deque only these methods are used
+            self._messages = _Waiting(self)  # type: ignore[assignment] # of a deque only these methods are used
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Called once, at its end."""
+        super().connection_lost(exc)
+        if isinstance(self._messages, _Waiting):
+            self._messages.connection = None
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """A body that cannot be decoded was answered; that its rest cannot be read either is no news."""
@@ -105,7 +134,8 @@ def _problem_of(status: int, error: BaseException | None) -> Problem:
         return MethodNotAllowed("No resource here knows this method.", headers={"Allow": METHODS})
     if isinstance(error, LineTooLong):
         return MalformedRequest("A line of the request's head is too long.")
-    if isinstance(error, ContentEncodingError):  # one that aiohttp knows and cannot do, such as zstd
+    # One that aiohttp knows and cannot do, such as zstd; of one that it can do, it names that whose end is missing.
+    if isinstance(error, ContentEncodingError) and error.message not in CONTENT_ENCODINGS:
         return UnsupportedMediaType("The body is encoded as we cannot read it.", headers=READABLE)
     return MalformedRequest("This is not HTTP as RFC 9112 has it.")
 

@@ -70,8 +70,8 @@ ROLES = frozenset({*RANKS, PUBLIC, ANONYMOUS, SELF_SERVED})
 UUID_PATTERN = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 
 # What aiohttp decodes; anything else it hands on as it came.
-_CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
-READABLE = {"Accept-Encoding": ", ".join(sorted(_CONTENT_ENCODINGS))}
+CONTENT_ENCODINGS = frozenset({"identity", "gzip", "deflate"})
+READABLE = {"Accept-Encoding": ", ".join(sorted(CONTENT_ENCODINGS))}
 
 # The time that a request's handler has.
 _LIMIT = web.RequestKey("limit", Deadline)
@@ -442,7 +442,7 @@ class Endpoint:
         kind = request.headers.get("Content-Type")
         if kind is not None and kind.partition(";")[0].strip().lower() != "application/json" and request.body_exists:
             raise UnsupportedMediaType("The body must be application/json.", headers={"Accept": "application/json"})
-        if request.headers.get("Content-Encoding", "identity").lower() not in _CONTENT_ENCODINGS:
+        if request.headers.get("Content-Encoding", "identity").lower() not in CONTENT_ENCODINGS:
             raise UnsupportedMediaType("The body is encoded as we cannot read it.", headers=READABLE)
         if (request.content_length or 0) > self._body_bytes:
             raise BodyTooLarge

@@ -43,6 +43,8 @@ class Requests(list[Any]):
     """A connection's requests that wait to be answered, with their bodies, oldest first. A deque, which aiohttp has for
     it, takes 600 bytes while it is empty."""
 
+    __slots__ = ()
+
     def popleft(self) -> tuple[Any, Any]:
         """The next one."""
         message, body = self.pop(0)

@@ -329,8 +329,9 @@ async def test_one_enrols_in_a_free_course_once(people: People, course: Any) -> 
         "created_at", "updated_at",
     }  # fmt: skip
     assert (answer.body["user_id"], answer.body["source"], answer.body["is_active"]) == (student.id, "free", True)
-    again = await student.post("/api/enrollments", {"course_id": course["id"]})
-    assert (again.status, again.body) == (200, answer.body)
+    for oneself in ({}, {"user_id": "me"}, {"user_id": student.id}, {"user_id": None}):
+        again = await student.post("/api/enrollments", {"course_id": course["id"]} | oneself)
+        assert (again.status, again.body) == (200, answer.body)
     listed = (await student.get("/api/enrollments/users/me")).body["items"]
     assert listed == [answer.body]
     assert (await student.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 1
@@ -465,8 +466,9 @@ async def test_what_cannot_be_enrolled_in_is_pointed_at(people: People, teacher:
     for course_id in (draft["id"], str(uuid4())):
         answer = await student.post("/api/enrollments", {"course_id": course_id})
         assert (answer.status, answer.pointers) == (422, ["/course_id"])
-    nobody = await admin.post("/api/enrollments", {"course_id": course["id"], "user_id": str(uuid4())})
-    assert (nobody.status, nobody.pointers) == (422, ["/user_id"])
+    for user_id in (str(uuid4()), "nobody", ""):
+        nobody = await admin.post("/api/enrollments", {"course_id": course["id"], "user_id": user_id})
+        assert (nobody.status, nobody.pointers) == (422, ["/user_id"])
     other = await student.post("/api/enrollments", {"course_id": course["id"], "user_id": admin.id})
     assert other.status == 403
     await teacher.put(f"/api/courses/{course['id']}", {"status": "archived"})

@@ -569,6 +569,17 @@ async def test_captions_are_stored_at_the_host_and_read_by_those_who_watch(
     assert (await teacher.delete(path)).status == 404
 
 
+async def test_a_language_has_one_set_of_captions_in_whatever_case_it_is_asked_for(
+    teacher: Person, video: Any, stream: StreamHost
+) -> None:
+    path = f"/api/videos/{video['id']}/captions"
+    assert (await teacher.put(f"{path}/PT-br", data=VTT, headers=TEXT_VTT)).status == 204
+    assert (await teacher.get(f"{path}/pt-BR")).body == (await teacher.get(f"{path}/pt-br")).body == VTT
+    assert set(stream.captions) == {(video["cloudflare_uid"], "pt-BR")}
+    assert (await teacher.delete(f"{path}/pt-br")).status == 204
+    assert (await teacher.get(f"{path}/pt-BR")).status == 404
+
+
 async def test_the_host_is_asked_for_captions_once_whoever_reads_them_and_anew_when_they_change(
     teacher: Person, people: People, lecture: Any, video: Any, stream: StreamHost
 ) -> None:

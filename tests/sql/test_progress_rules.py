@@ -129,6 +129,20 @@ async def test_who_began_first_and_writes_last_does_not_set_the_time_back(postgr
     assert pairs(after["watched_ranges"]) == [(0, 20)]
 
 
+async def test_only_all_of_a_course_s_lectures_are_100_percent(sql: Sql) -> None:
+    """Of 2,000 the last one is less than half a tenth of a percent."""
+    await sql.execute("""
+        INSERT INTO lectures (course_id, title, sequence_order)
+            SELECT c.id, 'L', n FROM courses AS c, generate_series(3, 2000) AS n;
+        INSERT INTO progress (user_id, lecture_id, completed)
+            SELECT u.id, l.id, l.sequence_order > 1 FROM users AS u, lectures AS l;
+    """)
+    how_far = "SELECT percent, completed FROM users AS u, courses AS c, course_progress(u.id, c.id)"
+    assert tuple(await sql.fetchrow(how_far)) == (99.9, False)
+    await sql.execute("UPDATE progress SET completed = true")
+    assert tuple(await sql.fetchrow(how_far)) == (100.0, True)
+
+
 async def test_a_page_of_learners_looks_at_no_others(sql: Sql) -> None:
     """Of a course with very many learners each page would take as long as all of them, and be given up in the end."""
     await sql.execute("""

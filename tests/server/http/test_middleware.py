@@ -180,11 +180,13 @@ async def test_a_listed_origin_may_read_answers_and_send_what_the_api_takes(clie
     response = await client.get("/fine", headers=origin)
     assert response.headers["Access-Control-Allow-Origin"] == "https://pages.example"
     assert response.headers["Vary"] == "Origin"
-    assert "X-Request-Id" in response.headers["Access-Control-Expose-Headers"]
+    assert {"X-Request-Id", "Accept-Ranges", "Content-Range", "Content-Disposition"} <= set(
+        response.headers["Access-Control-Expose-Headers"].split(", ")
+    )
     preflight = await client.options("/fine", headers=origin | {"Access-Control-Request-Method": "PUT"})
     assert preflight.status == 204
     assert "PUT" in preflight.headers["Access-Control-Allow-Methods"]
-    assert {"Authorization", "Idempotency-Key", "If-None-Match"} <= set(
+    assert {"Authorization", "Idempotency-Key", "If-None-Match", "Range", "If-Range"} <= set(
         preflight.headers["Access-Control-Allow-Headers"].split(", ")
     )
     assert (await client.get("/nowhere", headers=origin)).headers["Access-Control-Allow-Origin"]

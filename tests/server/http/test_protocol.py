@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import re
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -219,6 +220,29 @@ async def test_a_body_that_will_be_too_large_is_refused_before_it_is_sent(port: 
 async def test_a_body_that_stops_arriving_is_408() -> None:
     async with listening(body_timeout_s=0.3) as port:
         assert (await tell(port, posted(b"", BODY[:4], length=100)))[0] == 408
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (b"Transfer-Encoding: chunked", b"no size\r\n"),
+        (b"Transfer-Encoding: chunked", b"3\r\n{}{}{}\r\n"),
+        (b"Content-Encoding: deflate\r\nContent-Length: 15", zlib.compress(BODY)[:15]),
+        (b"Content-Encoding: gzip\r\nContent-Length: 12", BODY),
+    ],
+    ids=["a chunk without a size", "a chunk that does not end", "deflated, in part", "not gzipped"],
+)
+@pytest.mark.parametrize("expected", [False, True], ids=["with its head", "when its head was read"])
+async def test_a_body_that_cannot_be_read_is_400_at_once(
+    port: int, said: bytes, sent: bytes, *, expected: bool
+) -> None:
+    async with connected(port) as (reader, writer):
+        writer.write(b"POST /said" + HEAD + JSON + said + b"\r\n" + b"Expect: 100-continue\r\n" * expected + b"\r\n")
+        if expected:
+            assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(sent)
+        text = (await reader.read()).decode()
+    assert re.findall(r"HTTP/1\.[01] (\d+)", text) == ["400"]
 
 
 async def test_requests_sent_without_waiting_are_answered_in_order(port: int) -> None:
