@@ -66,9 +66,9 @@ def to_minor(amount: Decimal, currency: str) -> int:
 
 
 def from_minor(minor: int, currency: str) -> Decimal:
-    """The amount, with two decimals, that Stripe counts as `minor`. Raises NotAPrice where that needs more of them, or
-    is more than HIGHEST_AMOUNT."""
+    """The amount, with two decimals, that Stripe counts as `minor`. Raises NotAPrice where that needs more of them, is
+    more than HIGHEST_AMOUNT, or less than nothing."""
     amount = Decimal(minor).scaleb(-_EXPONENTS.get(currency, 2))
-    if amount > HIGHEST_AMOUNT or amount != amount.quantize(CENT):
-        raise NotAPrice(f"{minor} minor units of {currency} cannot be kept with two decimals")
+    if not 0 <= amount <= HIGHEST_AMOUNT or amount != amount.quantize(CENT):
+        raise NotAPrice(f"{minor} minor units of {currency} are no amount that can be kept")
     return amount.quantize(CENT)

@@ -483,6 +483,8 @@ async def note_refund(tx: Connection, transaction_id: UUID, refund: Refund) -> U
         await payments.note_refund(tx, refund_id=ours, stripe_id=refund.id, status=status)
         return user_id
     amount = amount_of(refund.amount, refund.currency)
+    if not amount:
+        raise Mismatch("a refund of nothing")
     await payments.note_foreign_refund(
         tx, transaction_id=transaction_id, stripe_id=refund.id, amount=amount, status=status
     )

@@ -73,7 +73,7 @@ def test_amounts_are_counted_as_stripe_counts_them() -> None:
         with pytest.raises(NotAPrice):
             to_minor(Decimal(amount), currency)
     assert from_minor(999_999_999_999, "idr") == Decimal("9999999999.99")
-    for minor, currency in ((49_001, "kwd"), (10**12, "jpy"), (10**40, "usd")):
+    for minor, currency in ((49_001, "kwd"), (10**12, "jpy"), (10**40, "usd"), (-1, "usd")):
         with pytest.raises(NotAPrice):
             from_minor(minor, currency)
 
