@@ -872,6 +872,20 @@ async def test_a_price_made_at_stripe_is_paid_and_given_back_whatever_its_curren
     await becomes(shop, ada, status="canceled")
 
 
+async def test_who_was_deleted_at_stripe_subscribes_anew_by_a_new_card(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    assert (await subscribe(ada)).status == 201
+    customer = await sql.fetchval("SELECT stripe_id FROM customers")
+    await at_stripe(shop.stripe, "DELETE", f"/v1/customers/{customer}")
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    again = await subscribe(ada)
+    assert (again.status, again.body["failure_code"]) == (402, "payment_method_unusable")
+    await shop.add_card(ada, "visa")
+    assert (await subscribe(ada)).status == 201
+    assert await may_watch(shop, ada)
+
+
 @pytest.mark.parametrize("later_s", [0, 60])
 async def test_what_was_paid_for_when_its_subscriber_had_left_is_given_back(
     shop: Shop, sql: Sql, later_s: float
