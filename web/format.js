@@ -32,8 +32,12 @@ export function rateText(kbps) {
 /** @param {{price: string, currency: string, is_free: boolean}} course */
 export function price(course) {
   if (course.is_free ?? Number(course.price) === 0) return "Free";
-  const style = { style: "currency", currency: (course.currency || "usd").toUpperCase() };
-  return new Intl.NumberFormat(undefined, style).format(Number(course.price));
+  const amount = Number(course.price);
+  const currency = course.currency || "usd";
+  const style = { style: "currency", currency: currency.toUpperCase() };
+  // Browsers round what is seldom said to the cent, as dinars of Serbia; it is charged to the cent all the same.
+  if (!Number.isInteger(amount)) style.minimumFractionDigits = THREE.has(currency) ? 3 : 2;
+  return new Intl.NumberFormat(undefined, style).format(amount);
 }
 
 // In which decimals Stripe counts, where it is not two (https://docs.stripe.com/currencies#zero-decimal); as the server.

@@ -19,6 +19,8 @@ _EXPONENTS = dict.fromkeys(ZERO_DECIMAL_CURRENCIES - _TWO_ALL_THE_SAME, 0) | dic
 )
 LEAST_PRICE = Decimal("0.50")
 HIGHEST_PRICE = Decimal("999999.99")
+# What is paid for may be dearer where somebody at Stripe made its price: so much can be written down.
+HIGHEST_AMOUNT = Decimal("999999999999.99")
 CENT = Decimal("0.01")
 
 _AMOUNT = re.compile(r"(0|[1-9][0-9]{0,17})(\.[0-9]{1,2})?", re.ASCII)
@@ -64,8 +66,9 @@ def to_minor(amount: Decimal, currency: str) -> int:
 
 
 def from_minor(minor: int, currency: str) -> Decimal:
-    """The amount, with two decimals, that Stripe counts as `minor`. Raises NotAPrice where that needs more of them."""
+    """The amount, with two decimals, that Stripe counts as `minor`. Raises NotAPrice where that needs more of them, is
+    more than HIGHEST_AMOUNT, or less than nothing."""
     amount = Decimal(minor).scaleb(-_EXPONENTS.get(currency, 2))
-    if amount != amount.quantize(CENT):
-        raise NotAPrice(f"{minor} minor units of {currency} cannot be kept with two decimals")
+    if not 0 <= amount <= HIGHEST_AMOUNT or amount != amount.quantize(CENT):
+        raise NotAPrice(f"{minor} minor units of {currency} are no amount that can be kept")
     return amount.quantize(CENT)

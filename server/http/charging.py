@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -481,7 +482,9 @@ async def note_refund(tx: Connection, transaction_id: UUID, refund: Refund) -> U
     if ours and await payments.get_own_refund(tx, refund_id=ours, transaction_id=transaction_id):
         await payments.note_refund(tx, refund_id=ours, stripe_id=refund.id, status=status)
         return user_id
-    amount = _amount(refund.amount, refund.currency)
+    amount = amount_of(refund.amount, refund.currency)
+    if not amount:
+        raise Mismatch("a refund of nothing")
     await payments.note_foreign_refund(
         tx, transaction_id=transaction_id, stripe_id=refund.id, amount=amount, status=status
     )
@@ -498,7 +501,7 @@ async def note_dispute(tx: Connection, transaction_id: UUID, dispute: Dispute) -
         transaction_id=transaction_id,
         stripe_id=dispute.id,
         status=_dispute_status(dispute),
-        amount=_amount(dispute.amount, dispute.currency),
+        amount=amount_of(dispute.amount, dispute.currency),
         reason=dispute.reason or "",
     )
     if is_new:
@@ -546,7 +549,8 @@ def _asked_for(row: Record) -> dict[str, Any]:
     }
 
 
-def _amount(minor: int, currency: str) -> Any:
+def amount_of(minor: int, currency: str) -> Decimal:
+    """So many minor units. Raises Mismatch for what cannot be written down."""
     try:
         return from_minor(minor, currency)
     except NotAPrice as error:

@@ -24,8 +24,8 @@ from pydantic import BaseModel, Field
 from server.config import Config
 from server.data.db import Connection, Database, Record, queries
 from server.data.jobs import Again, Hopeless, Job, Work, add_job
-from server.domain.money import HIGHEST_PRICE, NotAPrice, from_minor, to_minor
-from server.http.charging import Charging, Mismatch, uuid_of
+from server.domain.money import NotAPrice, from_minor, to_minor
+from server.http.charging import Charging, Mismatch, amount_of, uuid_of
 from server.http.payment_events import Kind, Useless
 from server.services.billing import Billing, Invoice, Subscription, price_of
 from server.services.outside import ServiceAway, ServiceHasNone, ServiceRefused
@@ -386,7 +386,7 @@ class Subscribing:
                         tx,
                         user_id=row["user_id"],
                         subscription_id=row["id"],
-                        amount=from_minor(invoice.amount_paid, invoice.currency),
+                        amount=amount_of(invoice.amount_paid, invoice.currency),
                         currency=invoice.currency,
                         transaction_reference=invoice.intent_id,
                         payment_method_id=method,
@@ -505,10 +505,9 @@ def _price(found: Subscription) -> Decimal | None:
     """What a period costs; None where that is not to be said so."""
     price = found.item.price
     try:
-        amount = None if price.unit_amount is None else from_minor(price.unit_amount, price.currency)
+        return None if price.unit_amount is None else from_minor(price.unit_amount, price.currency)
     except NotAPrice:
         return None
-    return amount if amount is None or amount <= HIGHEST_PRICE else None
 
 
 def _time(seconds: int) -> datetime:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from standins.stripe.operations import AnyCall, Call, Page, operation, page_of
+from standins.stripe.payment_intents import check_not_too_large
 from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_metadata, new_id
 
 Interval = Literal["day", "week", "month", "year"]
@@ -46,7 +47,7 @@ class PriceData(Parameters):
 
     currency: str
     product: str
-    unit_amount: int = Field(ge=0, le=99_999_999)
+    unit_amount: int = Field(ge=0)
     recurring: Recurring | None = None
     tax_behavior: str | None = None
 
@@ -62,7 +63,7 @@ class PriceCreate(PriceUpdate):
     currency: str
     product: str | None = None
     product_data: ProductData | None = None
-    unit_amount: int = Field(ge=0, le=99_999_999)
+    unit_amount: int = Field(ge=0)
     recurring: Recurring | None = None
     tax_behavior: str | None = None
 
@@ -140,6 +141,7 @@ def update_product(call: Call[ProductUpdate]) -> Json:
 def make_price(call: AnyCall, data: PriceData | PriceCreate, product: str, *, active: bool) -> Json:
     """A new price of a product; one that is made for one use is not active. Raises ApiError."""
     call.find("product", product, param="product")
+    check_not_too_large(data.unit_amount, data.currency.lower(), "unit_amount")
     recurring = data.recurring
     price: Json = {
         "id": new_id("price"),

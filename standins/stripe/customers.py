@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,8 @@ from standins.stripe.operations import AnyCall, Call, Page, operation, page_of
 from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_metadata, missing_object, new_id
 
 Text = str | None
+BEFORE_DELETION: list[Callable[[AnyCall, Json], None]] = []
+"""What ends with a customer: who made it sees to it."""
 
 
 class InvoiceDefaults(Parameters):
@@ -132,10 +135,12 @@ def update_customer(call: Call[CustomerUpdate]) -> Json:
 
 @operation("DELETE", "/v1/customers/{customer}")
 def delete_customer(call: AnyCall) -> Json:
-    """Delete a customer; payments that were made stay."""
+    """Delete a customer, whose subscriptions end at once; payments that were made stay."""
     customer = call.named("customer")
     gone = {"id": customer["id"], "object": "customer", "deleted": True}
     if not customer.get("deleted"):
+        for end in BEFORE_DELETION:
+            end(call, customer)
         for method in call.store.find("payment_method", customer=customer["id"]):
             detach(call, method)
         call.store.put(gone)

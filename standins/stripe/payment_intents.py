@@ -14,7 +14,8 @@ from standins.stripe.wire import ApiError, Json, Metadata, Parameters, changed_m
 
 # In the smallest unit, as Stripe has them.
 SMALLEST = {"usd": 50, "eur": 50, "gbp": 30, "jpy": 50, "chf": 50, "cad": 50, "aud": 50, "sek": 300, "dkk": 250}
-LARGEST = 99_999_999
+LARGEST = {"idr": 999_999_999_999}
+"""Of the others eight digits (https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts)."""
 # Amounts are whole tens where a currency has three decimals, and whole hundreds where it has none but is counted in two
 # (https://docs.stripe.com/currencies#three-decimal and #special-cases).
 STEPS = dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10) | dict.fromkeys(("isk", "ugx"), 100)
@@ -159,12 +160,21 @@ def chargeable(amount: float, currency: str) -> int:
     return round(amount / step) * step
 
 
+def check_not_too_large(amount: int, currency: str, param: str) -> None:
+    """No more digits than Stripe takes. Raises ApiError."""
+    largest = LARGEST.get(currency, 99_999_999)
+    if amount > largest:
+        raise ApiError(
+            f"Amount must be no more than {largest} in the smallest unit of {currency}.",
+            code="amount_too_large",
+            param=param,
+            before_acting=True,
+        )
+
+
 def check_amount(amount: int, currency: str) -> None:
     """Within what can be charged. Raises ApiError."""
-    if amount > LARGEST:
-        raise ApiError(
-            "Amount must be no more than $999,999.99.", code="amount_too_large", param="amount", before_acting=True
-        )
+    check_not_too_large(amount, currency, "amount")
     if amount < SMALLEST.get(currency, 50):
         raise ApiError(
             f"Amount must be at least {SMALLEST.get(currency, 50)} in the smallest unit of {currency}.",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from standins.stripe import confirming, invoices
 from standins.stripe.catalog import PriceData, make_price
-from standins.stripe.customers import living_customer, usable_method
+from standins.stripe.customers import BEFORE_DELETION, living_customer, usable_method
 from standins.stripe.operations import AnyCall, Call, Page, operation, page_of
 from standins.stripe.payment_intents import chargeable
 from standins.stripe.periods import period_after
@@ -448,6 +448,16 @@ def _end(call: AnyCall, subscription: Json, reason: str) -> None:
             invoice.update(auto_advance=False, next_payment_attempt=None)
             call.store.put(invoice)
     call.emit("customer.subscription.deleted", subscription)
+
+
+def end_with_customer(call: AnyCall, customer: Json) -> None:
+    """Whoever is deleted subscribes to nothing."""
+    for subscription in call.store.find("subscription", customer=customer["id"]):
+        if subscription["status"] not in ENDED:
+            _end(call, subscription, "cancellation_requested")
+
+
+BEFORE_DELETION.append(end_with_customer)
 
 
 # -- what time brings --------------------------------------------------------------------------------------------------

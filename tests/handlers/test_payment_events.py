@@ -182,6 +182,25 @@ async def test_what_is_of_no_use_is_kept_as_dead_and_what_is_harmless_is_not(sho
     ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "amount", "why"),
+    [
+        ("refund.created", 0, "a refund of nothing"),
+        ("refund.created", -1, "-1 minor units of usd are no amount that can be kept"),
+        ("charge.dispute.created", -1, "-1 minor units of usd are no amount that can be kept"),
+        ("charge.dispute.created", 10**18, f"{10**18} minor units of usd are no amount that can be kept"),
+    ],
+)
+async def test_an_amount_that_cannot_be_is_kept_as_dead(shop: Shop, sql: Sql, kind: str, amount: int, why: str) -> None:
+    ada = await shop.customer("ada")
+    intent = (await shop.buy(ada)).body["transaction"]["transaction_reference"]
+    said = {"id": "x", "amount": amount, "currency": "usd", "status": "succeeded", "payment_intent": intent}
+    event = {"id": "evt_odd", "object": "event", "type": kind, "data": {"object": said}}
+    assert (await tell(shop, packed(event))).status == 200
+    assert await dead_of(sql) == [why]
+    assert (await shop.transaction(ada))["status"] == "succeeded"
+
+
 # -- of whose subscription ---------------------------------------------------------------------------------------------
 
 

@@ -835,6 +835,57 @@ async def test_a_price_made_at_stripe_leaves_the_plan_and_who_has_it_can_end_it(
     assert (await subscribe(ada)).status == 201
 
 
+@pytest.mark.parametrize(
+    ("currency", "minor", "amount"),
+    [
+        ("jpy", 1_000_000, "1000000.00"),
+        ("idr", 999_999_999_999, "9999999999.99"),
+        ("kwd", 99_999_990, "99999.99"),
+    ],
+)
+async def test_a_price_made_at_stripe_is_paid_and_given_back_whatever_its_currency_counts_in(
+    shop: Shop, sql: Sql, currency: str, minor: int, amount: str
+) -> None:
+    there = (
+        "INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)"
+        " VALUES ('there', 5000, 50000, $1, true, 7)"
+    )
+    await sql.execute(there, currency)
+    ada, root = await shop.customer("ada"), await shop.people.join("root", "admin")
+    begun = (await subscribe(ada, "there")).body
+    stripe_id = await sql.fetchval("SELECT stripe_id FROM subscriptions")
+    path = f"/v1/subscriptions/{stripe_id}"
+    item = (await at_stripe(shop.stripe, "GET", path))["items"]["data"][0]
+    price = {"[product]": item["price"]["product"], "[unit_amount]": str(minor), "[currency]": currency}
+    price |= {"[recurring][interval]": "month"}
+    form = {f"items[0][price_data]{name}": value for name, value in price.items()}
+    await at_stripe(shop.stripe, "POST", path, **{"items[0][id]": item["id"], "proration_behavior": "none"}, **form)
+    await becomes(shop, ada, price=amount)
+    await shop.stripe.advance(MONTH_S)
+    await shop.once(lambda: subscription(ada), lambda now: now["current_period_end"] > begun["current_period_end"])
+    paid = await shop.once(lambda: shop.transaction(ada), lambda row: row["amount"] == amount)
+    refund = f"/api/payments/transactions/{paid['id']}/refund"
+    part = await root.post(refund, {"amount": "5.00"})
+    assert (part.status, part.body["refunded_amount"]) == (200, "5.00")
+    back = await ada.post(refund, {})
+    assert (back.status, back.body["status"], back.body["refunded_amount"]) == (200, "refunded", amount)
+    await becomes(shop, ada, status="canceled")
+
+
+async def test_who_was_deleted_at_stripe_subscribes_anew_by_a_new_card(shop: Shop, sql: Sql) -> None:
+    ada = await shop.customer("ada")
+    assert (await subscribe(ada)).status == 201
+    customer = await sql.fetchval("SELECT stripe_id FROM customers")
+    await at_stripe(shop.stripe, "DELETE", f"/v1/customers/{customer}")
+    await becomes(shop, ada, status="canceled")
+    assert not await may_watch(shop, ada)
+    again = await subscribe(ada)
+    assert (again.status, again.body["failure_code"]) == (402, "payment_method_unusable")
+    await shop.add_card(ada, "visa")
+    assert (await subscribe(ada)).status == 201
+    assert await may_watch(shop, ada)
+
+
 @pytest.mark.parametrize("later_s", [0, 60])
 async def test_what_was_paid_for_when_its_subscriber_had_left_is_given_back(
     shop: Shop, sql: Sql, later_s: float

@@ -14,6 +14,25 @@ MINOR = """async (prices) => {
     return prices.map(([amount, currency]) => minorUnits(amount, currency));
 }"""
 
+SHOWN = """async (prices) => {
+    const { price } = await import("/web/format.js");
+    return prices.map(([price_, currency]) => price({ price: price_, currency }));
+}"""
+
+
+async def test_a_price_is_shown_to_the_cent_that_is_charged(origin: str, page: Page) -> None:
+    """Browsers leave the cents of some currencies out, and round."""
+    shown = {
+        ("49.99", "usd"): "$49.99", ("49.00", "usd"): "$49.00", ("1000000.00", "jpy"): "¥1,000,000",
+        ("500.00", "isk"): "ISK 500", ("49.50", "kwd"): "KWD 49.500", ("5.00", "kwd"): "KWD 5.000",
+        ("1990.49", "rsd"): "RSD 1,990.49", ("0.50", "all"): "ALL 0.50",
+        ("9999999999.99", "idr"): "IDR 9,999,999,999.99",
+    }  # fmt: skip
+    await page.goto(f"{origin}/bare")
+    told = await page.evaluate(SHOWN, [list(price) for price in shown])
+    # The locale's own blanks are none of ours.
+    assert [text.replace("\N{NO-BREAK SPACE}", " ") for text in told] == list(shown.values())
+
 
 async def test_the_page_counts_a_price_as_the_server_does(origin: str, page: Page) -> None:
     currencies = [*sorted(ZERO_DECIMAL_CURRENCIES), "usd", "eur", "gbp", "bhd", "jod", "kwd", "omr", "tnd"]

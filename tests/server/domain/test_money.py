@@ -72,8 +72,10 @@ def test_amounts_are_counted_as_stripe_counts_them() -> None:
     for amount, currency in (("0.50", "jpy"), ("0.001", "usd")):
         with pytest.raises(NotAPrice):
             to_minor(Decimal(amount), currency)
-    with pytest.raises(NotAPrice):
-        from_minor(49_001, "kwd")
+    assert from_minor(999_999_999_999, "idr") == Decimal("9999999999.99")
+    for minor, currency in ((49_001, "kwd"), (10**12, "jpy"), (10**40, "usd"), (-1, "usd")):
+        with pytest.raises(NotAPrice):
+            from_minor(minor, currency)
 
 
 def test_only_currencies_of_the_settings_are_taken() -> None:

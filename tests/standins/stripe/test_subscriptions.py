@@ -259,6 +259,14 @@ async def test_it_is_canceled_now_or_at_the_end_of_its_period(service: Service) 
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
+async def test_it_ends_with_its_customer(service: Service) -> None:
+    subscription = await subscribe(service)
+    await service.api.customers.delete_async(str(subscription.customer))
+    assert (await seen(service, subscription)).status == "canceled"
+    await service.control("POST", "clock", advance_s=40 * DAY_S)
+    assert len((await service.api.invoices.list_async()).data) == 1
+
+
 async def test_it_is_renewed_and_charged_an_hour_later(service: Service) -> None:
     subscription = await subscribe(service)
     await service.control("POST", "clock", advance_s=ends(subscription) - subscription.created + 60)
