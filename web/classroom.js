@@ -582,7 +582,10 @@ export class Classroom {
       await player.load(options);
       if (this.player === player && !this.#off.signal.aborted) await player.play();
     } catch {
-      this.#notices.say("The player cannot be loaded", "Check the connection, then reload the page.");
+      if (this.player !== player || this.#off.signal.aborted) return;
+      this.#notices.say("The player cannot be loaded", "Check the connection. Trying again…");
+      await this.#pause(RETRY_MS);
+      if (this.player === player && !this.#off.signal.aborted) this.#startPlaying(player, options);
     }
   }
 

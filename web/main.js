@@ -193,6 +193,13 @@ function showAccount() {
   );
 }
 
+/** A style that did not come is asked for again: all else of the page is here. @param {HTMLLinkElement} style */
+function restyle(style) {
+  const again = style.cloneNode();
+  again.addEventListener("error", () => setTimeout(restyle, RETRY_MS, again));
+  style.replaceWith(again);
+}
+
 // For end-to-end tests and the curious: to look at, not to steer with.
 Object.defineProperty(window, "lectern", {
   value: Object.freeze({
@@ -235,6 +242,7 @@ window.addEventListener("hashchange", () => {
   showAccount();
   show();
 });
+if (!getComputedStyle(page).getPropertyValue("--ink")) restyle(document.querySelector("link[rel=stylesheet]"));
 showAccount();
 finishOwed(api);
 show();

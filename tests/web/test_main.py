@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route
 
-from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, until
+from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, fail_once, until
 from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -120,6 +120,13 @@ async def test_a_page_whose_modules_do_not_come_says_so(origin: str, page: Page)
     await page.reload()
     await page.wait_for_selector("text=Lectures that keep your place.")
     assert await page.locator(".late").count() == 0
+
+
+async def test_a_style_that_did_not_come_is_asked_for_again(origin: str, page: Page) -> None:
+    await fail_once(page, "**/web/style.css")
+    await page.goto(origin)
+    await page.wait_for_selector(".course")
+    await until(page, "getComputedStyle(document.querySelector('.courses')).display === 'grid'")
 
 
 async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_for_its_answer(
