@@ -2,7 +2,7 @@
  * One's own account, and the pages that links in mails lead to.
  */
 import { explain } from "./api.js";
-import { h } from "./dom.js";
+import { entitle, h } from "./dom.js";
 import { avatar } from "./files.js";
 import { forgetAll } from "./place.js";
 import { entryForm } from "./signin.js";
@@ -167,6 +167,7 @@ function farewell(api, card) {
     aside: [h("a", { class: "link", href: "#/" }, "Stay, and go back to the courses")],
   });
   card.replaceChildren(form);
+  entitle("Delete this account");
   form.querySelector("input").focus();
 }
 
@@ -179,6 +180,8 @@ function download(filename, value) {
 function say(card, title, text, link = "") {
   const heading = h("h1", { tabindex: "-1" }, title);
   card.replaceChildren(heading, h("p", { role: "status" }, text), h("p", { class: "actions" }, link));
+  if (!card.isConnected) return; // it may never be shown
+  entitle(title);
   heading.focus({ preventScroll: true });
 }
 

@@ -61,6 +61,11 @@ export function explain(error) {
   return sentence(faults.map(([name, detail]) => (name ? `${name}: ${detail}` : detail)).join("; ") || error.message);
 }
 
+/** Whether it may go better by itself: the network is away, or a part of the server. @param {unknown} error */
+export function isAway({ status, code }) {
+  return status === 0 || (status >= 500 && code !== "not_configured");
+}
+
 /** @param {string} text */
 export function sentence(text) {
   const trimmed = text.trim();

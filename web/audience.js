@@ -29,7 +29,7 @@ export async function audiencePage({ api, videoId }) {
   days.addEventListener("change", async () => {
     const mine = ++newest;
     shown.setAttribute("aria-busy", "true");
-    const first = days.value && new Date(Date.now() - (days.value - 1) * DAY_MS).toISOString().slice(0, 10);
+    const first = days.value && new Date(api.serverNow - (days.value - 1) * DAY_MS).toISOString().slice(0, 10);
     const failed = (error) => [h("p", { class: "failure", role: "alert" }, explain(error))];
     const parts = await api.analytics(videoId, first || null).then(figures, failed);
     if (mine !== newest) return;

@@ -5,11 +5,11 @@
  * session can be replaced under a playing picture.
  */
 import { fetchAhead, fetchedSource } from "./ahead.js";
-import { explain } from "./api.js";
+import { explain, isAway } from "./api.js";
 import { courseOf } from "./catalogue.js";
 import { Controls } from "./controls.js";
 import { circumstances, savesData } from "./device.js";
-import { h, setText } from "./dom.js";
+import { entitle, h, setText } from "./dom.js";
 import { LivePanel } from "./live.js";
 import { Notices } from "./notices.js";
 import { finish, hold } from "./owed.js";
@@ -185,7 +185,7 @@ export class Classroom {
 
   #call(title) {
     const heading = this.#title;
-    document.title = `${title} · Lectern`;
+    entitle(title);
     if (heading.textContent === title) return;
     setText(heading, title);
     // Who came here was led to it, and is read what it says only now.
@@ -229,7 +229,7 @@ export class Classroom {
 
   /** By itself, where the server or the network is away: who waits need not press anything. */
   async #tryAgain(error, work) {
-    if (error.status > 0 && error.status < 500) return;
+    if (!isAway(error)) return;
     const waiting = (this.#waiting = {});
     await this.#pause(RETRY_MS);
     if (this.#waiting === waiting && !this.#off.signal.aborted) work();
@@ -582,7 +582,10 @@ export class Classroom {
       await player.load(options);
       if (this.player === player && !this.#off.signal.aborted) await player.play();
     } catch {
-      this.#notices.say("The player cannot be loaded", "Check the connection, then reload the page.");
+      if (this.player !== player || this.#off.signal.aborted) return;
+      this.#notices.say("The player cannot be loaded", "Check the connection. Trying again…");
+      await this.#pause(RETRY_MS);
+      if (this.player === player && !this.#off.signal.aborted) this.#startPlaying(player, options);
     }
   }
 

@@ -93,6 +93,11 @@ export function icon(path) {
   return svg;
 }
 
+/** Names the page, in tabs and in the history. @param {string} name */
+export function entitle(name) {
+  document.title = `${name} · Lectern`;
+}
+
 /** Writes only what changed, so that screen readers and selections are left alone. @param {Node} node @param {string} text */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

@@ -13,11 +13,11 @@
  *   #/reset/<token>         and #/verify/<token>, #/unsubscribe/<token>: where links in mails lead
  */
 import { accountPage, forgotPage, resetPage, unsubscribePage, verifyPage } from "./account.js";
-import { Api, explain } from "./api.js";
+import { Api, explain, isAway } from "./api.js";
 import { audiencePage } from "./audience.js";
 import { cataloguePage, coursePage } from "./catalogue.js";
 import { Classroom } from "./classroom.js";
-import { h } from "./dom.js";
+import { entitle, h } from "./dom.js";
 import { newId } from "./ids.js";
 import { tab } from "./kept.js";
 import { opsPage } from "./ops.js";
@@ -26,6 +26,7 @@ import { forgetAll } from "./place.js";
 import { plansPage } from "./plans.js";
 import { signInPage } from "./signin.js";
 
+const RETRY_MS = 5_000;
 const HOME = location.pathname === "/ops" ? "/ops" : "/";
 const api = new Api();
 const page = document.getElementById("page");
@@ -69,19 +70,44 @@ async function show() {
   const [path, query = ""] = (location.hash.slice(1) || HOME).split("?");
   const [, kind, id] = path.split("/");
   page.setAttribute("aria-busy", "true");
-  const element = await build(kind, id, new URLSearchParams(query), left).catch((error) =>
-    error.status === 401 ? signInPage({ api, next: location.hash, navigate }) : failed(error),
-  );
-  if (mine !== visit) return;
-  page.removeAttribute("aria-busy");
-  page.replaceChildren(element);
+  const element = await come(() => build(kind, id, new URLSearchParams(query), left), mine);
+  if (!element) return;
+  put(element, mine > 1);
   window.scrollTo(0, left.scroll);
   here = left;
-  const heading = page.querySelector("h1");
-  if (mine > 1) heading.focus({ preventScroll: true });
-  // A classroom does not know its lecture yet, and says itself what it is.
-  document.title = classroom ? "Lectern" : `${heading.textContent} · Lectern`;
   await classroom?.open();
+}
+
+/**
+ * What is made, once network and server are there: until then it is said that they are not. null where it is refused, which
+ * is shown instead, or not wanted any more.
+ */
+async function come(make, mine) {
+  for (let told = null; mine === visit; await new Promise((resolve) => setTimeout(resolve, RETRY_MS))) {
+    try {
+      const element = await make();
+      return mine === visit ? element : null;
+    } catch (error) {
+      if (mine !== visit) return null;
+      // The same once more is not read out anew, and takes no button from under anybody's fingers.
+      if (explain(error) !== told) put(error.status === 401 ? signInPage({ api, next: location.hash, navigate }) : failed(error), mine > 1);
+      if (!isAway(error)) return null;
+      told = explain(error);
+    }
+  }
+  return null;
+}
+
+/** @param {HTMLElement} element  what is shown now @param {boolean} read  by who came to it from another */
+function put(element, read) {
+  page.removeAttribute("aria-busy");
+  page.replaceChildren(element);
+  window.scrollTo(0, 0);
+  const heading = page.querySelector("h1");
+  if (read) heading.focus({ preventScroll: true });
+  // A classroom does not know its lecture yet, and says itself what it is.
+  if (classroom) document.title = "Lectern";
+  else entitle(heading.textContent);
 }
 
 async function build(kind, id, query, left) {
@@ -167,6 +193,13 @@ function showAccount() {
   );
 }
 
+/** A style that did not come is asked for again: all else of the page is here. @param {HTMLLinkElement} style */
+function restyle(style) {
+  const again = style.cloneNode();
+  again.addEventListener("error", () => setTimeout(restyle, RETRY_MS, again));
+  style.replaceWith(again);
+}
+
 // For end-to-end tests and the curious: to look at, not to steer with.
 Object.defineProperty(window, "lectern", {
   value: Object.freeze({
@@ -209,6 +242,7 @@ window.addEventListener("hashchange", () => {
   showAccount();
   show();
 });
+if (!getComputedStyle(page).getPropertyValue("--ink")) restyle(document.querySelector("link[rel=stylesheet]"));
 showAccount();
 finishOwed(api);
 show();

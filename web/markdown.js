@@ -2,6 +2,8 @@
  * What people write, as Markdown: rendered by marked, and whatever comes out of that sanitised by DOMPurify. HTML in it is
  * shown as the text that it is, and pictures are left to links: nobody's browser asks a stranger's server by itself.
  */
+import { part } from "./part.js";
+
 const MARKED = "/vendor/marked/marked.esm.js";
 const PURIFY = "/vendor/dompurify/purify.es.mjs";
 
@@ -14,7 +16,7 @@ let loading = null;
 
 /** Loads both once. Without them what is written is shown as it is. */
 function load() {
-  loading ??= Promise.all([import(MARKED), import(PURIFY)])
+  loading ??= Promise.all([part(MARKED), part(PURIFY)])
     .then(([{ Marked }, { default: purify }]) => [configure(Marked), guard(purify)])
     .catch(() => {
       loading = null; // the next text tries again

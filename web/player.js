@@ -9,6 +9,7 @@
 import { savesData, viewportOf } from "./device.js";
 import { cameFromCache, levelUnder, matchLadder, Throughput } from "./measure.js";
 import { Pace } from "./pace.js";
+import { part } from "./part.js";
 import { Stalls } from "./stalls.js";
 import { Standing } from "./standing.js";
 
@@ -113,7 +114,7 @@ export class Player extends EventTarget {
   }
 
   async #prepare(position) {
-    const { default: Hls } = await import(HLS_MODULE);
+    const { default: Hls } = await part(HLS_MODULE);
     if (this.#off.signal.aborted || !Hls.isSupported()) return;
     this.#hls = new Hls({
       startPosition: position,
@@ -143,7 +144,8 @@ export class Player extends EventTarget {
   }
 
   /**
-   * What was prepared, by what is known now; resolves when the element may be asked to play.
+   * What was prepared, by what is known now; resolves when the element may be asked to play. Rejects where hls.js does not
+   * come, and may then be called again.
    *
    * @param {object} options
    * @param {import("./measure.js").Rung[]} options.ladder
@@ -155,7 +157,8 @@ export class Player extends EventTarget {
     this.ladder = ladder;
     this.#segmentS = segmentS;
     this.#askedAt ??= performance.now();
-    await this.#prepared;
+    // What did not come before may come now.
+    await this.#prepared.catch(() => (this.#prepared = this.#prepare(position)));
     if (this.#off.signal.aborted) return;
     if (!this.#hls) {
       this.#loadNatively(this.#source, position);

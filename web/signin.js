@@ -2,7 +2,7 @@
  * Signing in and making an account, on one page.
  */
 import { explain, sentence } from "./api.js";
-import { disabledDuring, h, setText } from "./dom.js";
+import { disabledDuring, entitle, h, setText } from "./dom.js";
 
 /**
  * @param {object} options
@@ -14,7 +14,9 @@ export function signInPage({ api, next, navigate }) {
   const holder = h("div", { class: "entry card" });
   const show = (form) => {
     holder.replaceChildren(form);
-    holder.querySelector("input")?.focus();
+    if (!holder.isConnected) return;
+    entitle(form.querySelector("h1").textContent);
+    holder.querySelector("input").focus();
   };
   const done = () => navigate(next);
   const signIn = () =>

@@ -5,6 +5,7 @@
 import { explain } from "./api.js";
 import { h, setText } from "./dom.js";
 import { browser } from "./kept.js";
+import { part } from "./part.js";
 
 const KEY = "lectern.uploads";
 const TUS = "/vendor/tus-js-client/tus.min.js";
@@ -218,7 +219,7 @@ export class UploadPanel extends EventTarget {
 
 /** By tus: resumes where the host says that it has come to. */
 async function sendByTus(file, { url }, signal, meter) {
-  if (!window.tus) await import(TUS);
+  if (!window.tus) await part(TUS);
   return new Promise((resolve, reject) => {
     const upload = new window.tus.Upload(file, {
       uploadUrl: url,

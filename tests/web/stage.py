@@ -6,6 +6,7 @@ It does what it is told: what the socket answers, which cap it sends, how it clo
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import uuid
@@ -22,7 +23,7 @@ from aiohttp import WSMsgType, web
 from tests.support.local_server import LocalServer
 
 if TYPE_CHECKING:
-    from playwright.async_api import Page
+    from playwright.async_api import Page, Route
 
 Message = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,19 @@ async def until(page: Page, expression: str, within_s: float = 60.0) -> Any:
         assert asyncio.get_running_loop().time() < deadline, f"not within {within_s} s: {expression}"
         await asyncio.sleep(0.03)
     return value
+
+
+async def fail_once(page: Page, where: str) -> None:
+    """The next request for it fails, later ones do not.
+
+    The route stays: of what is on its way in the moment in which Playwright takes its last one away, some never comes.
+    """
+    tries = itertools.count()
+
+    async def first_fails(route: Route) -> None:
+        await (route.continue_() if next(tries) else route.abort())
+
+    await page.route(where, first_fails)
 
 
 async def eventually(condition: Callable[[], Any], within_s: float = 30.0) -> Any:

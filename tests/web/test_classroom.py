@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Page, Route
 
 from tests.web.classroom import PLAYING, Enter, hurry, state
-from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, eventually, until
+from tests.web.stage import CAPTION, COURSE, FIRST, SECOND, Stage, eventually, fail_once, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
 
@@ -438,6 +438,12 @@ async def test_faults_of_a_form_stand_beside_their_fields(origin: str, page: Pag
     await page.click("button[type=submit]")
     await until(page, "document.querySelector('#password-note').textContent.includes('too common.')")
     assert await page.get_attribute("#password", "aria-invalid") == "true"
+
+
+async def test_a_player_that_the_network_did_not_bring_is_asked_for_again(page: Page, enter: Enter) -> None:
+    await fail_once(page, "**/vendor/hls.js/hls.min.mjs")
+    await enter()
+    await until(page, PLAYING)
 
 
 async def test_nothing_sticks_out_sideways_on_any_window(page: Page, enter: Enter) -> None:

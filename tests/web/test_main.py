@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from playwright.async_api import Page, Route
 
-from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, until
+from tests.web.stage import COURSE, FIRST, SECOND, VIDEO, Stage, fail_once, until
 from tests.web.test_catalogue import BEGUN, sign_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="session")]
@@ -50,6 +50,10 @@ async def test_each_page_has_a_title_of_its_own_and_says_so_first(stage: Stage, 
         await page.evaluate("where => (location.hash = '#/' + where)", where)
         await until(page, f"document.title === '{title} · Lectern'")
         assert await page.evaluate("document.activeElement.textContent") == title
+    await page.click("text=Sign in")
+    for link, title in (("Create an account", "Create an account"), ("Sign in", "Sign in")):
+        await page.click(f".aside >> text={link}")
+        await until(page, f"document.title === '{title} · Lectern'")
 
 
 async def test_by_keyboard_one_stays_at_what_one_pressed_and_is_read_where_one_came(
@@ -118,6 +122,13 @@ async def test_a_page_whose_modules_do_not_come_says_so(origin: str, page: Page)
     assert await page.locator(".late").count() == 0
 
 
+async def test_a_style_that_did_not_come_is_asked_for_again(origin: str, page: Page) -> None:
+    await fail_once(page, "**/web/style.css")
+    await page.goto(origin)
+    await page.wait_for_selector(".course")
+    await until(page, "getComputedStyle(document.querySelector('.courses')).display === 'grid'")
+
+
 async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_for_its_answer(
     origin: str, page: Page
 ) -> None:
@@ -127,6 +138,42 @@ async def test_what_the_network_answers_in_the_place_of_the_server_is_not_taken_
     await page.unroute("**/api/courses*")
     await page.click("button >> text=Try again")
     await page.wait_for_selector(".course")
+
+
+async def test_a_page_that_the_network_did_not_bring_comes_by_itself_and_is_told_of_once(
+    stage: Stage, origin: str, page: Page
+) -> None:
+    async def refuse(route: Route) -> None:
+        await (route.fulfill(status=503, body="{}") if overloaded else route.abort())
+
+    away = f"**/api/courses/{COURSE}"
+    await page.clock.install(time=0)
+    await page.goto(origin)
+    await page.wait_for_selector(".course")
+    await page.clock.pause_at(60_000)
+    for overloaded in (False, True):
+        await page.route(away, refuse)
+        await page.evaluate(f"location.hash = '#/courses/{COURSE}'")
+        await page.focus("button >> text=Try again")
+        async with page.expect_event("requestfinished" if overloaded else "requestfailed"):
+            await page.clock.fast_forward(5_000)
+        # What is said the same once more is not read out anew, and takes no button from under anybody's fingers.
+        assert await page.evaluate("document.activeElement.textContent") == "Try again"
+        await page.unroute(away)
+        while await page.title() != f"{stage.course_title} · Lectern":
+            await page.clock.fast_forward(5_000)
+        await page.evaluate("location.hash = '#/nowhere'")
+        await page.wait_for_selector("text=Nothing here")
+    # Who has gone elsewhere meanwhile is not followed.
+    await page.route(away, refuse)
+    await page.evaluate(f"location.hash = '#/courses/{COURSE}'")
+    await page.wait_for_selector("text=Try again")
+    await page.evaluate("location.hash = '#/nowhere'")
+    await page.wait_for_selector("text=Nothing here")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    await page.clock.fast_forward(60_000)
+    assert asked == []
 
 
 async def test_what_is_written_from_right_to_left_ends_at_its_left(stage: Stage, origin: str, page: Page) -> None:

@@ -1,4 +1,4 @@
-"""The page's colours: what is written can be read, by day and by night (WCAG 2.2, 1.4.3)."""
+"""The page's colours: what is written can be read, by day and by night (WCAG 2.2, 1.4.3), and as large as one likes."""
 
 import re
 
@@ -32,3 +32,14 @@ def test_words_can_be_read_on_paper_on_a_card_and_on_a_pill(scheme: dict[str, st
     ink, card, paper = (channels(scheme[each]) for each in (name, "card", "paper"))
     pill = [WASH * mine + (1 - WASH) * its for mine, its in zip(ink, card, strict=True)]
     assert min(contrast(ink, ground) for ground in (card, paper, pill)) >= LEAST
+
+
+def test_nothing_is_kept_from_who_has_no_mouse() -> None:
+    """A tablet has no pointer that hovers, and may have keys, or somebody who speaks to it (2.1.4)."""
+    assert re.findall(r"@media[^{]*\b(?:hover|pointer)", STYLE) == []
+
+
+def test_letters_are_as_large_as_the_reader_has_them_and_so_is_the_room_that_they_need() -> None:
+    """Who sets twice as large ones in the browser is shown all of them so, and what a smaller window shows (1.4.4)."""
+    assert re.findall(r"font(?:-size)?:[^;]*\dpx", STYLE) == []
+    assert re.findall(r"@media[^{]*\dpx", STYLE) == []
