@@ -18,7 +18,7 @@ from tests.support import services
 from tests.support.app import AppClient, serving_unlimited
 from tests.support.people import People
 
-__all__ = ["STANDING", "client", "people", "sql", "standing_dsn"]
+__all__ = ["STANDING", "client", "overrides", "people", "sql", "standing_dsn"]
 
 STANDING = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,9 +30,15 @@ def standing_dsn(migrated_postgres: Postgres, psql: services.Psql) -> Iterator[s
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def overrides() -> dict[str, dict[str, Any]]:
+    """Sections of the configuration that a module wants otherwise; its own must be the module's too."""
+    return {}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(standing_dsn: str, valkey: Valkey, overrides: dict[str, dict[str, Any]]) -> AsyncIterator[AppClient]:
-    """A client of the module's application, without rate limits. `overrides` must be the module's too."""
+    """A client of the module's application, without rate limits."""
     assert valkey.command("FLUSHALL") == b"+OK\r\n"
     async with serving_unlimited(standing_dsn, valkey.url, overrides) as client:
         yield client
