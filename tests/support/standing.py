@@ -1,4 +1,5 @@
-"""One application for all tests of a module: for modules of hundreds of tests, each of which brings its own people.
+"""One application and one database for all tests of a module, each of which brings its own people and rows: to start an
+application on a new database takes more than most tests do. What a test changes or counts by hand are rows of its own.
 
 from tests.support.standing import *  # client, sql and people of the module instead of each test's own
 pytestmark = STANDING
