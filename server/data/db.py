@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import aiosql
@@ -81,17 +82,37 @@ STALE_S = 300.0
 PREPARED = 1000
 # A statement that reads and no more, as it begins; a WITH may also write, and says so.
 _READS = re.compile(r"\s*(SELECT\b|WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b))", re.DOTALL | re.IGNORECASE)
+# Types with lower numbers are Postgres' own, and the same in every database.
+FIRST_OTHER_TYPE = 10_000
 # Who asks together: of more Postgres would rather read whole tables, and to take their rows would hold up the loop.
 TOGETHER = 64
 
 
 class _Connection(asyncpg.Connection[asyncpg.Record] if TYPE_CHECKING else asyncpg.Connection):  # type: ignore[misc]
-    """With what a Database remembers of it: its generation, and when it was used last (`time.monotonic`)."""
+    """With what a Database remembers of it: its generation, and when it was used last (`time.monotonic`).
+
+    Every connection of asyncpg asks Postgres anew what an array or a range consists of, which costs Postgres more than
+    most statements. What one was told of Postgres' own types the others know.
+    """
 
     __slots__ = ("generation", "used_at")
 
     generation: int
     used_at: float
+
+    async def _introspect_types(self, typeoids: Sequence[int], timeout: float | None) -> tuple[Any, Any]:
+        asked = frozenset(typeoids)
+        if asked in _own_types:
+            return _own_types[asked], _NO_STATEMENT
+        types, statement = await super()._introspect_types(typeoids, timeout)
+        if max(asked) < FIRST_OTHER_TYPE:
+            _own_types[asked] = types
+        return types, statement
+
+
+_own_types: dict[frozenset[int], Any] = {}
+# asyncpg prepares again what a statement without a name has taken the place of.
+_NO_STATEMENT = SimpleNamespace(name="none")
 
 
 class Database:

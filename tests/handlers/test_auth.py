@@ -9,18 +9,35 @@ from typing import Any
 import asyncpg
 import bcrypt
 import pytest
+import pytest_asyncio
 
 from server.http.keys import PASSWORDS
 from tests.support.app import AppClient
 from tests.support.people import PASSWORD, People, Person
+from tests.support.standing import *  # noqa: F403  fixtures
+from tests.support.standing import STANDING
+
+pytestmark = STANDING
 
 ADA: dict[str, Any] = {"username": "Ada", "email": "Ada@Example.com", "password": PASSWORD}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def overrides() -> dict[str, dict[str, Any]]:
     """A token may come again for as long as a test takes."""
     return {"auth": {"refresh_grace_s": 300.0}}
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def nobody_else(sql: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Whoever other tests have registered goes by another name."""
+    await sql.execute("UPDATE users SET username = id::text, email = id || '@example.org'")
+
+
+@pytest.fixture
+def people(client: AppClient, sql: "asyncpg.Connection[asyncpg.Record]", nobody_else: None) -> People:
+    """They have the names that they are given."""
+    return People(client, sql)
 
 
 @pytest.fixture
@@ -151,7 +168,7 @@ async def test_a_token_used_again_later_ends_its_family_and_no_other(
     ada = await people.join("ada")
     elsewhere = await ada.post("/api/auth/login", {"login": "ada", "password": PASSWORD})
     first = await ada.post("/api/auth/refresh", {"refresh_token": ada.refresh_token})
-    await sql.execute("UPDATE refresh_tokens SET used_at = used_at - interval '301 seconds'")
+    await sql.execute("UPDATE refresh_tokens SET used_at = used_at - interval '301 seconds' WHERE user_id = $1", ada.id)
     for stolen in (ada.refresh_token, first.body["refresh_token"], ada.refresh_token):
         answer = await ada.post("/api/auth/refresh", {"refresh_token": stolen})
         assert (answer.status, answer.code) == (401, "refresh_reused")
@@ -173,7 +190,7 @@ async def test_a_token_that_is_out_of_date_or_unknown_is_refused(
     people: People, sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     ada = await people.join("ada")
-    await sql.execute("UPDATE refresh_tokens SET expires_at = now()")
+    await sql.execute("UPDATE refresh_tokens SET expires_at = now() WHERE user_id = $1", ada.id)
     for token in (ada.refresh_token, "unknown", ""):
         answer = await ada.post("/api/auth/refresh", {"refresh_token": token})
         assert (answer.status, answer.code) == (401, "unauthorized")
@@ -201,7 +218,7 @@ async def test_a_token_that_is_not_valid_is_told_so_alone(
     people: People, sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     ada = await people.join("ada")
-    await sql.execute("UPDATE users SET ver = ver + 1")
+    await sql.execute("UPDATE users SET ver = ver + 1 WHERE id = $1", ada.id)
     for token in (ada.token, "x", "", "a.b.c"):
         answer = await people.stranger.post("/api/auth/validate", {"token": token})
         assert (answer.status, answer.body) == (200, {"valid": False})

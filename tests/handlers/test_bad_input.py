@@ -56,12 +56,6 @@ def path_of(route: Route, values: dict[str, str]) -> str:
     return route.path.format_map(others | values)
 
 
-@pytest.fixture(scope="module")
-def overrides() -> dict[str, dict[str, Any]]:
-    """As it comes."""
-    return {}
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def owner(people: People) -> Person:
     """An admin, who is stopped by nothing but the input."""

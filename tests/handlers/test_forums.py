@@ -9,12 +9,17 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from server.http.paging import write_cursor
 from tests.support.people import Answer, People, Person
+from tests.support.standing import *  # noqa: F403  fixtures
+from tests.support.standing import STANDING
 from tests.support.waiting import blocked
+
+pytestmark = STANDING
 
 
 @dataclass
@@ -63,7 +68,7 @@ async def solve(person: Person, post: Any, **body: Any) -> Answer:
     return await person.put(f"/api/forums/posts/{post['id']}/solution", body)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def forum(people: People) -> Forum:
     """The teacher's."""
     teacher = await people.join("teacher", "instructor")
@@ -80,12 +85,12 @@ async def enrol(people: People, forum: Forum, name: str) -> Person:
     return learner
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def ada(people: People, forum: Forum) -> Person:
     return await enrol(people, forum, "ada")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def ben(people: People, forum: Forum) -> Person:
     return await enrol(people, forum, "ben")
 
@@ -106,7 +111,7 @@ async def test_a_topic_and_its_first_post_are_made_in_one(forum: Forum, ada: Per
     assert made.status == 201
     topic = made.body
     assert made.headers["Location"] == f"/api/forums/topics/{topic['id']}"
-    assert (topic["course_id"], topic["creator_id"], topic["username"]) == (forum.course["id"], ada.id, "ada")
+    assert (topic["course_id"], topic["creator_id"], topic["username"]) == (forum.course["id"], ada.id, ada.name)
     assert (topic["title"], topic["lecture_id"], topic["position"]) == ("Why?", lecture, 61.5)
     assert (topic["is_pinned"], topic["is_locked"], topic["solved_post_id"]) == (False, False, None)
     assert (topic["post_count"], topic["unread"]) == (1, 0)
@@ -326,10 +331,10 @@ async def test_no_topic_is_skipped_or_shown_twice_while_others_write(
 
 
 async def test_a_topic_is_not_skipped_for_a_post_that_came_before_the_first_page_and_was_committed_after_it(
-    forum: Forum, ada: Person, postgres_dsn: str
+    forum: Forum, ada: Person, standing_dsn: str
 ) -> None:
     topics = [await forum.ask(ada, str(n)) for n in range(5)]
-    slow = await asyncpg.connect(postgres_dsn)
+    slow = await asyncpg.connect(standing_dsn)
     try:
         transaction = slow.transaction()
         await transaction.start()
@@ -457,7 +462,8 @@ async def test_of_many_solutions_at_once_one_is_left(
         ben.delete(f"/api/forums/posts/{posts[0]['id']}"),
     )
     assert {answer.status for answer in answers} <= {200, 204, 404}
-    assert await sql.fetchval("SELECT count(*) FROM forum_posts WHERE is_solution") <= 1
+    chosen = "SELECT count(*) FROM forum_posts WHERE is_solution AND topic_id = $1"
+    assert await sql.fetchval(chosen, topic["id"]) <= 1
     await solve(ada, posts[5])
     assert (await read(ada, topic))["solved_post_id"] == posts[5]["id"]
 
@@ -468,7 +474,7 @@ async def test_the_database_itself_knows_one_solution(
     topic = await forum.ask(ada)
     await answer(ada, topic)
     with pytest.raises(asyncpg.UniqueViolationError):
-        await sql.execute("UPDATE forum_posts SET is_solution = true")
+        await sql.execute("UPDATE forum_posts SET is_solution = true WHERE topic_id = $1", topic["id"])
 
 
 async def test_the_same_post_sent_again_under_its_key_is_posted_once(forum: Forum, ada: Person) -> None:
@@ -580,8 +586,8 @@ async def test_who_is_let_in_and_leaves_while_writing_has_written(
             await sql.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", student.id)  # who writes is looked up
             writing = asyncio.ensure_future(student.post(path, body))
             await blocked(sql)
-            await sql.execute("UPDATE enrollments SET is_active = false")
+            await sql.execute("UPDATE enrollments SET is_active = false WHERE user_id = $1", student.id)
         written = await writing
         assert written.status == 201, written.body
         assert (await student.get(written.headers["Location"])).code == "not_entitled"
-        await sql.execute("UPDATE enrollments SET is_active = true")
+        await sql.execute("UPDATE enrollments SET is_active = true WHERE user_id = $1", student.id)

@@ -6,26 +6,31 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
 from server.data.db import queries
 from tests.support.pausing import losing_connections
 from tests.support.people import People, Person
+from tests.support.standing import *  # noqa: F403  fixtures
+from tests.support.standing import STANDING
 from tests.support.waiting import blocked
 
+pytestmark = STANDING
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(loop_scope="module")
 async def teacher(people: People) -> Person:
     """An instructor."""
     return await people.join("teacher", "instructor")
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def course(teacher: Person) -> Any:
     """A free, published course."""
     return await teacher.make("/api/courses", {"title": "Queues", "status": "published"})
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def lectures(teacher: Person, course: Any) -> list[Any]:
     """Two lectures of 100 s and one of unknown length."""
     path = f"/api/courses/{course['id']}/lectures"
@@ -33,7 +38,7 @@ async def lectures(teacher: Person, course: Any) -> list[Any]:
     return [await teacher.make(path, m) for m in members]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def student(people: People, course: Any) -> Person:
     """A student who is enrolled in the course."""
     student = await people.join("student")
@@ -241,14 +246,15 @@ async def test_how_far_others_are_only_the_owner_sees(
 async def test_learners_come_in_pages_and_how_far_one_is_comes_whole(
     teacher: Person, people: People, course: Any, lectures: list[Any]
 ) -> None:
-    for name in ("ada", "ben"):
-        await (await people.join(name)).make("/api/enrollments", {"course_id": course["id"]})
+    learners = [await people.join(name) for name in ("ada", "ben")]
+    for learner in learners:
+        await learner.make("/api/enrollments", {"course_id": course["id"]})
     for lecture in lectures:
         await watch(teacher, lecture, position=1)
     path = f"/api/progress/courses/{course['id']}"
     first = (await teacher.get(f"{path}?view=learners&limit=1")).body
     second = (await teacher.get(first["next"])).body
-    assert [item["username"] for item in first["items"] + second["items"]] == ["ben", "ada"]
+    assert [item["username"] for item in first["items"] + second["items"]] == [who.name for who in reversed(learners)]
     assert len((await teacher.get(f"{path}?limit=1")).body["items"]) == 3
     for query in ("cursor=x", "view=learners&cursor=x", f"cursor={first['next_cursor']}"):
         refused = await teacher.get(f"{path}?{query}")
@@ -373,7 +379,7 @@ async def test_what_was_bought_and_not_given_back_is_taken_up_again(
     assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 201
     await student.delete(f"/api/enrollments/courses/{course['id']}")
-    await sql.execute("UPDATE transactions SET refunded_amount = amount")
+    await sql.execute("UPDATE transactions SET refunded_amount = amount WHERE id = $1", transaction)
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 422
     await teacher.put(f"/api/courses/{course['id']}", {"status": "published"})
     assert (await student.post("/api/enrollments", {"course_id": course["id"]})).status == 402
@@ -384,7 +390,8 @@ async def subscribe(sql: "asyncpg.Connection[asyncpg.Record]", student: Person) 
     await sql.execute(
         """
         WITH p AS (INSERT INTO plans (plan_name, monthly, yearly, currency, covers_all, past_due_days)
-                   VALUES ('all', 9, 90, 'usd', true, 7) RETURNING id)
+                   VALUES ('all', 9, 90, 'usd', true, 7)
+                   ON CONFLICT (plan_name) DO UPDATE SET covers_all = true RETURNING id)
         INSERT INTO subscriptions (user_id, plan_id, status, billing_period, price, currency, current_period_end)
         SELECT $1, id, 'active', 'monthly', 9, 'usd', now() + interval '30 days' FROM p
         """,
@@ -409,21 +416,21 @@ async def test_a_subscription_opens_and_enrols_while_it_lives(
     assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 1
     assert (await teacher.delete(f"/api/courses/{course['id']}")).body["status"] == "archived"
     assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
-    await sql.execute("UPDATE subscriptions SET status = 'canceled'")
+    await sql.execute("UPDATE subscriptions SET status = 'canceled' WHERE user_id = $1", student.id)
     assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 404
     assert (await teacher.get(f"/api/courses/{course['id']}")).body["enrolled_count"] == 0
 
 
 async def test_nobody_is_enrolled_by_a_subscription_that_ends_in_that_moment(
-    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]", postgres_dsn: str
+    people: People, teacher: Person, sql: "asyncpg.Connection[asyncpg.Record]", standing_dsn: str
 ) -> None:
     course = await teacher.make("/api/courses", {"title": "Paid", "status": "published", "price": "5.00"})
     student = await people.join("student")
     await subscribe(sql, student)
-    ending = await asyncpg.connect(postgres_dsn)
+    ending = await asyncpg.connect(standing_dsn)
     try:
         async with ending.transaction():
-            await ending.execute("UPDATE subscriptions SET status = 'canceled'")
+            await ending.execute("UPDATE subscriptions SET status = 'canceled' WHERE user_id = $1", student.id)
             enrolling = asyncio.create_task(student.post("/api/enrollments", {"course_id": course["id"]}))
             await blocked(sql)
     finally:
@@ -444,7 +451,7 @@ async def test_a_gift_to_who_is_enrolled_by_a_subscription_outlives_it(
     assert given.body["enrolled_at"] == before["enrolled_at"]
     again = await student.post("/api/enrollments", {"course_id": course["id"]})
     assert (again.status, again.body["source"]) == (200, "admin")
-    await sql.execute("UPDATE subscriptions SET status = 'canceled'")
+    await sql.execute("UPDATE subscriptions SET status = 'canceled' WHERE user_id = $1", student.id)
     assert (await student.get(f"/api/lectures/{lecture['id']}")).status == 200
 
 
@@ -490,7 +497,7 @@ async def test_who_leaves_keeps_what_was_watched(student: Person, course: Any, l
 async def test_an_enrolment_that_ran_out_gives_nothing(
     student: Person, course: Any, lectures: list[Any], sql: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
-    await sql.execute("UPDATE enrollments SET expires_at = now()")
+    await sql.execute("UPDATE enrollments SET expires_at = now() WHERE user_id = $1", student.id)
     assert [item["is_active"] for item in (await student.get("/api/enrollments/users/me")).body["items"]] == [False]
     assert (await student.get(f"/api/lectures/{lectures[0]['id']}")).status == 403
     again = await student.post("/api/enrollments", {"course_id": course["id"]})

@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.data.migrate import MIGRATIONS_DIR, migrate
+from tests.support.standing import *  # noqa: F403  fixtures
+from tests.support.standing import STANDING
 
+pytestmark = STANDING
 Sql: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SIGNS = ["-", "- ", "－", '"', " ", " or ", "!", "&", "|", "(", ")", "<", ">", ":*", "'", "\\", "a", "é"]
 PIECES = st.sampled_from(SIGNS)
@@ -54,8 +57,9 @@ async def test_a_dash_within_a_word_joins_it(sql: Sql) -> None:
 
 @pytest.mark.parametrize("piece", ["a_", "1_", "9@e", "a-1.5", "/.", "a_b_c_d@e_f", "http://a_", "—", "“a”", "語"])
 async def test_no_text_is_read_for_long(sql: Sql, piece: str) -> None:
-    await sql.execute("SET statement_timeout = '20 s'")
-    assert await sql.fetchval("SELECT words_of($1) IS NOT NULL", (piece * 40_000)[:40_000])
+    async with sql.transaction():
+        await sql.execute("SET LOCAL statement_timeout = '20 s'")
+        assert await sql.fetchval("SELECT words_of($1) IS NOT NULL", (piece * 40_000)[:40_000])
 
 
 LONG_NAME = "max_" + "_".join("abcdefghijklmnopqrstuvwxyz")

@@ -1,4 +1,5 @@
-"""One application for all tests of a module: for modules of hundreds of tests, each of which brings its own people.
+"""One application and one database for all tests of a module, each of which brings its own people and rows: to start an
+application on a new database takes more than most tests do. What a test changes or counts by hand are rows of its own.
 
 from tests.support.standing import *  # client, sql and people of the module instead of each test's own
 pytestmark = STANDING
@@ -18,7 +19,7 @@ from tests.support import services
 from tests.support.app import AppClient, serving_unlimited
 from tests.support.people import People
 
-__all__ = ["STANDING", "client", "people", "sql", "standing_dsn"]
+__all__ = ["STANDING", "client", "overrides", "people", "sql", "standing_dsn"]
 
 STANDING = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,9 +31,15 @@ def standing_dsn(migrated_postgres: Postgres, psql: services.Psql) -> Iterator[s
         yield dsn
 
 
+@pytest.fixture(scope="module")
+def overrides() -> dict[str, dict[str, Any]]:
+    """Sections of the configuration that a module wants otherwise; its own must be the module's too."""
+    return {}
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(standing_dsn: str, valkey: Valkey, overrides: dict[str, dict[str, Any]]) -> AsyncIterator[AppClient]:
-    """A client of the module's application, without rate limits. `overrides` must be the module's too."""
+    """A client of the module's application, without rate limits."""
     assert valkey.command("FLUSHALL") == b"+OK\r\n"
     async with serving_unlimited(standing_dsn, valkey.url, overrides) as client:
         yield client

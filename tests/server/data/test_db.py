@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -143,6 +144,23 @@ async def test_a_failure_that_nobody_waits_for_any_more_is_nobodys_error(named: 
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
     gc.collect()
     assert not errors
+
+
+async def test_what_an_array_consists_of_is_asked_by_the_first_connection_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db, "_own_types", {})
+    await database.execute("CREATE TYPE colour AS ENUM ('red')")
+    own = "SELECT $1::uuid[] AS ids, '{[1,3)}'::int4multirange AS ranges"
+    asked = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'WITH RECURSIVE typeinfo_tree%'"
+    answers, counts = [], []
+    async with database.connection() as first, database.connection() as second:
+        for connection in (first, second):
+            answers.append(dict(await connection.fetchrow(own, [UUID(int=7)])))
+            counts.append(await connection.fetchval(asked))
+            assert await connection.fetchval("SELECT '{red}'::colour[]") == ["red"], "of this database, and asked for"
+    assert answers == [{"ids": [UUID(int=7)], "ranges": [asyncpg.Range(1, 3)]}] * 2
+    assert counts == [1, 0]
 
 
 async def test_a_wrong_name_is_told_with_the_right_ones(database: Database, named: Queries) -> None:

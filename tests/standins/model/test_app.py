@@ -1,17 +1,21 @@
 """The stand-in model: OpenAI's protocol, answers from what it is given, and what makes it misbehave."""
 
-import math
+from __future__ import annotations
 
-import openai
+import math
+from typing import TYPE_CHECKING
+
 import pytest
 from aiohttp import ClientSession
-from openai import AsyncOpenAI
 
 from standins.model.__main__ import read_arguments
 from standins.model.answers import NOTHING, answer
 from standins.model.meaning import Meaning, find_weights
 from standins.model.vectors import embed
 from tests.support.language_model import KEY, LanguageModel, speaking
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 GIVEN = """<passages>
 <passage n="1" course="c">Redis keeps streams in memory. An entry has an id of two numbers.</passage>
@@ -28,6 +32,8 @@ def chat(question: str, given: str = GIVEN) -> list[dict[str, str]]:
 
 
 def client(model: LanguageModel, key: str = KEY) -> AsyncOpenAI:
+    from openai import AsyncOpenAI  # noqa: PLC0415  takes a second, for which every worker would wait
+
     return AsyncOpenAI(base_url=model.settings["base_url"], api_key=key, max_retries=0)
 
 
@@ -69,6 +75,8 @@ async def test_the_sdk_reads_its_stream_with_usage_at_the_end() -> None:
 
 
 async def test_it_can_refuse_a_number_of_times_die_in_mid_answer_and_be_cut_short() -> None:
+    import openai  # noqa: PLC0415  as above
+
     async with speaking() as model, client(model) as sdk:
 
         async def read(**asked: object) -> list[str]:
@@ -93,6 +101,8 @@ async def test_it_can_refuse_a_number_of_times_die_in_mid_answer_and_be_cut_shor
 
 
 async def test_a_wrong_key_or_body_is_refused_in_openais_words() -> None:
+    import openai  # noqa: PLC0415  as above
+
     async with speaking() as model:
         async with client(model, "another") as sdk:
             with pytest.raises(openai.AuthenticationError):
