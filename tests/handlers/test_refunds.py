@@ -183,8 +183,8 @@ async def test_a_refund_that_stripe_broke_on_is_asked_for_anew_and_done_once(sho
     age = "UPDATE refunds SET created_at = now() - make_interval(mins => $1)"
     looks = "SELECT error FROM jobs WHERE kind = 'payment_refund' AND run_at > now() AND error <> ''"
     for minutes, why in ((4, "Stripe answered 500"), (6, "a refund may just"), (9, "a refund may just")):
-        await sql.execute("UPDATE jobs SET run_at = now(), error = NULL")
         await sql.execute(age, minutes)
+        await sql.execute("UPDATE jobs SET run_at = now(), error = NULL")
         assert (await shop.once(lambda: sql.fetchval(looks), bool)).startswith(why)
         assert await refunds_booked(shop) == 0
     await sql.execute(age, 11)
